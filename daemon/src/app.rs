@@ -1,5 +1,4 @@
-//! Wiring only: builds the parts in the order data flows and hands each its inputs. Reads as the
-//! block diagram.
+//! Wiring only: builds the parts in the order data flows and passes each its inputs.
 
 mod mqtt;
 
@@ -48,7 +47,7 @@ pub use mqtt::broker_settings;
 
 const PORT_RETRY: Duration = Duration::from_secs(5);
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until stopped.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut tasks = Supervisor::new()?;
     let health = Health::default();
@@ -56,7 +55,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     raise_open_files(&health);
 
-    // One folder, one daemon; one file holds images, people and results.
+    // The lock lets one daemon use a state folder; one database holds images, people and results.
     let _held = StateDir::hold(&state_dir)?;
     let (store, damaged) = recovery::open(&state_dir).await?;
     match &damaged {
@@ -69,7 +68,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     tasks.work("database", end_when_damaged(store.clone(), tasks.stop()));
 
-    // The queue takes up what the last run left.
+    // The queue recovers the images of the last run.
     let rules = Rules {
         retry: config.retry.clone(),
         max_pending: config.intake.max_pending,
@@ -80,7 +79,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let queue = Queue::open(store.clone(), rules).await?;
     match queue.recover_spool(&state_dir).await? {
-        0 => health.set("spool", Condition::Ok, "every picture in it has its row"),
+        0 => health.set(
+            "spool",
+            Condition::Ok,
+            "every spooled picture has its row in the database",
+        ),
         lost => {
             let text = format!(
                 "The database has lost the rows of {lost} accepted pictures; they are queued again, under the names of their \
@@ -105,8 +108,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         subscriptions: mqtt::subscriptions(&config, &topics),
     };
 
-    // Engines and gallery come up beside the page; images wait as pending until then, and the page
-    // shows it.
+    // Engines and gallery load while the page is up already; images stay pending until then.
     health.set("engine", Condition::Starting, "loading the model pack");
     let persistence = Persistence {
         store: store.clone(),
@@ -168,7 +170,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let mut folder_parts = Vec::new();
     for settings in &config.folders {
-        // Once a start and for as long as the daemon runs.
+        // Leaked on purpose: once per folder and start.
         let part: &'static str = format!("folder {}", settings.path.display()).leak();
         let folder = Folder {
             settings: settings.clone(),
@@ -184,7 +186,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let mut camera_parts = Vec::new();
     for settings in &config.cameras {
-        // Once a start and for as long as the daemon runs.
+        // Leaked on purpose: once per camera and start.
         let part: &'static str = format!("camera {}", settings.name).leak();
         let camera = Camera {
             settings: settings.clone(),
@@ -199,7 +201,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         camera_parts.push(part);
     }
 
-    // Page and API for the LAN; the same and more on the control socket.
+    // Page and API for the LAN; the control socket has them too, and more.
     let disk = Disk {
         folder: state_dir.clone(),
         reserve_bytes: config.intake.disk_reserve_bytes,
@@ -241,7 +243,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             let address = listener.local_addr()?;
             health.set("facerecog", Condition::Ok, format!("grpc on {address}"));
             tracing::info!("facerecog gRPC contract on {address}");
-            // Nobody waits for the watchdog's question to this loop.
+            // The watchdog does not depend on this loop.
             http_server::serve(listener, Speech::Grpc, routes, None, heartbeat().1, stop).await;
             Ok(())
         });
@@ -311,8 +313,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         health.set("mqtt", Condition::Off, "switched off in the configuration");
     }
 
-    // systemd hears when all of them have said how they are, and goes on hearing that the loops
-    // turn.
+    // systemd learns that the start is complete once all of these have reported, and from then on
+    // that the loops run.
     awaited.extend(config.facerecog_listen.map(|_| "facerecog"));
     awaited.extend(folder_parts);
     awaited.extend(camera_parts);
@@ -334,11 +336,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     stopped
 }
 
-/// Connections, watched folders and files are counted by one limit, which is low until a program
-/// asks for more.
+/// Raises the limit of open files, which counts connections, watched folders and files and is low
+/// by default.
 fn raise_open_files(health: &Health) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // Refused nowhere: it is not above the highest.
+    // Always allowed: it does not exceed the hard limit.
     let raised = setrlimit(
         Resource::Nofile,
         Rlimit {
@@ -357,15 +359,15 @@ fn raise_open_files(health: &Health) {
     }
 }
 
-/// A database that is damaged can only be moved aside and read by the next start.
+/// Ends the daemon when the database is damaged: only the next start can quarantine and recover it.
 async fn end_when_damaged(store: Store, stop: CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
-        why = store.damaged() => anyhow::bail!("the database is damaged and is mended by the next start: {why}"),
+        why = store.damaged() => anyhow::bail!("the database is damaged and is recovered at the next start: {why}"),
         () = stop.cancelled() => Ok(()),
     }
 }
 
-/// A port that is taken degrades its part only and is tried again; `None` once the stop comes.
+/// Opens a port, retrying while it is taken, which degrades its part only; `None` once stopped.
 async fn bind(
     listen: SocketAddr,
     key: &str,
@@ -439,7 +441,7 @@ async fn serve_http(
     Ok(())
 }
 
-/// Settings of the engines; the command line uses them too.
+/// Returns the settings of the engines, for the daemon and the command line.
 pub fn engines_settings(config: &Config, sockets: &Path) -> engines::Settings {
     engines::Settings {
         models: config.models.clone(),
@@ -456,7 +458,7 @@ pub fn engines_settings(config: &Config, sockets: &Path) -> engines::Settings {
     }
 }
 
-/// What an engine process needs of the configuration.
+/// Returns the settings of an engine process.
 pub fn engine_settings(config: &Config) -> EngineSettings {
     EngineSettings {
         limits: DecodeLimits {

@@ -296,7 +296,7 @@ impl Commands {
                 let (bytes, path) = self.picture(&request, picture).await?;
                 let name = path.map_or_else(|| "mqtt".into(), |path| file_name(&path));
                 let report = self.enroll(&person, &name, bytes, request.anyway).await?;
-                tracing::info!("a command by MQTT to enroll somebody was done");
+                tracing::info!("an enroll command by MQTT was executed");
                 Ok(report)
             }
             Command::Forget => {
@@ -316,7 +316,7 @@ impl Commands {
                     .ok_or_else(|| Refusal::theirs("send open, close or auto"))?;
                 let word: BreakerCommand = word.parse().map_err(Refusal::theirs)?;
                 let state = self.people.engines.command(word);
-                tracing::info!("a command by MQTT was given to the circuit breaker: it is {state}");
+                tracing::info!("the circuit breaker is {state} after a command by MQTT");
                 Ok(json!({ "state": state }))
             }
         }

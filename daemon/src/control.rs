@@ -50,7 +50,7 @@ pub fn socket(state_dir: &Path) -> PathBuf {
 pub struct Control {
     /// Adds people, changes and erases them.
     pub people: People,
-    /// Where pictures that come with a request are read.
+    /// Spools pictures that come with a request.
     pub uploads: Uploads,
     /// Holds the administrator's token.
     pub access: Access,

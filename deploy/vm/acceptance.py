@@ -375,7 +375,7 @@ def watched_nfs_folder(kit: Kit) -> str:
     def part() -> dict:
         return kit.json("/v1/status")["parts"].get(f"folder {folder}", {"condition": "not there", "text": ""})
 
-    # Files are put away once the self-test has vouched for their results.
+    # Files are put away once a self-test has verified their results.
     with kit.configured(f's/^self_test = "5m"/self_test = "20s"/; $a {section}'):
         try:
             kit.restart()

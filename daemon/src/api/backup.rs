@@ -1,5 +1,5 @@
-//! `/v1/backup`: everything of this board as one file, and such a file back; `/v1/people/export`
-//! and `/import`: people alone, from board to board.
+//! `/v1/backup` saves and restores the whole board as one file; `/v1/people/export` and `/import`
+//! carry people alone from board to board.
 
 use axum::Json;
 use axum::body::Body;
@@ -14,11 +14,12 @@ use crate::domain::{PersonId, PictureBytes};
 use crate::people::{Imported, Restored};
 use crate::problem::Problem;
 
-/// What SQLite files are served as.
+/// Media type of SQLite files.
 const SQLITE: &str = "application/vnd.sqlite3";
 
-/// The whole board as one file: people with their pictures, and the past. Needs the token: it holds
-/// everybody.
+/// Returns the whole board as one file: people with their pictures, images and results.
+///
+/// Needs the token, because the file holds everybody.
 #[utoipa::path(get, path = "/v1/backup", tag = "board",
     responses((status = 200, content_type = "application/vnd.sqlite3", body = PictureBytes), Problem))]
 pub async fn save(State(api): State<Api>) -> Result<Response, Problem> {
@@ -30,8 +31,10 @@ pub async fn save(State(api): State<Api>) -> Result<Response, Problem> {
     Ok(file(backup, "kithd-backup.kithd"))
 }
 
-/// Puts a backup in the place of what is on this board. What is not in it is gone, but for images
-/// that are not finished yet; who was erased on this board stays erased.
+/// Replaces the board's data by a backup.
+///
+/// Data that is not in the backup is gone, except unfinished images. People who were erased on this
+/// board stay erased.
 #[utoipa::path(put, path = "/v1/backup", tag = "board", request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 200, body = Restored), Problem))]
 pub async fn restore(
@@ -46,18 +49,19 @@ pub async fn restore(
         .map_err(|error| problem(&error))
 }
 
-/// Who is exported.
+/// Choice of the people to export.
 #[derive(serde::Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Exported {
-    /// Number of a person; without it, everybody.
+    /// Number of a person; all people if absent.
     #[param(minimum = 1)]
     person: Option<PersonId>,
 }
 
-/// People with pictures, embeddings and counter-examples as one file, for another board. Needs the
-/// token.
+/// Returns people with pictures, embeddings and counter-examples as one file, for another board.
+///
+/// Needs the token.
 #[utoipa::path(get, path = "/v1/people/export", tag = "people", params(Exported),
     responses((status = 200, content_type = "application/vnd.sqlite3", body = PictureBytes), Problem))]
 pub async fn export(
@@ -77,8 +81,10 @@ pub async fn export(
     Ok(file(backup, "people.kithd"))
 }
 
-/// Adds the people of an export or a backup. Who is here already gets the pictures they lack;
-/// nobody who was erased on this board comes back.
+/// Adds the people of an export or a backup.
+///
+/// People already on this board get the pictures they lack. People who were erased on this board
+/// stay erased.
 #[utoipa::path(post, path = "/v1/people/import", tag = "people",
     request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 200, body = Imported), Problem))]

@@ -36,14 +36,16 @@ pub async fn show(State(view): State<View>) -> Json<Engines> {
     Json(view.people.engines.report().into())
 }
 
-/// What can be said.
+/// A command to the circuit breaker.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Word {
     command: BreakerCommand,
 }
 
-/// Opens the breaker, closes it, or hands it back to itself; answers what it is then.
+/// Opens or closes the breaker, or returns it to automatic control.
+///
+/// Returns its new state.
 #[utoipa::path(post, path = "/v1/breaker", tag = "board", request_body = Word,
     responses((status = 200, body = Engines), Problem))]
 pub async fn tell(

@@ -1,4 +1,5 @@
-//! `POST /v1/identify`: who is on a picture, now, before any backlog. Nothing is stored.
+//! `POST /v1/identify` identifies the faces of a picture at once, ahead of the queue, and stores
+//! nothing.
 
 use std::path::PathBuf;
 
@@ -18,16 +19,16 @@ use crate::result::{Answer, answer};
 use crate::sources::http::parse;
 use crate::sources::upload::Loaded;
 
-/// A picture that this board can read.
+/// A picture by its path on the board.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ByPath {
-    /// Below one of the configured roots.
+    /// Path below one of the configured roots.
     #[schema(value_type = String, min_length = 1, example = "/srv/kithd/inbox/a.jpg")]
     path: PathBuf,
 }
 
-/// Who is on a picture: its bytes, a form with one file, or `{"path": …}` as JSON.
+/// Identifies the faces of a picture: its bytes, a form with one file, or `{"path": …}` as JSON.
 // The second kind of body is not declared: clients that openapi-python-client 0.29.1 makes of two
 // kinds cannot be loaded where there is no optional parameter beside them.
 #[utoipa::path(post, path = "/v1/identify", tag = "images",
@@ -68,7 +69,7 @@ pub async fn identify(State(api): State<Api>, request: Request) -> Result<Respon
     Ok(Json(answer(&identified)).into_response())
 }
 
-/// What a failure is over HTTP: the picture's, or ours for now.
+/// Returns the HTTP status and sentence for a failure of the picture or of the board.
 fn refusal(failure: &Failure) -> Problem {
     let verdict = failure.verdict();
     match verdict.again {

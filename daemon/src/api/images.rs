@@ -154,14 +154,16 @@ pub async fn face(
     Ok(with_etag(&headers, "image/jpeg", jpeg))
 }
 
-/// An image that waits again.
+/// An image that was put back into the queue.
 #[derive(Serialize, ToSchema)]
 pub struct Waiting {
     id: ImageId,
     state: ImageState,
 }
 
-/// Tries a failed image again, from the beginning. Its next result names the one it replaces.
+/// Queues a failed image again, with all attempts.
+///
+/// Its next result names the result that it replaces.
 #[utoipa::path(post, path = "/v1/images/{id}/retry", tag = "images", params(("id" = i64, Path, minimum = 1)),
     responses((status = 202, body = Waiting), Problem))]
 pub async fn try_again(
@@ -178,8 +180,8 @@ pub async fn try_again(
     ))
 }
 
-/// Forgets an image: its row, faces, crops, thumbnail, kept bytes, its result if no broker has it
-/// yet, and that faces of it were said not to be somebody.
+/// Forgets an image: its row, faces, crops, thumbnail, kept bytes, counter-examples, and the result
+/// if no broker has it yet.
 #[utoipa::path(delete, path = "/v1/images/{id}", tag = "images", params(("id" = i64, Path, minimum = 1)),
     responses((status = 204, description = "Gone"), Problem))]
 pub async fn forget(State(api): State<Api>, Id(id): Id) -> Result<StatusCode, Problem> {
@@ -232,8 +234,7 @@ async fn remove(api: &Api, id: ImageId) -> Result<(), Problem> {
             if *counter_examples > 0 {
                 people.forget_counter_examples().await?;
             }
-            // What was erased must not stay readable in older copies of the database or in the
-            // journal.
+            // Older copies of the database and the journal must not hold erased data.
             people.delete_copies_before()?;
             if !people.store.empty_journal().await? {
                 bail!(
@@ -250,12 +251,12 @@ async fn remove(api: &Api, id: ImageId) -> Result<(), Problem> {
         Told::Done { .. } => Ok(()),
         Told::NotFound => Err(no_image(id)),
         Told::Not(_) | Told::BytesGone => Err(conflict(format!(
-            "Image {id} is in the engine's hands; ask again in a moment."
+            "Image {id} is being processed; try again in a moment."
         ))),
     }
 }
 
-/// What is said of an image that is not there.
+/// Returns the problem of an unknown image.
 pub fn no_image(id: ImageId) -> Problem {
     Problem::not_found(format!("There is no image {id}; it may have been removed."))
 }

@@ -47,7 +47,7 @@ use crate::store::Store;
 /// Version shown on the page, in the API and in the metrics.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How long a request waits for its turn with the engine.
+/// Longest wait of a request for a permit of the engine.
 const TURN: Duration = Duration::from_secs(10);
 
 /// Everything that reading routes and pages show; clones share it.
@@ -57,7 +57,7 @@ pub struct View {
     pub store: Store,
     /// State of each part.
     pub health: Health,
-    /// Engines, breaker and gallery.
+    /// People and the gallery.
     pub people: People,
     /// Room on the disk.
     pub disk: Disk,
@@ -78,38 +78,39 @@ pub struct View {
 pub struct Api {
     /// Everything that reading routes show.
     pub view: View,
-    /// Images.
+    /// The queue of images.
     pub queue: Queue,
-    /// Refused MQTT messages, and where they are sent again.
+    /// Rejected MQTT messages, with the intake that may take them again.
     pub messages: Door,
-    /// People.
+    /// People and the gallery.
     pub people: People,
-    /// Opens paths below the configured roots.
+    /// Reads files below the configured roots.
     pub reader: Arc<Reader>,
-    /// Where pictures that come with a request are read.
+    /// Spools pictures that come with a request.
     pub uploads: Uploads,
-    /// For those who wait for the engine.
+    /// Permits to wait for the engine.
     pub engine_turns: Arc<Semaphore>,
 }
 
 impl Api {
-    /// Requests that wait for the engine at the same time; more are told to come again.
+    /// Returns the permits to wait for the engine. Requests beyond them are told to try again
+    /// later.
     pub fn engine_turns() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(8))
     }
 
-    /// A place among those who wait for the engine.
+    /// Waits for a permit.
     async fn engine_turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        // Closed by nobody.
+        // The semaphore is never closed.
         match tokio::time::timeout(TURN, self.engine_turns.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
             _ => Err(Problem::later(
-                "Too many wait for the engine; ask again in a while.",
+                "Too many requests wait for the engine; try again later.",
             )),
         }
     }
 
-    /// People, once their gallery is in memory.
+    /// Returns people once their gallery is in memory.
     fn loaded(&self) -> Result<People, Problem> {
         match self.people.matcher() {
             Ok(_) => Ok(self.people.clone()),
@@ -173,7 +174,7 @@ fn changing(api: Api) -> OpenApiRouter {
         .with_state(api)
 }
 
-/// The page's forms, which need no JavaScript.
+/// Builds the page's forms, which need no JavaScript.
 pub fn forms(api: Api) -> Router {
     let forms = Router::new()
         .route("/images/{id}/retry", post(images::try_again_form))
@@ -228,12 +229,12 @@ pub fn surviving(routes: Router) -> Router {
     routes.layer(axum::middleware::from_fn(survive_hang_up))
 }
 
-/// Understood, and refused.
+/// Refuses a request that was understood.
 fn refused(sentence: &str) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, sentence)
 }
 
-/// Back to a page of ours, with what to say there.
+/// Redirects to a page, with a sentence to show there.
 fn back(place: &str, told: Result<&str, Problem>) -> Response {
     let (name, text) = match told {
         Ok(done) => ("done", done.to_string()),

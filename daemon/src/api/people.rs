@@ -119,7 +119,7 @@ pub async fn picture(
     Ok(with_etag(&headers, "image/jpeg", jpeg))
 }
 
-/// 1 to 200 letters, not only blanks, none of them a control character.
+/// Name of 1 to 200 letters, none of them a control character, and not only blanks.
 #[derive(Deserialize)]
 pub struct PersonName(pub String);
 
@@ -138,11 +138,11 @@ impl PartialSchema for PersonName {
 
 impl ToSchema for PersonName {}
 
-/// A whole number, which JSON may also write as 7.0.
+/// Reads a whole number, which JSON may also write as 7.0.
 pub fn whole<'de, D: serde::Deserializer<'de>>(number: D) -> Result<i64, D::Error> {
     let number = serde_json::Number::deserialize(number)?;
     let whole = number.as_i64().or_else(|| {
-        // Up to there every whole number is one of these.
+        // Below this limit every whole number has an exact `f64`.
         number
             .as_f64()
             .filter(|number| number.fract() == 0.0 && number.abs() < 9e15)
@@ -151,33 +151,35 @@ pub fn whole<'de, D: serde::Deserializer<'de>>(number: D) -> Result<i64, D::Erro
     whole.ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number")))
 }
 
-/// Who is on the picture.
+/// Name and options of an enrolment.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct Enrolled {
-    /// Name of the person, who is made if there is none of that name.
+    /// Name of the person, who is added if unknown.
     #[param(inline)]
     name: PersonName,
-    /// What the picture is called.
+    /// File name of the picture.
     #[param(max_length = 255)]
     file_name: Option<String>,
-    /// Even where the face is somebody else's, or another than in the person's earlier pictures.
+    /// Enrols the face even if it is another person's, or differs from the person's earlier
+    /// pictures.
     #[serde(default)]
     anyway: bool,
 }
 
-/// What became of a picture.
+/// Result of an enrolment.
 #[derive(Serialize, ToSchema)]
 pub struct EnrolledPerson {
-    /// Who it is.
+    /// The person.
     person: PersonRow,
-    /// Whether it was taken, and what there is to say about it.
+    /// Outcome for the picture, with remarks.
     report: Report,
 }
 
-/// Enrols somebody from a picture: its bytes, or a form with one file. 201: taken; 200: the same
-/// bytes had been taken before.
+/// Enrols a person from a picture: its bytes, or a form with one file.
+///
+/// Answers 201 if the picture was added, 200 if the same bytes were enrolled before.
 #[utoipa::path(post, path = "/v1/people", tag = "people", params(Enrolled),
     request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 201, body = EnrolledPerson), (status = 200, body = EnrolledPerson), Problem))]
@@ -196,20 +198,21 @@ pub async fn enroll(
     answer(&api, report).await
 }
 
-/// What the picture is called.
+/// Options of a further picture.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct AnotherPicture {
-    /// What the picture is called.
+    /// File name of the picture.
     #[param(max_length = 255)]
     file_name: Option<String>,
-    /// Even where the face is somebody else's, or another than in the person's earlier pictures.
+    /// Enrols the face even if it is another person's, or differs from the person's earlier
+    /// pictures.
     #[serde(default)]
     anyway: bool,
 }
 
-/// Enrols another picture of somebody.
+/// Enrols another picture of a person.
 #[utoipa::path(post, path = "/v1/people/{id}/pictures", tag = "people",
     params(("id" = i64, Path, minimum = 1), AnotherPicture), request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 201, body = EnrolledPerson), (status = 200, body = EnrolledPerson), Problem))]
@@ -255,7 +258,7 @@ pub(super) async fn take(
 ) -> Result<Report, Problem> {
     let file_name = picture.name.clone();
     if file_name.chars().count() > LONGEST_NAME {
-        return Err(refused("What the picture is called is too long."));
+        return Err(refused("The file name of the picture is too long."));
     }
     let people = api.loaded()?;
     let _turn = api.engine_turn().await?;
@@ -275,7 +278,7 @@ pub struct Rename {
     name: PersonName,
 }
 
-/// Gives somebody another name; past images show it too.
+/// Renames a person; past images show the new name.
 #[utoipa::path(patch, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),
     request_body = Rename, responses((status = 200, body = PersonRow), Problem))]
 pub async fn rename(
@@ -295,7 +298,7 @@ pub(super) async fn change_name(api: &Api, id: PersonId, name: String) -> Result
     changed(id, people.rename(id, &name).await)
 }
 
-/// Who it is merged into.
+/// The person to merge into.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Merge {
@@ -305,7 +308,7 @@ pub struct Merge {
     into: i64,
 }
 
-/// Makes two people one: pictures and past images go to the other, whose name stays.
+/// Merges a person into another: pictures and past images move, and the other's name stays.
 #[utoipa::path(post, path = "/v1/people/{id}/merge", tag = "people", params(("id" = i64, Path, minimum = 1)),
     request_body = Merge, responses((status = 200, body = PersonRow), Problem))]
 pub async fn merge(
@@ -323,16 +326,17 @@ pub(super) async fn put_together(api: &Api, id: PersonId, into: PersonId) -> Res
     changed(id, people.merge(id, into).await)
 }
 
-/// Somebody is erased.
+/// Result of erasing a person.
 #[derive(Serialize, ToSchema)]
 pub struct Gone {
-    /// Files in the state folder that were moved aside and may still hold them.
+    /// Quarantined files in the state folder that may still hold the person's data.
     may_hold_them: Vec<String>,
 }
 
-/// Erases somebody: embeddings, pictures, crops, thumbnails, kept bytes, messages not sent yet,
-/// their name in past results, and what backups on this board hold of them. A restore does not
-/// bring them back.
+/// Erases a person: embeddings, pictures, crops, thumbnails, kept bytes, unsent messages, the name
+/// in past results, and the person's data in backups on this board.
+///
+/// A restore does not bring them back.
 #[utoipa::path(delete, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, body = Gone), Problem))]
 pub async fn forget(State(api): State<Api>, Id(id): Id) -> Result<Json<Gone>, Problem> {
@@ -351,7 +355,7 @@ pub(super) async fn erase(api: &Api, id: PersonId) -> Result<Vec<String>, Proble
         .ok_or_else(|| no_person(id))
 }
 
-/// Takes one picture of somebody out of the gallery, and erases it.
+/// Deletes an enrolled picture of a person.
 #[utoipa::path(delete, path = "/v1/people/{id}/pictures/{file}", tag = "people",
     params(("id" = i64, Path, minimum = 1), ("file" = String, Path, pattern = "^[1-9][0-9]{0,17}\\.jpg$", example = "1.jpg")),
     responses((status = 204, description = "Gone"), Problem))]
@@ -383,7 +387,7 @@ pub(super) async fn person(api: &Api, id: PersonId) -> Result<PersonRow, Problem
 
 fn no_person(id: PersonId) -> Problem {
     Problem::not_found(format!(
-        "There is no person {id}, or not that picture of them."
+        "There is no person {id}, or they have no such picture."
     ))
 }
 
@@ -402,7 +406,7 @@ fn changed(id: PersonId, changed: anyhow::Result<Changed>) -> Result<(), Problem
     }
 }
 
-/// What is said of a body that is not what the documentation says.
+/// Returns the problem of a body that does not match the documentation.
 pub fn wrong_body(error: &JsonRejection) -> Problem {
     Problem::bad_request(error.body_text())
 }

@@ -59,19 +59,21 @@ pub fn no_message(id: i64) -> Problem {
     ))
 }
 
-/// The images that a message became.
+/// Images made of a rejected message.
 #[derive(Serialize, ToSchema)]
 pub struct Images {
     ids: Vec<ImageId>,
 }
 
-/// How many messages were dropped.
+/// Number of messages that were dropped.
 #[derive(Serialize, ToSchema)]
 pub struct Dropped {
     dropped: usize,
 }
 
-/// The bytes of a refused message, as they came. Needs the token: they may be anything.
+/// Returns the bytes of a rejected message, unchanged.
+///
+/// Needs the token, because they may be anything.
 #[utoipa::path(get, path = "/v1/rejected/{id}/payload", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, content_type = "application/octet-stream", body = PictureBytes), Problem))]
 pub async fn payload(State(api): State<Api>, Id(id): Id) -> Result<Response, Problem> {
@@ -97,8 +99,9 @@ pub async fn payload(State(api): State<Api>, Id(id): Id) -> Result<Response, Pro
     Ok((headers, bytes).into_response())
 }
 
-/// Sends a refused message again, through the same door: it becomes images and is kept no longer,
-/// or is refused again.
+/// Sends a rejected message through intake again.
+///
+/// It becomes images and is deleted, or is rejected again.
 #[utoipa::path(post, path = "/v1/rejected/{id}/retry", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 202, body = Images), Problem))]
 pub async fn try_again(
@@ -109,7 +112,7 @@ pub async fn try_again(
     Ok((StatusCode::ACCEPTED, Json(Images { ids })))
 }
 
-/// Drops a refused message.
+/// Drops a rejected message.
 #[utoipa::path(delete, path = "/v1/rejected/{id}", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 204, description = "Gone"), Problem))]
 pub async fn forget(State(api): State<Api>, Id(id): Id) -> Result<StatusCode, Problem> {
@@ -117,7 +120,7 @@ pub async fn forget(State(api): State<Api>, Id(id): Id) -> Result<StatusCode, Pr
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Drops all refused messages.
+/// Drops all rejected messages.
 #[utoipa::path(delete, path = "/v1/rejected", tag = "messages",
     responses((status = 200, body = Dropped), Problem))]
 pub async fn forget_all(State(api): State<Api>) -> Result<Json<Dropped>, Problem> {
@@ -130,14 +133,11 @@ pub async fn forget_all(State(api): State<Api>) -> Result<Json<Dropped>, Problem
 pub async fn try_again_form(State(api): State<Api>, Id(id): Id) -> Response {
     match again(&api, id).await {
         Ok(images) => match images.as_slice() {
-            [image] => back(
-                &format!("/images/{image}"),
-                Ok("The message was taken this time."),
-            ),
+            [image] => back(&format!("/images/{image}"), Ok("The message was accepted.")),
             images => back(
                 "/",
                 Ok(&format!(
-                    "The message was taken this time: {} images.",
+                    "The message was accepted: {} images.",
                     images.len()
                 )),
             ),

@@ -104,20 +104,22 @@ pub fn no_stranger(id: StrangerId) -> Problem {
     ))
 }
 
-/// Who it is.
+/// Name for a stranger or a face.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Name {
-    /// Of a person, who is made if there is none of that name.
+    /// Name of the person, who is added if unknown.
     #[schema(inline)]
     name: PersonName,
-    /// Even where the face is somebody else's who is enrolled.
+    /// Enrols faces even if they are another enrolled person's.
     #[serde(default)]
     anyway: bool,
 }
 
-/// Says who a group is: its best faces enrol the person, all its past faces get the name, and the
-/// group is gone. Results that have gone out stay what they were.
+/// Names a group: its best faces enrol the person, all its past faces get the name, and the group
+/// is dissolved.
+///
+/// Published results stay as they are.
 #[utoipa::path(post, path = "/v1/strangers/{id}/name", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
     request_body = Name, responses((status = 200, body = NamedStranger), Problem))]
 pub async fn name(
@@ -145,14 +147,14 @@ async fn give_name(
         .map_err(Problem::from)
 }
 
-/// Whether a group matters.
+/// Setting of a group.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ignored {
     ignored: bool,
 }
 
-/// Says that a group does not matter, or that it does.
+/// Sets whether a group is ignored.
 #[utoipa::path(patch, path = "/v1/strangers/{id}", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
     request_body = Ignored, responses((status = 200, body = StrangerRow), Problem))]
 pub async fn ignore(
@@ -170,13 +172,13 @@ pub async fn ignore(
         .ok_or_else(|| no_stranger(id))
 }
 
-/// Who a face is now.
+/// Person of a face.
 #[derive(Serialize, ToSchema)]
 pub struct FacePerson {
     person_id: PersonId,
 }
 
-/// Says who a face is: it enrols the person, and has the name from now on.
+/// Names a face: enrols it as the person and labels it.
 #[utoipa::path(post, path = "/v1/images/{id}/faces/{number}/person", tag = "people",
     params(("id" = i64, Path, minimum = 1), ("number" = i32, Path, minimum = 1)),
     request_body = Name, responses((status = 200, body = FacePerson), Problem))]
@@ -210,14 +212,15 @@ async fn give_face_a_name(
         .map_err(Problem::from)
 }
 
-/// What a face is taken for now.
+/// New outcome of a face.
 #[derive(Serialize, ToSchema)]
 pub struct FaceOutcome {
     outcome: Outcome,
 }
 
-/// Says that a face is not the person it was taken for. It is judged anew, and so is whoever looks
-/// like it.
+/// Marks a face as *not this person*.
+///
+/// The face is judged again, and similar faces are not taken for this person any more.
 #[utoipa::path(delete, path = "/v1/images/{id}/faces/{number}/person", tag = "people",
     params(("id" = i64, Path, minimum = 1), ("number" = i32, Path, minimum = 1)),
     responses((status = 200, body = FaceOutcome), Problem))]
@@ -293,10 +296,7 @@ pub async fn ignore_form(State(api): State<Api>, Id(id): Id) -> Response {
         .ignore_stranger(id, true)
         .await
         .map_err(Problem::from);
-    back(
-        "/strangers",
-        told.map(|()| "It is among those that do not matter."),
-    )
+    back("/strangers", told.map(|()| "The stranger is ignored."))
 }
 
 /// `POST /strangers/{id}/watch`.
@@ -306,7 +306,10 @@ pub async fn watch_form(State(api): State<Api>, Id(id): Id) -> Response {
         .ignore_stranger(id, false)
         .await
         .map_err(Problem::from);
-    back("/strangers", told.map(|()| "It is among the others again."))
+    back(
+        "/strangers",
+        told.map(|()| "The stranger is no longer ignored."),
+    )
 }
 
 /// `POST /images/{id}/faces/{number}/person`.
@@ -323,8 +326,7 @@ pub async fn name_face_form(
     };
     back(
         &format!("/images/{id}"),
-        told.await
-            .map(|_| "The face is enrolled, and has the name."),
+        told.await.map(|_| "The face is enrolled and named."),
     )
 }
 
@@ -337,7 +339,6 @@ pub async fn not_this_person_form(
     let told = async { take_name_away(&api, id, face(number)?).await };
     back(
         &format!("/images/{id}"),
-        told.await
-            .map(|_| "It is kept in mind that this is somebody else."),
+        told.await.map(|_| "The face is marked as not this person."),
     )
 }

@@ -1,6 +1,6 @@
-//! Wiring of the connections to the broker: one takes pictures in, one carries results, state and
-//! commands, and one drains topics shared with other boards. What goes wrong on one does not hold
-//! up the others.
+//! Wiring of the broker connections: one takes pictures in, one carries results, state and
+//! commands, and one drains topics shared with other boards. An error on one does not delay the
+//! others.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,23 +25,23 @@ use crate::store::{Store, StoreError};
 use crate::supervise::Supervisor;
 use crate::topics::Topics;
 
-/// How long lost messages are shown, and how often they are looked at.
+/// Time for which lost messages are shown.
 const DROPS_COUNT: Duration = Duration::from_secs(3600);
 const LOOK_AT_DROPS: Duration = Duration::from_secs(5);
 
-/// What is on this side of the connections.
+/// Everything that the connections need of the daemon.
 pub struct Parts {
-    /// Where messages go.
+    /// Intake for messages.
     pub door: Door,
-    /// How the board is.
+    /// State of the board.
     pub report: Report,
-    /// Opens paths that commands name.
+    /// Reads files that commands name.
     pub reader: Arc<Reader>,
     /// Adds and erases people.
     pub people: People,
 }
 
-/// Starts the connections and what uses them; names the parts whose health tells of them.
+/// Starts the connections and their users; returns the names of the parts that report them.
 pub async fn start(
     config: &Config,
     topics: &Topics,
@@ -106,7 +106,7 @@ pub async fn start(
     Ok(names)
 }
 
-/// Everything that pictures and paths are taken from.
+/// Returns every topic that pictures and paths come from.
 pub fn subscriptions(config: &Config, topics: &Topics) -> Vec<Subscription> {
     let shared = config.mqtt.shared.iter().flat_map(shared_subscriptions);
     own_subscriptions(config, topics)
@@ -144,7 +144,7 @@ fn shared_subscriptions(shared: &Shared) -> Vec<Subscription> {
     .concat()
 }
 
-/// Settings of a connection that only looks whether the broker lets this board in.
+/// Returns the settings of a connection that only tests whether the broker accepts this board.
 pub fn broker_settings(config: &Config, client: &str) -> anyhow::Result<Settings> {
     Ok(Settings {
         session_expiry: Duration::ZERO,
@@ -152,7 +152,7 @@ pub fn broker_settings(config: &Config, client: &str) -> anyhow::Result<Settings
     })
 }
 
-/// What all connections have in common.
+/// Settings that all connections share.
 struct Broker<'a> {
     config: &'a Config,
     password: Option<String>,
@@ -189,7 +189,7 @@ impl<'a> Broker<'a> {
     }
 }
 
-/// Pictures in.
+/// Connects for pictures.
 async fn take_pictures(
     part: &'static str,
     settings: Settings,
@@ -219,14 +219,14 @@ async fn take_pictures(
     let (_, deliveries, _, connected) = connect(part, settings, health, tasks);
     let source = crate::sources::mqtt::run(deliveries, door, in_flight, tasks.stop());
     tasks.work(part, async move {
-        // It stays for the acknowledgements of what was committed last.
+        // Kept for the acknowledgements of the last commits.
         let _connected = connected;
         source.await
     });
 }
 
-/// Filters that this client once subscribed to, in a session that the broker may have kept, and
-/// does not want now.
+/// Returns filters of this client that the broker may have kept from an earlier session and that
+/// are not wanted any more.
 async fn no_longer_wanted(
     store: &Store,
     client_id: &str,
@@ -255,8 +255,8 @@ async fn no_longer_wanted(
     Ok(old)
 }
 
-/// Results, events, state and what Home Assistant is told; and commands in, so that a full queue
-/// holds none up.
+/// Connects for results, events, state and Home Assistant, and for commands, so that a full queue
+/// does not delay them.
 fn carry_out(
     config: &Config,
     topics: &Topics,
@@ -315,7 +315,7 @@ fn carry_out(
     };
     let outbox = sinks::outbox::run(outbox, tasks.finish());
     tasks.deliver("outbox", async move {
-        // The connection ends after the outbox's last try.
+        // The connection ends after the outbox's last attempt.
         let _connected = connected;
         outbox.await
     });
@@ -355,7 +355,7 @@ fn carry_out(
     tasks.work("commands", commands.run(deliveries, tasks.stop()));
 }
 
-/// Runs a connection until its last user lets go of the guard.
+/// Runs a connection until its last user drops the guard.
 fn connect(
     part: &'static str,
     settings: Settings,

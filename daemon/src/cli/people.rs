@@ -85,7 +85,7 @@ async fn merge(config: &Config, MergeArgs { person, into }: MergeArgs) -> anyhow
     told(changed)
 }
 
-/// The number of whoever has this name.
+/// Returns the number of the person with this name.
 pub(super) async fn id(people: &People, name: &str) -> anyhow::Result<PersonId> {
     let found = people.store.person_named(name.into()).await?;
     found.with_context(|| format!("nobody is enrolled as {name}; kithd people shows everybody"))

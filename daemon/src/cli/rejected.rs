@@ -74,7 +74,7 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
                 .flatten()
                 .map(Value::to_string)
                 .collect();
-            println!("It was taken this time, as image {}.", ids.join(", "));
+            println!("The message was accepted as image {}.", ids.join(", "));
         }
         What::Drop { id: Some(id), .. } => {
             client.delete(&format!("/v1/rejected/{id}")).await?;

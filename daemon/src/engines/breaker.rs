@@ -1,6 +1,6 @@
 //! The circuit breaker around the primary engine: states and transitions (M. Nygard, Release It!,
-//! "Circuit Breaker"). Pure: time and chance come in from outside. Not for calling anything; that
-//! is the guard's.
+//! "Circuit Breaker"). It is pure: time and randomness are passed in, and the supervisor makes the
+//! calls.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::domain::{BreakerCommand, BreakerReason, BreakerState, ImageId};
 
-/// Most of a cool-down that chance adds, so that boards on one remote engine do not ping in step.
+/// Largest share of a cool-down that is added at random, so that boards on one remote engine do not
+/// ping in step.
 const JITTER: f64 = 0.2;
 
-/// Where the breaker is, with what belongs to each state.
+/// State of the breaker, with the data that belongs to each state.
 #[derive(Debug, Clone, PartialEq)]
 enum State {
     Closed { failed: Vec<ImageId>, failures: u32 },
@@ -39,58 +40,57 @@ impl State {
     }
 }
 
-/// A change of state, for the log and for what follows from it.
+/// A change of state, for the log and for the supervisor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transition {
-    /// Before.
+    /// State before the change.
     pub from: BreakerState,
-    /// After.
+    /// State after the change.
     pub to: BreakerState,
-    /// Kind of cause; `None` when all is well again.
+    /// Kind of cause; `None` on recovery.
     pub reason: Option<BreakerReason>,
-    /// For the operator.
+    /// Sentence for the operator.
     pub sentence: String,
-    /// Images whose failures led to it, the last one apart: the engine's fault, so their attempts
-    /// are given back.
+    /// Images whose failures opened the breaker, except the last one. The engine is at fault, so
+    /// their attempts are refunded.
     pub blamed: Vec<ImageId>,
 }
 
-/// Names the closed period a call began in. A call that ends in another one comes too late to
-/// count.
+/// Closed period in which a call began. A call that ends in a later period does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket(u64);
 
-/// What became of calls and pings since the start.
+/// Outcomes of calls and pings since the start.
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
-    /// Quick answers.
+    /// Calls answered in time.
     pub successes: u64,
-    /// Failures by kind; slow answers are among them.
+    /// Failures by kind, slow answers included.
     pub failures: Vec<(BreakerReason, u64)>,
-    /// Calls that ended after the breaker had changed.
+    /// Calls that ended after a change of state.
     pub late: u64,
-    /// How often it opened.
+    /// Number of times the breaker opened.
     pub trips: u64,
-    /// Pings that passed and that failed.
+    /// Passed and failed pings.
     pub pings: (u64, u64),
 }
 
-/// What outlives a restart.
+/// State that survives a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Half-open counts as open.
     pub state: BreakerState,
-    /// Of an open breaker's cool-down.
+    /// Remaining cool-down of an open breaker.
     pub remaining_ms: u64,
-    /// In a row.
+    /// Failed pings in a row.
     pub pings_failed: u32,
-    /// Why it is open.
+    /// Cause of the opening.
     pub reason: BreakerReason,
-    /// In words.
+    /// The cause as a sentence.
     pub sentence: String,
 }
 
-/// The breaker.
+/// The circuit breaker.
 #[derive(Debug)]
 pub struct Breaker {
     settings: config::Breaker,
@@ -100,12 +100,12 @@ pub struct Breaker {
     before: Vec<(BreakerState, Duration)>,
     counters: Counters,
     last: Option<(BreakerReason, String)>,
-    /// An operator's last word; it may come before the last run's state does.
+    /// The operator's last command, which may come before the last run's state is restored.
     told: Option<BreakerCommand>,
 }
 
 impl Breaker {
-    /// Closed.
+    /// Makes a closed breaker.
     pub fn new(settings: config::Breaker, now: Instant) -> Self {
         Self {
             settings,
@@ -119,7 +119,7 @@ impl Breaker {
         }
     }
 
-    /// As it was when the last run ended, and then as an operator has told it meanwhile.
+    /// Restores the state of the last run, then applies a command that an operator gave meanwhile.
     pub fn restore(&mut self, snapshot: Snapshot, now: Instant) -> Option<Transition> {
         let Snapshot {
             state,
@@ -148,7 +148,7 @@ impl Breaker {
         self.told.and_then(|command| self.command(command, now))
     }
 
-    /// What to keep for the next run.
+    /// Returns the state to keep for the next run.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let (reason, sentence) = self
             .last
@@ -172,12 +172,12 @@ impl Breaker {
         }
     }
 
-    /// Where it is.
+    /// Returns the state.
     pub fn state(&self) -> BreakerState {
         self.state.name()
     }
 
-    /// Failures in a row while closed.
+    /// Returns the number of failures in a row while closed.
     pub fn failures(&self) -> u32 {
         match self.state {
             State::Closed { failures, .. } => failures,
@@ -185,12 +185,12 @@ impl Breaker {
         }
     }
 
-    /// Since when it is there.
+    /// Returns the time of the last change of state.
     pub fn since(&self) -> Instant {
         self.entered
     }
 
-    /// Time spent in each state it has been in, the present one included.
+    /// Returns the time spent in each state so far, the current one included.
     pub fn time_in_states(&self, now: Instant) -> Vec<(BreakerState, Duration)> {
         let mut times: Vec<_> = BreakerState::ALL
             .iter()
@@ -206,17 +206,17 @@ impl Breaker {
         times
     }
 
-    /// Calls and pings so far.
+    /// Returns the counts of calls and pings.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Why it last opened or counted a failure.
+    /// Returns the cause of the last opening or counted failure.
     pub fn last_reason(&self) -> Option<&(BreakerReason, String)> {
         self.last.as_ref()
     }
 
-    /// Time until the next ping may begin; `None` when none is to come by itself.
+    /// Returns the time until the next ping; `None` if none is scheduled.
     pub fn next_ping(&self, now: Instant) -> Option<Duration> {
         match self.state {
             State::Open { until, .. } => Some(until.saturating_duration_since(now)),
@@ -224,12 +224,12 @@ impl Breaker {
         }
     }
 
-    /// A call begins; `None` when none may.
+    /// Begins a call; `None` if no call is allowed.
     pub fn begin(&self) -> Option<Ticket> {
         matches!(self.state, State::Closed { .. }).then_some(Ticket(self.period))
     }
 
-    /// A call was answered after `took`. A slow answer counts as a failure.
+    /// Records an answer after `took`. A slow answer counts as a failure.
     pub fn answered(
         &mut self,
         ticket: Ticket,
@@ -252,7 +252,7 @@ impl Breaker {
         None
     }
 
-    /// A call failed in a way that counts; enough of them in a row open the breaker.
+    /// Records a failure of the engine; enough of them in a row open the breaker.
     pub fn failed(
         &mut self,
         ticket: Ticket,
@@ -277,7 +277,7 @@ impl Breaker {
         let State::Closed { failed, failures } = &mut self.state else {
             return None;
         };
-        // A slow answer is kept, so there is no attempt to give back.
+        // A slow answer is kept, so there is no attempt to refund.
         failed.extend(image.filter(|_| reason != BreakerReason::Slow));
         *failures += 1;
         let failures = *failures;
@@ -298,7 +298,7 @@ impl Breaker {
         late
     }
 
-    /// Opens it at once: the engine does not start, or it lies.
+    /// Opens the breaker at once: the engine does not start, or it fails its self-test.
     pub fn trip(
         &mut self,
         reason: BreakerReason,
@@ -313,8 +313,8 @@ impl Breaker {
         self.open(0, blamed, reason, sentence, now)
     }
 
-    /// The images before `last` in a row of failures, if there is any but `last`: one picture alone
-    /// proves nothing against the engine.
+    /// Keeps the images before `last`, or none if all are the same image: one picture alone proves
+    /// nothing against the engine.
     fn others(failed: &mut Vec<ImageId>, last: Option<ImageId>) {
         if failed.last().copied() == last {
             failed.pop();
@@ -324,7 +324,7 @@ impl Breaker {
         }
     }
 
-    /// Begins a ping that is due; false when none is, or one is under way.
+    /// Begins a ping that is due; `None` if none is due or one is under way.
     pub fn begin_ping(&mut self, now: Instant) -> Option<Transition> {
         match self.state {
             State::Open {
@@ -344,7 +344,7 @@ impl Breaker {
         }
     }
 
-    /// The ping succeeded.
+    /// Records a passed ping and closes the breaker.
     pub fn ping_passed(&mut self, now: Instant) -> Option<Transition> {
         if !matches!(self.state, State::HalfOpen { .. }) {
             return None;
@@ -359,7 +359,7 @@ impl Breaker {
         )
     }
 
-    /// The ping failed: the next wait is twice as long.
+    /// Records a failed ping: the next cool-down is twice as long.
     pub fn ping_failed(
         &mut self,
         reason: BreakerReason,
@@ -373,7 +373,7 @@ impl Breaker {
         self.open(pings_failed + 1, Vec::new(), reason, sentence, now)
     }
 
-    /// An operator spoke.
+    /// Executes an operator's command.
     pub fn command(&mut self, command: BreakerCommand, now: Instant) -> Option<Transition> {
         let by_operator = Some(BreakerReason::Operator);
         self.told = Some(command);
@@ -405,7 +405,7 @@ impl Breaker {
                 self.enter(
                     open,
                     by_operator,
-                    "left to itself by an operator".into(),
+                    "returned to automatic control by an operator".into(),
                     Vec::new(),
                     now,
                 )
@@ -717,7 +717,7 @@ mod tests {
             restarted.command(said, now);
             let kept = restarted.restore(last_run.snapshot(now), now);
             assert_eq!(restarted.state(), then, "{said:?}");
-            // Written down, unless it is what the last run wrote.
+            // A restored state is written down unless the last run wrote the same.
             assert_eq!(
                 kept.map(|kept| kept.to),
                 (then != last_run.state()).then_some(then),

@@ -1,6 +1,6 @@
-//! One connection to a server of `recognizer.proto` or of the origin's `facerecog.proto`. Every
-//! reply is checked before anyone believes it. Not for deciding what a failure means, nor for
-//! starting anything.
+//! A connection to a server of `recognizer.proto`, or of `facerecog.proto`, the contract of the
+//! system kithd descends from. Every reply is checked here. `queue::Failure` decides what an error
+//! means for the picture.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,40 +24,39 @@ use crate::rpc::recognizer::{
 use crate::rpc::{CONNECTION_WINDOW, LARGEST_REPLY, STREAM_WINDOW};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For questions that need no picture.
+/// Deadline of calls without a picture.
 const SHORT_CALL: Duration = Duration::from_secs(5);
-/// A peer whose machine went away without a word is noticed after two of these.
+/// Keep-alive interval: a peer that vanished is detected after two of them.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// Of a remark, in bytes.
+/// Longest remark of an engine, in bytes.
 const LONGEST_REMARK: usize = 500;
-/// What the origin's service answers for a face it does not know.
+/// Answer of a facerecog service for an unknown face.
 pub const NOT_FOUND: &str = "not_found";
 
 /// A picture on its way to an engine.
 #[derive(Debug, Clone)]
 pub struct Picture {
-    /// What is sent to an engine that takes bytes.
+    /// Bytes for an engine that has no access to the file.
     pub bytes: Bytes,
-    /// Where an engine that shares the mounts finds it; pictures that came as bytes have no such
-    /// place.
+    /// Path for an engine that shares the mounts; `None` if the picture came as bytes.
     pub path: Option<PathBuf>,
 }
 
-/// What came back.
+/// Answer of an engine.
 #[derive(Debug)]
 pub enum Answer {
-    /// Faces to be compared with the gallery.
+    /// Faces to compare with the gallery.
     Faces(Reply),
-    /// The origin's service knows people itself: name of the matching enrolled image.
+    /// Name of the matching enrolled image: a facerecog service has its own gallery.
     Name(Option<String>),
 }
 
 /// A connection; clones share it.
 #[derive(Clone)]
 pub enum Client {
-    /// Speaks `recognizer.proto`; told paths where there are any, if the flag is set.
+    /// `recognizer.proto`; with the flag set, pictures are sent as paths where they have one.
     Recognizer(RecognizerClient<Channel>, bool),
-    /// Speaks `facerecog.proto`.
+    /// `facerecog.proto`.
     Facerecog(IdentifyClient<Channel>, HealthCheckClient<Channel>),
 }
 
@@ -65,7 +64,7 @@ impl Client {
     /// Connects to a unix socket.
     pub async fn to_socket(path: &Path) -> Result<Self, EngineError> {
         let path = path.to_path_buf();
-        // The authority is of no use on a socket but has to be one.
+        // HTTP/2 needs an authority, even on a socket.
         let endpoint = endpoint("http://engine")?;
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
@@ -82,7 +81,7 @@ impl Client {
         Ok(Self::recognizer(channel, false))
     }
 
-    /// Connects to `http://host:port` or `unix:/path`; `paths`: it shares the mounts.
+    /// Connects to `http://host:port` or `unix:/path`; with `paths` the server shares the mounts.
     pub async fn to_address(address: &str, paths: bool) -> Result<Self, EngineError> {
         match address.strip_prefix("unix:") {
             Some(path) => match Self::to_socket(Path::new(path)).await? {
@@ -93,7 +92,7 @@ impl Client {
         }
     }
 
-    /// Connects to the origin's service at `http://host:port`.
+    /// Connects to a facerecog service at `http://host:port`.
     pub async fn to_facerecog(address: &str) -> Result<Self, EngineError> {
         let channel = channel(address).await?;
         Ok(Self::Facerecog(
@@ -111,7 +110,7 @@ impl Client {
         )
     }
 
-    /// What runs there; the origin's service does not say.
+    /// Asks for pack, precision and device; a facerecog service has no such call.
     pub async fn describe(&self) -> Result<Option<Description>, EngineError> {
         let Self::Recognizer(client, _) = self else {
             return Ok(None);
@@ -121,7 +120,7 @@ impl Client {
         Ok(Some(described))
     }
 
-    /// Whether it says it is ready.
+    /// Checks that the server reports itself ready.
     pub async fn ready(&self) -> Result<(), EngineError> {
         let ready = match self {
             Self::Recognizer(client, _) => {
@@ -143,7 +142,7 @@ impl Client {
         } else {
             Err(EngineError::new(
                 EngineErrorKind::Unreachable,
-                "it says that it is not ready",
+                "it reports that it is not ready",
             ))
         }
     }
@@ -174,7 +173,7 @@ impl Client {
             }
             Self::Facerecog(client, _) => {
                 let Some(path) = picture.path else {
-                    let why = "this engine is told paths and the picture came as bytes; send its path instead";
+                    let why = "this engine takes paths only and the picture came as bytes; send its path instead";
                     return Err(EngineError::new(EngineErrorKind::Unreadable, why));
                 };
                 let image_path = path.display().to_string();
@@ -224,7 +223,8 @@ async fn within<T>(
     }
 }
 
-/// A status the server sent has no source; one our own library made of what it met has.
+/// Judges a status. One with a source was made by our own library; one without came from the
+/// server.
 fn judged(status: &Status) -> EngineError {
     let of_server = std::error::Error::source(status).is_none();
     let message = || match status.message() {
@@ -239,7 +239,8 @@ fn judged(status: &Status) -> EngineError {
             EngineErrorKind::Unreadable,
             format!("the engine does not take this picture: {}", message()),
         ),
-        // Too large a message, or too many at a time: only the first is the picture's fault.
+        // Either the message is too large, which is the picture's fault, or there are too many
+        // calls.
         Code::ResourceExhausted if of_server && status.message().contains("larger") => {
             EngineError::new(
                 EngineErrorKind::Unreadable,
@@ -253,13 +254,13 @@ fn judged(status: &Status) -> EngineError {
         Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::ResourceExhausted => {
             lost(status)
         }
-        // What a server says of a call it took: in Python an uncaught exception is UNKNOWN.
+        // The server took the call and failed: in Python an uncaught exception is UNKNOWN.
         _ if of_server => EngineError::new(EngineErrorKind::Failed, message()),
         _ => lost(status),
     }
 }
 
-/// With the causes below the first words, which alone say little ("transport error").
+/// Adds the causes to the first words, which alone say little ("transport error").
 fn lost(error: &dyn std::error::Error) -> EngineError {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -274,7 +275,7 @@ fn lost(error: &dyn std::error::Error) -> EngineError {
     EngineError::new(EngineErrorKind::Unreachable, text)
 }
 
-/// The reply in our words, or what is wrong with it.
+/// Converts a reply to our types, or says what is wrong with it.
 fn checked(reply: RecognizeReply, pack: &Pack) -> Result<Reply, String> {
     if reply.width == 0 || reply.height == 0 {
         return Err("the picture has no size".into());
@@ -300,7 +301,7 @@ fn checked(reply: RecognizeReply, pack: &Pack) -> Result<Reply, String> {
     })
 }
 
-/// Of what an engine remarks, as much as is worth keeping.
+/// Shortens an engine's remark to [`LONGEST_REMARK`].
 fn remark(text: &str) -> Option<String> {
     let kept = text.floor_char_boundary(LONGEST_REMARK);
     let plain: String = text[..kept]
@@ -393,10 +394,10 @@ mod tests {
             ("must have 128 numbers", |reply| {
                 reply.faces[0].embedding.truncate(127);
             }),
-            ("not usable", |reply| {
+            ("cannot be used", |reply| {
                 reply.faces[0].embedding[3] = f32::INFINITY;
             }),
-            ("not usable", |reply| reply.faces[0].embedding.fill(0.0)),
+            ("cannot be used", |reply| reply.faces[0].embedding.fill(0.0)),
         ];
         for (words, spoil) in wrong {
             let mut reply = reply();

@@ -1,5 +1,5 @@
-//! One engine, wherever it runs: a child process, or a server at an address. Brought up, called,
-//! tested, taken down. Not for deciding whether to call it; that is the guard's.
+//! An engine, as a child process or as a server at an address: start, call, self-test, stop. The
+//! supervisor decides when to do which.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,39 +17,39 @@ use crate::engines::client::{Answer, Client, Picture};
 use crate::engines::process::{self, ChildSettings};
 use crate::rpc::recognizer::Description;
 
-/// The end of a process is noticed well within this after its connection broke.
+/// Time within which a child's exit is noticed after its connection broke.
 const END_NOTICED: Duration = Duration::from_secs(1);
 
-/// Where an engine runs.
+/// Location of an engine.
 #[derive(Debug, Clone)]
 pub enum Place {
     /// A child process on a unix socket.
     Child(ChildSettings),
     /// A server of `recognizer.proto` at `unix:/path` or `http://host:port`.
     Recognizer {
-        /// Where.
+        /// Address of the server.
         address: String,
-        /// It shares the mounts and is told paths.
+        /// True if it shares the mounts and is sent paths.
         paths: bool,
     },
-    /// The origin's service at `http://host:port`.
+    /// A facerecog service at `http://host:port`.
     Facerecog(String),
 }
 
-/// How long a picture may take.
+/// Deadline for one picture, by its size.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
-    /// For one picture…
+    /// Time for every picture.
     pub base: Duration,
-    /// …and for each of its megapixels…
+    /// Additional time for each megapixel.
     pub per_megapixel: Duration,
-    /// …up to so many pixels; more are not decoded.
+    /// Most pixels that are decoded, and so counted.
     pub max_pixels: u64,
 }
 
 impl Deadlines {
     fn of(&self, picture: &Picture) -> Duration {
-        // Only the header is looked at, and whatever is in it must not hurt.
+        // Only the header is parsed; a panic of the parser must not spread.
         let pixels = catch_unwind(AssertUnwindSafe(|| imagesize::blob_size(&picture.bytes)))
             .ok()
             .and_then(Result::ok)
@@ -63,32 +63,32 @@ impl Deadlines {
     }
 }
 
-/// One engine.
+/// An engine, running or not.
 pub struct EngineInstance {
     place: Place,
     deadlines: Deadlines,
-    /// Pictures at the same time where the engine does not say.
+    /// Simultaneous pictures, unless the engine reports its own number.
     threads: usize,
     state: watch::Sender<EngineState>,
     generations: AtomicU64,
 }
 
-/// How an engine is.
+/// State of an engine.
 #[derive(Clone)]
 pub enum EngineState {
-    /// Not wanted.
+    /// Stopped on purpose.
     Stopped,
     /// Loading its models.
     Starting,
-    /// Takes pictures.
+    /// Ready for pictures.
     Running(Arc<RunningEngine>),
-    /// Did not come up, and why.
+    /// Failed to start, with the reason.
     Failed(EngineError),
 }
 
-/// An engine that runs, from one start to its end.
+/// A run of an engine, from its start to its exit.
 pub struct RunningEngine {
-    /// Grows with each start.
+    /// Number of this run, which grows with each start.
     pub generation: u64,
     pack: Arc<Pack>,
     description: Mutex<Description>,
@@ -108,29 +108,29 @@ struct InFlight {
     end: Option<Exit>,
 }
 
-/// How an engine's run ended.
+/// End of an engine's run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// In words.
+    /// The end as a sentence.
     pub how: String,
-    /// Pictures in flight when it did.
+    /// Pictures that were in flight.
     pub in_flight: usize,
-    /// Why.
+    /// Cause of the end.
     pub cause: ExitCause,
 }
 
-/// Why an engine's run ended.
+/// Cause of the end of an engine's run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitCause {
-    /// By itself.
+    /// The process exited by itself, or the connection broke.
     Died,
-    /// We killed it because a picture took too long.
+    /// The daemon killed it because a picture took too long.
     Deadline,
-    /// We took it down between pictures.
+    /// The daemon stopped it between pictures.
     Planned,
 }
 
-/// A picture's turn in an engine; held while it is in flight.
+/// Permission to give an engine one picture; held while the picture is in flight.
 pub struct Permit {
     up: Arc<RunningEngine>,
     _permit: OwnedSemaphorePermit,
@@ -171,7 +171,7 @@ impl RunningEngine {
         })
     }
 
-    /// Notes the end, once; later callers learn what the first one noted.
+    /// Notes the end once. Later callers get the end that was noted first, and false.
     fn end(&self, how: String, cause: ExitCause) -> (Exit, bool) {
         let mut life = self.life();
         if let Some(end) = &life.end {
@@ -191,7 +191,7 @@ impl RunningEngine {
         (end, true)
     }
 
-    /// Resolves when the engine is no more.
+    /// Waits until the run has ended.
     pub async fn ended(&self) -> Exit {
         match &self.child {
             Some(child) => tokio::select! {
@@ -207,17 +207,17 @@ impl RunningEngine {
         })
     }
 
-    /// Memory of the child process, in bytes.
+    /// Returns the memory of the child process, in bytes.
     pub fn resident_bytes(&self) -> Option<u64> {
         self.child.as_ref().and_then(Child::resident_bytes)
     }
 
-    /// Process number of the child.
+    /// Returns the process number of the child.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(|child| child.pid)
     }
 
-    /// Lets no further picture in, waits until the last one is out, and ends the engine.
+    /// Refuses further pictures, waits for those in flight, and ends the engine.
     pub async fn take_down(&self, why: &str) {
         self.permits.close();
         loop {
@@ -230,24 +230,24 @@ impl RunningEngine {
                 () = self.gone.cancelled() => {}
             }
         }
-        // Before the note, which kills: it may end by itself.
+        // The process may exit by itself, so ask it before `end`, which kills it.
         if let Some(child) = &self.child {
             child.stop().await;
         }
         self.end(why.into(), ExitCause::Planned);
     }
 
-    /// Pictures it has been given.
+    /// Returns the number of pictures it was given.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Pictures it takes at the same time.
+    /// Returns the number of pictures it takes at the same time.
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// What it said of itself when it was last asked.
+    /// Returns its description of itself, as last read.
     pub fn description(&self) -> Description {
         self.description
             .lock()
@@ -255,12 +255,12 @@ impl RunningEngine {
             .clone()
     }
 
-    /// Precision that runs there, as far as it says.
+    /// Returns the precision that runs there, if it is known.
     pub fn precision(&self) -> Option<Precision> {
         self.description().precision.parse().ok()
     }
 
-    /// For results, health and people: pack, precision, device.
+    /// Returns pack, precision and device, for results and health.
     pub fn name(&self) -> String {
         let Description {
             pack,
@@ -276,7 +276,7 @@ impl RunningEngine {
             .join(" ")
     }
 
-    /// Asks again what it says of itself.
+    /// Reads its description again.
     pub async fn refresh_description(&self) -> Option<Description> {
         let said = self.client.describe().await.ok().flatten()?;
         *self
@@ -314,7 +314,7 @@ impl RunningEngine {
                 Err(EngineError::new(kind, error.sentence))
             }
             EngineErrorKind::Unreachable => {
-                // Its exit, if that is what happened, says more than the broken connection does.
+                // The exit status says more than the broken connection.
                 let noticed = tokio::time::timeout(END_NOTICED, child.ended()).await;
                 let how = if noticed.is_ok() {
                     child.how()
@@ -336,7 +336,7 @@ impl RunningEngine {
 }
 
 impl EngineInstance {
-    /// An engine that is not running yet.
+    /// Makes an engine that is not running yet.
     pub fn new(place: Place, deadlines: Deadlines, threads: usize) -> Self {
         let (state, _) = watch::channel(EngineState::Stopped);
         Self {
@@ -348,12 +348,12 @@ impl EngineInstance {
         }
     }
 
-    /// How it is, and a way to wait for a change.
+    /// Returns its state, with a way to wait for changes.
     pub fn watch(&self) -> watch::Receiver<EngineState> {
         self.state.subscribe()
     }
 
-    /// The running engine.
+    /// Returns the current run.
     pub fn running(&self) -> Option<Arc<RunningEngine>> {
         match &*self.state.borrow() {
             EngineState::Running(up) if !up.gone.is_cancelled() && !up.permits.is_closed() => {
@@ -363,12 +363,12 @@ impl EngineInstance {
         }
     }
 
-    /// Whether its process is ours.
+    /// Returns true if the engine is a child of this process.
     pub fn is_child(&self) -> bool {
         matches!(self.place, Place::Child(_))
     }
 
-    /// Where it runs, for people.
+    /// Returns its location, for people.
     pub fn place(&self) -> String {
         match &self.place {
             Place::Child(settings) => format!("this board's {}", settings.device),
@@ -376,7 +376,7 @@ impl EngineInstance {
         }
     }
 
-    /// How the latest run ended, if it has, and which one that was.
+    /// Returns the end of the latest run, with the number of that run.
     pub fn last_exit(&self) -> Option<(u64, Exit)> {
         match &*self.state.borrow() {
             EngineState::Running(up) => up.life().end.clone().map(|end| (up.generation, end)),
@@ -384,8 +384,8 @@ impl EngineInstance {
         }
     }
 
-    /// Waits until a later run than this one is up and has passed its test; the error says why
-    /// there is none.
+    /// Waits until a later run is up and has passed its self-test; the error says why there is
+    /// none.
     pub async fn restarted_after(&self, generation: u64) -> Result<(), String> {
         let mut state = self.watch();
         let settled = state.wait_for(|state| match state {
@@ -396,7 +396,7 @@ impl EngineInstance {
         match settled.await.map(|state| state.clone()) {
             Ok(EngineState::Running(_)) => Ok(()),
             Ok(EngineState::Failed(failure)) => Err(failure.to_string()),
-            _ => Err("the engine is not wanted now".into()),
+            _ => Err("the engine is stopped".into()),
         }
     }
 
@@ -405,7 +405,7 @@ impl EngineInstance {
         self.state.send_replace(EngineState::Failed(error));
     }
 
-    /// Brings it up and tests it; the error says why it is not up.
+    /// Starts the engine and runs its self-test; the error says why it is not running.
     pub async fn start(
         &self,
         pack: &Arc<Pack>,
@@ -482,13 +482,13 @@ impl EngineInstance {
         }
     }
 
-    /// Recognises one picture that holds its permit.
+    /// Recognises one picture under its permit.
     pub async fn call(&self, permit: Permit, picture: Picture) -> Result<Answer, EngineError> {
         let deadline = self.deadlines.of(&picture);
         permit.up.call(picture, deadline).await
     }
 
-    /// Health, then the bundled picture, whose embedding must match the pack's reference.
+    /// Checks health, then the embedding of the bundled test picture against the pack's reference.
     pub async fn self_test(&self, up: &Arc<RunningEngine>) -> Result<(), EngineError> {
         self.try_self_test(up).await.map_err(|error| EngineError {
             sentence: match error.kind {
@@ -507,7 +507,8 @@ impl EngineInstance {
     async fn try_self_test(&self, up: &Arc<RunningEngine>) -> Result<(), EngineError> {
         up.client.ready().await?;
         if matches!(self.place, Place::Facerecog(_)) {
-            // It takes paths of its own mounts and gives names: there is nothing to compare.
+            // A facerecog service takes only paths and returns only names: there is no embedding to
+            // compare.
             return Ok(());
         }
         let pack = Arc::clone(&up.pack);
@@ -537,7 +538,7 @@ impl EngineInstance {
         Ok(())
     }
 
-    /// Takes it down between pictures.
+    /// Stops it between pictures.
     pub async fn stop(&self, why: &str) {
         let up = self.running();
         if let Some(up) = up {
@@ -546,7 +547,7 @@ impl EngineInstance {
         self.state.send_replace(EngineState::Stopped);
     }
 
-    /// Ends it at once, whatever is in flight: it is not to be believed.
+    /// Kills it at once, with whatever is in flight: its answers are wrong.
     pub fn kill(&self, why: &str) {
         if let EngineState::Running(up) = &*self.state.borrow() {
             up.end(why.into(), ExitCause::Planned);

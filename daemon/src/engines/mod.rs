@@ -1,6 +1,6 @@
 //! The engines: the circuit breaker, the processes and servers behind it, and their status.
 //!
-//! Not for what happens to a picture before and after an engine had it: that is `pipeline`.
+//! `pipeline` has what happens to a picture before and after.
 
 pub mod breaker;
 pub mod client;

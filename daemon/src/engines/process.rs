@@ -1,6 +1,5 @@
-//! The engine as a child process: started, and waited for until it serves. Not for calling it, nor
-//! for deciding when to start it again; `crate::child` is what it has in common with other
-//! processes.
+//! The engine as a child process: starts it and waits until it serves. `crate::child` has what it
+//! shares with other child processes; the supervisor decides when to start it again.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,17 +10,17 @@ use kith_vision::{Device, Precision};
 use crate::child::Child;
 use crate::engines::client::Client;
 
-/// How often a starting engine is asked whether it is there.
+/// Interval at which a starting engine is polled.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How to start an engine.
+/// Settings of an engine process.
 #[derive(Debug, Clone)]
 pub struct ChildSettings {
-    /// Where the networks run.
+    /// Device for the networks.
     pub device: Device,
-    /// Its socket.
+    /// Path of its socket.
     pub socket: PathBuf,
-    /// Arguments that give it this daemon's configuration.
+    /// Arguments that pass this daemon's configuration on.
     pub configuration: Vec<String>,
     /// Time to load and warm the models.
     pub start_deadline: Duration,
@@ -33,7 +32,7 @@ pub async fn start(
     precision: Option<Precision>,
     time_precisions: bool,
 ) -> Result<(Child, Client), String> {
-    // One that was killed leaves its socket; connecting to it must fail until the new one listens.
+    // A killed engine leaves its socket behind. Connections must fail until the new engine listens.
     let _ = std::fs::remove_file(&settings.socket);
     let mut arguments: Vec<_> = ["engine", "--supervised", "--device"]
         .map(Into::into)

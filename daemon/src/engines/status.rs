@@ -1,42 +1,42 @@
 //! Status of the engines and the circuit breaker, as page, API, metrics, MQTT and command line show
-//! it. Words only.
+//! it: types and sentences only.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::{BreakerReason, BreakerState};
 
-/// One engine as it is now.
+/// State of one engine.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct EngineLine {
-    /// Where it runs.
+    /// Location of the engine: its process, or an address.
     pub place: String,
-    /// Whether it takes pictures.
+    /// True if it takes pictures.
     pub up: bool,
-    /// Why it does not.
+    /// Reason why it takes none.
     pub why: Option<String>,
     /// Id of its model pack.
     pub pack: String,
-    /// cpu, cuda, or what another server says.
+    /// Device: cpu, cuda, or another server's word for its own.
     pub device: String,
-    /// Precision that runs.
+    /// Precision in use.
     pub precision: String,
     /// Library and version.
     pub runtime: String,
-    /// Pictures at the same time.
+    /// Number of pictures it takes at the same time.
     pub threads: u32,
-    /// What the process may still do.
+    /// Confinement of the process, as a sentence.
     pub confinement: String,
-    /// Each precision with its time on this board, once measured.
+    /// Time of each measured precision on this board.
     pub timings: Vec<PrecisionTime>,
-    /// Process number of our own child.
+    /// Process number of the child process.
     pub pid: Option<u32>,
-    /// Memory of our own child.
+    /// Memory of the child process.
     pub resident_bytes: Option<u64>,
 }
 
 impl EngineLine {
-    /// Pack, precision, device and threads, for people.
+    /// Returns pack, precision, device and threads as one text.
     pub fn name(&self) -> String {
         let words = [&self.pack, &self.precision, &self.device].map(String::as_str);
         let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
@@ -44,28 +44,28 @@ impl EngineLine {
     }
 }
 
-/// The circuit breaker as it is now.
+/// State of the circuit breaker.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct BreakerLine {
-    /// Where it is.
+    /// State of the breaker.
     pub state: BreakerState,
-    /// For how long, in seconds.
+    /// Seconds spent in this state.
     pub for_seconds: f64,
     /// Failures in a row while closed.
     pub failures: u32,
     /// Kind of the last failure or trip since the start.
     pub last_reason: Option<BreakerReason>,
-    /// The same in words.
+    /// The same as a sentence.
     pub last_sentence: Option<String>,
     /// Seconds until the next ping, while open.
     pub next_ping_seconds: Option<f64>,
-    /// How often it opened since the start.
+    /// Number of times the breaker opened since the start.
     pub trips: u64,
     /// Calls answered in time.
     pub successes: u64,
     /// Failed calls by kind.
     pub failures_by_reason: Vec<ReasonCount>,
-    /// Calls that ended too late to count.
+    /// Calls that ended after a change of state and did not count.
     pub late: u64,
     /// Pings that passed.
     pub pings_passed: u64,
@@ -75,48 +75,48 @@ pub struct BreakerLine {
     pub seconds_in_state: Vec<StateTime>,
 }
 
-/// How long one face takes in one precision.
+/// Time of one face in one precision.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct PrecisionTime {
-    /// Of the networks.
+    /// Precision of the recogniser.
     pub precision: String,
     /// Median milliseconds.
     pub milliseconds: f64,
 }
 
-/// How many calls failed for one reason.
+/// Number of calls that failed for one reason.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct ReasonCount {
-    /// Why.
+    /// Kind of failure.
     pub reason: BreakerReason,
-    /// How many since the start.
+    /// Number of failures since the start.
     pub count: u64,
 }
 
-/// How long the breaker was in one state.
+/// Time that the breaker spent in one state.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct StateTime {
-    /// Where it was.
+    /// State of the breaker.
     pub state: BreakerState,
-    /// For so long in all.
+    /// Seconds spent in it, in all.
     pub seconds: f64,
 }
 
-/// Engines and breaker as they are now.
+/// State of the engines and the circuit breaker.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct EngineReport {
-    /// The breaker.
+    /// The circuit breaker.
     pub breaker: BreakerLine,
-    /// The engine it guards.
+    /// The primary engine, which the breaker guards.
     pub primary: EngineLine,
-    /// The one that stands in for it, if configured.
+    /// The fallback engine, if one is configured.
     pub fallback: Option<EngineLine>,
-    /// Pictures the fallback was sent since the start.
+    /// Pictures that the fallback engine was sent since the start.
     pub fallback_calls: u64,
 }
 
 impl EngineReport {
-    /// The breaker in one line for people.
+    /// Returns the breaker's state as one sentence.
     pub fn sentence(&self) -> String {
         let BreakerLine {
             state,

@@ -1,9 +1,8 @@
-//! The engines behind the circuit breaker. [`Engines`] is the handle for everyone who has a
-//! picture: it decides which engine a picture goes to and what a failure means for the breaker.
-//! [`EngineSupervisor`] is the one task that starts, tests and stops the engines.
+//! The engines behind the circuit breaker. [`Engines`] is the handle for every caller with a
+//! picture: it chooses the engine and reports failures to the breaker. [`EngineSupervisor`] is the
+//! one task that starts, tests and stops the engines.
 //!
-//! Not for the breaker's own rules (`breaker`) and not for what a failure means for the picture
-//! (`queue::Failure`).
+//! The rules of the breaker are in `breaker`, the consequences for the picture in `queue::Failure`.
 
 mod persistence;
 mod report;
@@ -35,7 +34,7 @@ use crate::engines::status::{EngineReport, PrecisionTime};
 use crate::queue::{Again, Failure};
 use crate::status::health::{Condition, Health};
 
-/// How often memory and precision timings are checked.
+/// Interval of the checks of memory and precision timings.
 const LOOK: Duration = Duration::from_secs(2);
 /// Delay before a fallback that did not start is tried again.
 const FALLBACK_RETRY: Duration = Duration::from_secs(10);
@@ -45,15 +44,15 @@ const PACK_RETRY: Duration = Duration::from_secs(30);
 /// Settings of the engines.
 #[derive(Clone)]
 pub struct Settings {
-    /// The model pack, and how it is used.
+    /// The model pack and its settings.
     pub models: Models,
-    /// Primary and fallback.
+    /// Settings of the primary and the fallback engine.
     pub engine: config::Engine,
-    /// The breaker's.
+    /// Settings of the circuit breaker.
     pub breaker: config::Breaker,
-    /// Time limits of one picture.
+    /// Deadline of one picture.
     pub deadlines: Deadlines,
-    /// Pictures at the same time.
+    /// Simultaneous pictures of one engine.
     pub threads: usize,
     /// Arguments that give an engine process this configuration.
     pub configuration: Vec<String>,
@@ -62,7 +61,7 @@ pub struct Settings {
 }
 
 /// The engines behind the breaker; clones share them. The handle exists before the model pack is
-/// loaded: until then every call is answered by [`Failure::engine_away`].
+/// loaded; until then every call fails with [`Failure::engine_away`].
 #[derive(Clone)]
 pub struct Engines {
     inner: Arc<Inner>,
@@ -75,7 +74,7 @@ struct Inner {
     fallback: Option<EngineInstance>,
     breaker: Mutex<Breaker>,
     health: Health,
-    /// Changes whenever a picture may have an engine to go to that had none.
+    /// Changes whenever an engine may have become available.
     changed: watch::Sender<u64>,
     /// Wakes the supervising task.
     wake: Notify,
@@ -93,7 +92,7 @@ pub struct Recognised {
     pub answer: Answer,
     /// Pack, precision and device.
     pub engine: String,
-    /// Which engine.
+    /// Role of the engine that answered.
     pub role: EngineRole,
 }
 
@@ -105,7 +104,7 @@ enum Route {
 }
 
 impl Engines {
-    /// Engines that are not running yet, and the task that runs them.
+    /// Makes engines that are not running yet, and the task that runs them.
     pub fn new(
         settings: Settings,
         health: Health,
@@ -165,7 +164,7 @@ impl Engines {
         (engines, supervisor)
     }
 
-    /// The model pack of the engines; `None` until it is loaded.
+    /// Returns the model pack; `None` until it is loaded.
     pub fn pack(&self) -> Option<&Arc<Pack>> {
         self.inner.pack.get()
     }
@@ -182,7 +181,8 @@ impl Engines {
         }
     }
 
-    /// Pictures that may be in flight or being read at the same time; 0 while no engine takes any.
+    /// Returns the number of pictures that may be in flight or being read; 0 while no engine takes
+    /// any.
     pub fn capacity(&self) -> usize {
         match self.inner.route() {
             Route::Primary(up) | Route::Fallback(up) => 2 * up.threads(),
@@ -190,7 +190,7 @@ impl Engines {
         }
     }
 
-    /// Changes whenever [`Engines::capacity`] may have.
+    /// Returns a channel that changes whenever [`Engines::capacity`] may have changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changed.subscribe()
     }
@@ -213,8 +213,8 @@ impl Engines {
         }
     }
 
-    /// Like [`Engines::available`], but gives up as soon as the breaker is open and no fallback can
-    /// come.
+    /// Works like [`Engines::available`], but gives up once the breaker is open and no fallback can
+    /// start.
     pub async fn started(&self) -> Result<(), String> {
         let mut changes = self.changes();
         loop {
@@ -246,7 +246,7 @@ impl Engines {
         }
     }
 
-    /// Quality of the best face in a picture, 0 to 1; `None` when there is no face.
+    /// Returns the quality of the best face in a picture, 0 to 1; `None` without a face.
     pub async fn best_face(&self, bytes: Bytes) -> Result<Option<f32>, Failure> {
         let picture = Picture { bytes, path: None };
         match self.recognise(None, &picture).await?.answer {
@@ -256,12 +256,12 @@ impl Engines {
                 .map(|face| face.quality)
                 .max_by(f32::total_cmp)),
             Answer::Name(_) => Err(Failure::engine_away(
-                "the configured engine does not tell where faces are",
+                "the configured engine does not return faces",
             )),
         }
     }
 
-    /// Breaker and engines as they are now.
+    /// Returns the state of breaker and engines.
     pub fn report(&self) -> EngineReport {
         self.inner.report()
     }
@@ -361,8 +361,8 @@ impl Inner {
         }
     }
 
-    /// Turns an engine's error over a picture into the picture's failure. A lone death is the
-    /// picture's fault if the next engine passes its self-test.
+    /// Turns an engine's error into the picture's failure. If the engine died over this picture
+    /// alone, the self-test of the next run decides: passed, the picture is at fault.
     async fn judged(
         &self,
         instance: &EngineInstance,
@@ -389,8 +389,8 @@ impl Inner {
         }
     }
 
-    /// Reports a failure to the breaker. A failure that opens it, or comes when it is open already,
-    /// is not the picture's.
+    /// Reports a failure to the breaker. A failure that opens the breaker, or that comes while it
+    /// is open, is not the picture's fault.
     fn counted(
         &self,
         ticket: Ticket,
@@ -402,15 +402,14 @@ impl Inner {
         let verdict = failure.verdict();
         let now = Instant::now();
         if let Failure::Unreadable { .. } = failure {
-            // For the breaker it is an answer.
+            // For the breaker the engine has answered.
             let transition = self
                 .breaker()
                 .answered(ticket, image.unwrap_or_default(), took, now);
             self.announce(transition);
             return failure;
         }
-        // One death is one failure, however many pictures were in the engine: `record_exit` counts
-        // it.
+        // `record_exit` counts a death once, however many pictures were in the engine.
         let shared_death = matches!(
             &failure,
             Failure::Engine(error) if error.kind == EngineErrorKind::Died { lone: false }
@@ -418,13 +417,13 @@ impl Inner {
         if !verdict.counts_for_breaker || shared_death {
             return failure;
         }
-        // A picture whose attempt is not counted gets none back.
+        // A picture whose attempt was not counted gets no refund.
         let charged = image.filter(|_| verdict.again == Again::Attempt);
         let transition =
             self.breaker()
                 .failed(ticket, charged, reason, verdict.sentence.clone(), now);
-        // Opened by one picture alone, it is as likely the picture: its attempt stands, so that it
-        // ends some day.
+        // If one picture alone opened the breaker, the picture is as likely at fault. Its attempt
+        // stands, so that it fails in the end.
         let by_one = transition
             .as_ref()
             .is_some_and(|transition| transition.blamed.is_empty());
@@ -461,7 +460,7 @@ impl Inner {
         }
     }
 
-    /// Logs a transition, has it written down, and does what follows from it.
+    /// Logs a transition, hands it on to be stored, and applies its consequences.
     fn announce(&self, transition: Option<Transition>) {
         let Some(transition) = transition else {
             return;
@@ -489,7 +488,7 @@ impl Inner {
                 "circuit breaker: {sentence}"
             );
         }
-        // A process that failed gets no further call; one that is only slow, or held open by an
+        // A process that failed gets no further call. One that is only slow, or held open by an
         // operator, may finish.
         let gentle = matches!(reason, "slow" | "operator");
         if *from == BreakerState::Closed && !gentle && self.primary.is_child() {
@@ -503,14 +502,14 @@ impl Inner {
     }
 }
 
-/// The task that starts, tests and stops the engines, and the only owner of their state besides the
-/// breaker.
+/// The task that starts, tests and stops the engines. It alone owns their state, except the
+/// breaker's.
 pub struct EngineSupervisor {
     inner: Arc<Inner>,
     /// `None` for the command line, which keeps nothing.
     persistence: Option<Persistence>,
     transitions: mpsc::UnboundedReceiver<Transition>,
-    /// Configured, or measured on this board.
+    /// The precision from the configuration, or as measured on this board.
     precision: Option<Precision>,
     /// The last engine that gave a wrong answer, until its results are verified again.
     discredited: Option<(EngineRole, EngineError)>,
@@ -522,7 +521,7 @@ pub struct EngineSupervisor {
 }
 
 impl EngineSupervisor {
-    /// Loads the model pack until that works, then runs the engines until the stop.
+    /// Loads the model pack, with retries, then runs the engines until the stop.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         self.restore_breaker().await;
         let Some(pack) = self.load_pack(&stop).await? else {
@@ -560,7 +559,7 @@ impl EngineSupervisor {
         }
         self.persist_transitions().await;
         self.persist_breaker().await;
-        // The dispatcher ends beside this task and lets pictures in flight end first.
+        // The dispatcher stops at the same time and waits for the pictures in flight.
         inner.primary.stop("kithd stops").await;
         if let Some(fallback) = &inner.fallback {
             fallback.stop("kithd stops").await;
@@ -568,7 +567,7 @@ impl EngineSupervisor {
         Ok(())
     }
 
-    /// `None`: the stop came first.
+    /// Loads the model pack; `None` if the stop comes first.
     async fn load_pack(&self, stop: &CancellationToken) -> anyhow::Result<Option<Arc<Pack>>> {
         let Inner {
             settings,
@@ -607,7 +606,7 @@ impl EngineSupervisor {
         Ok(Some(pack))
     }
 
-    /// Does what is due, one thing after the other.
+    /// Does everything that is due, one thing after the other.
     async fn round(&mut self, pack: &Arc<Pack>) {
         self.record_exit();
         if self.persist_transitions().await {
@@ -615,7 +614,7 @@ impl EngineSupervisor {
         }
         let inner = Arc::clone(&self.inner);
         let state = inner.breaker().state();
-        // A caller that waits for the next start learns that there is none.
+        // Callers that wait for the next start learn that there is none.
         if state != BreakerState::Closed && inner.primary.last_exit().is_some() {
             inner.primary.stop("it is gone").await;
         }
@@ -633,16 +632,16 @@ impl EngineSupervisor {
                     let _ = self.verify(pack, EngineRole::Primary).await;
                 }
             }
-            // A ping is under way only within a round.
+            // A ping begins and ends within one round.
             BreakerState::HalfOpen => {}
-            // The operator may want the device for something else.
+            // The operator may need the device for something else.
             BreakerState::ForcedOpen => inner.primary.stop("held back by an operator").await,
         }
         inner.changed();
     }
 
-    /// Counts the death of a primary engine once; a lone death is judged by the self-test of the
-    /// next start.
+    /// Counts the death of a primary engine once. A death over one picture alone is judged by the
+    /// self-test of the next run.
     fn record_exit(&mut self) {
         let inner = &self.inner;
         let Some((generation, exit)) = inner.primary.last_exit() else {
@@ -668,8 +667,8 @@ impl EngineSupervisor {
         }
     }
 
-    /// Starts an engine, or tests the one that runs, and tells the breaker. A pass verifies the
-    /// results since the last one; a wrong answer to the self-test has them done again.
+    /// Starts an engine, or tests the running one, and reports to the breaker. A pass verifies the
+    /// results since the last pass; a wrong answer requeues them.
     async fn verify(
         &mut self,
         pack: &Arc<Pack>,
@@ -702,7 +701,7 @@ impl EngineSupervisor {
                 }
             }
             Err(error) => {
-                // The engine must answer nothing more before its results are done again.
+                // The engine must be stopped before its unverified results are requeued.
                 match role {
                     EngineRole::Primary => inner.primary_failed(error, tested),
                     EngineRole::Fallback => instance.kill("its test failed"),
@@ -723,7 +722,7 @@ impl EngineSupervisor {
         }
     }
 
-    /// Self-test, memory and precision of an engine that works.
+    /// Checks self-test, memory and precision of a working engine.
     async fn look_after(&mut self, pack: &Arc<Pack>, up: &Arc<RunningEngine>) {
         let inner = Arc::clone(&self.inner);
         if Instant::now() >= self.next_self_test {
@@ -733,7 +732,7 @@ impl EngineSupervisor {
             }
         }
         let limit = inner.settings.engine.memory_limit_bytes;
-        // Nothing but the self-test has been in it yet, so that a restart would not help.
+        // The engine has run only its self-test, so a restart would not help.
         if up.calls() <= 1 && up.resident_bytes() > Some(limit) {
             let sentence = format!(
                 "the engine needs more memory to load than engine.memory_limit = {} MiB",
@@ -745,7 +744,7 @@ impl EngineSupervisor {
             inner.announce(transition);
         } else if let Some(bytes) = up.resident_bytes().filter(|bytes| *bytes > limit) {
             let why = format!(
-                "it holds {} MiB of memory, more than engine.memory_limit = {} MiB",
+                "it uses {} MiB of memory, more than engine.memory_limit = {} MiB",
                 bytes >> 20,
                 limit >> 20
             );
@@ -753,7 +752,7 @@ impl EngineSupervisor {
             inner.primary.stop(&why).await;
             inner.wake.notify_one();
         } else if let Some(precision) = self.newly_measured(pack, up).await {
-            // Also where it runs already: the memory of the other precisions goes with the process.
+            // Restart even if this precision runs already: it frees the memory of the others.
             tracing::info!(
                 "{precision} is the precision for this board; the engine is started again with it"
             );
@@ -837,8 +836,8 @@ impl EngineSupervisor {
 }
 
 impl Inner {
-    /// Tells the breaker that the primary engine did not start or, if it was `tested` while it ran,
-    /// did not pass its self-test.
+    /// Reports to the breaker that the primary engine did not start or, if it was `tested` while
+    /// running, failed its self-test.
     fn primary_failed(&self, error: &EngineError, tested: bool) {
         let now = Instant::now();
         let state = self.breaker().state();
@@ -848,7 +847,7 @@ impl Inner {
                 let sentence = error.sentence.clone();
                 self.breaker().ping_failed(error.reason(), sentence, now)
             }
-            // `record_exit` deals with an engine that died in its self-test.
+            // `record_exit` counts an engine that died in its self-test.
             _ if tested && self.primary.last_exit().is_some() => return,
             _ => {
                 let sentence = if tested {

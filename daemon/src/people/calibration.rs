@@ -1,5 +1,5 @@
-//! What the gallery says of itself: remarks on its pictures, and the threshold it recommends. In
-//! words and numbers for page, API and command line; the sums are `kith_vision::calibration`'s.
+//! Calibration by the gallery: remarks on its pictures, and the recommended threshold. Words and
+//! numbers for page, API and command line; `kith_vision::calibration` has the mathematics.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -16,48 +16,48 @@ use crate::domain::PersonId;
 use crate::people::People;
 use crate::people::matcher::Snapshot;
 
-/// How far a recommendation must be from the threshold in use to be worth a change.
+/// Smallest difference from the threshold in use that is worth a recommendation.
 const WORTH: f32 = 0.01;
 
-/// What speaks about one enrolled picture, seen beside all others.
+/// Remark on one enrolled picture, compared with all others.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "remark")]
 pub enum PictureRemark {
-    /// So much like another picture of the same person that it adds nothing.
+    /// The picture is so similar to another of the same person that it adds nothing.
     Redundant {
-        /// That other picture.
+        /// Number of the other picture.
         like: i64,
-        /// How far apart they are.
+        /// Distance between the two.
         distance: f32,
     },
-    /// Far from all others of the same person.
+    /// The picture is far from all others of the same person.
     Outlier {
-        /// To the nearest of them.
+        /// Distance to the nearest of them.
         distance: f32,
     },
-    /// Nearer to somebody else than people should be.
+    /// The picture is nearer to another person than two people should be.
     LooksLike {
-        /// Who that is.
+        /// Number of the other person.
         person_id: PersonId,
-        /// Their name.
+        /// Name of the other person.
         name: String,
-        /// To their nearest picture.
+        /// Distance to their nearest picture.
         distance: f32,
     },
 }
 
-/// A point of the calibration's curves.
+/// A point of the calibration curves.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct CalibrationPoint {
-    /// Pairs nearer than this pass.
+    /// Threshold: pairs nearer than this pass.
     pub threshold: f32,
     /// Share of pairs of two people that pass (false match rate).
     pub fmr: f64,
-    /// Share of pairs of one person that do not (false non-match rate).
+    /// Share of pairs of one person that do not pass (false non-match rate).
     pub fnmr: f64,
 }
 
-/// What the own gallery says about the threshold.
+/// Calibration of the threshold by the gallery.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Calibration {
     /// People with an enrolled picture.
@@ -68,57 +68,58 @@ pub struct Calibration {
     pub genuine: usize,
     /// Pairs of pictures of two people.
     pub impostors: usize,
-    /// The threshold in use; where the lines follow the gallery, the one below which a face is
-    /// known.
+    /// Threshold in use. If the limits follow the gallery's size, the distance below which a face
+    /// is known.
     pub threshold: f32,
-    /// How many strangers may get a name, as chosen; `None`: the threshold is fixed, by the
-    /// operator or by the pack.
+    /// Chosen share of strangers who may get a name; `None` if the operator or the pack fixes the
+    /// threshold.
     #[schema(value_type = Option<String>)]
     pub caution: Option<Caution>,
     /// A face nearer than this to a person is known…
     pub known_below: f32,
-    /// …and one farther than this from everybody is unknown.
+    /// …and a face farther than this from everybody is unknown.
     pub unknown_above: f32,
-    /// The share of strangers that is expected to come out as known, 0 to 1; with `caution` only.
+    /// Expected share of strangers who are taken for a known person, 0 to 1; only with `caution`.
     pub strangers_known: Option<f64>,
-    /// The share of strangers that is expected to get a name, known or uncertain; with `caution`
-    /// only.
+    /// Expected share of strangers who get a name, known or uncertain; only with `caution`.
     pub strangers_named: Option<f64>,
-    /// False match and false non-match rate at it; `None`: too few pairs of either kind.
+    /// False match and false non-match rates at the threshold in use; `None` if there are too few
+    /// pairs.
     pub now: Option<CalibrationPoint>,
-    /// The threshold to use, with its rates; `None`: the gallery is too small to say.
+    /// Recommended threshold with its rates; `None` if the gallery is too small.
     pub recommended: Option<CalibrationPoint>,
-    /// Why that one, or why none, in a sentence.
+    /// Reason of the recommendation, or of its absence, as a sentence.
     pub reason: String,
     /// Upper edge of each bin of the two histograms.
     pub bins: Vec<f32>,
-    /// Share of the genuine pairs in each.
+    /// Share of the genuine pairs in each bin.
     pub genuine_share: Vec<f64>,
-    /// Share of the impostor pairs in each.
+    /// Share of the impostor pairs in each bin.
     pub impostor_share: Vec<f64>,
-    /// Rates over the threshold.
+    /// Rates by threshold.
     pub curve: Vec<CalibrationPoint>,
 }
 
-/// Results of comparing the whole gallery, kept for as long as the gallery is the same.
+/// Results of comparing the whole gallery, cached until the gallery changes.
 #[derive(Default)]
 pub struct Cache {
     remarks: Said<HashMap<PersonId, Vec<(i64, PictureRemark)>>>,
     calibration: Said<Option<Calibration>>,
 }
 
-/// Whole galleries are compared one at a time, whatever the number of callers.
+/// Permit to compare a whole gallery, so that many callers do not load every core.
 static COMPARING: Semaphore = Semaphore::const_new(1);
 
 impl People {
-    /// Two pictures of one person are nearer than this; `None` until the gallery is loaded.
+    /// Returns the distance below which two pictures are of one person; `None` until the gallery is
+    /// loaded.
     pub fn threshold(&self) -> Option<f32> {
         let matcher = self.matcher().ok()?;
         Some(matcher.matching().threshold)
     }
 
-    /// Remarks on the enrolled pictures of a person, by the picture's row; a picture without any is
-    /// left out. Empty until the gallery is loaded.
+    /// Returns the remarks on a person's enrolled pictures, by the picture's row; pictures without
+    /// a remark are left out. Empty until the gallery is loaded.
     pub async fn remarks(&self, person: PersonId) -> Vec<(i64, PictureRemark)> {
         let Ok(matcher) = self.matcher() else {
             return Vec::new();
@@ -139,7 +140,7 @@ impl People {
             .unwrap_or_default()
     }
 
-    /// Calibration of the gallery in memory; `None` until it is loaded.
+    /// Returns the calibration of the gallery; `None` until it is loaded.
     pub async fn calibration(&self) -> Option<Calibration> {
         let matcher = self.matcher().ok()?;
         // The semaphore is never closed.
@@ -157,8 +158,8 @@ impl People {
     }
 }
 
-/// What was worked out of the gallery in use, and of which: a gallery that was replaced is not held
-/// in memory by it. Whoever asks meanwhile waits, so that only one works it out.
+/// A value computed from the current gallery. It does not keep a replaced gallery in memory.
+/// Concurrent callers wait, so that it is computed once.
 #[derive(Default)]
 struct Said<T>(Mutex<(Weak<Snapshot>, T)>);
 
@@ -183,7 +184,7 @@ fn in_words(snapshot: &Snapshot, person: PersonId, threshold: f32) -> Vec<(i64, 
             distance,
         },
     };
-    // In a large gallery somebody is always as near as two pictures of one person may be.
+    // In a large gallery other people are often as near as two pictures of one person may be.
     let named_below = threshold.min(snapshot.lines().unknown_above);
     let said = remarks(snapshot.gallery(), person, threshold, named_below);
     said.into_iter()
@@ -191,7 +192,7 @@ fn in_words(snapshot: &Snapshot, person: PersonId, threshold: f32) -> Vec<(i64, 
         .collect()
 }
 
-/// What a gallery says about the threshold, or about the lines that follow its size.
+/// Calibrates the threshold by a gallery, or the limits that follow its size.
 pub fn calibrate(gallery: &Gallery, matching: &Matching, caution: Caution) -> Calibration {
     let follows = !matching.curve.is_empty();
     let lines = matching.lines(caution, gallery.len());
@@ -203,7 +204,7 @@ pub fn calibrate(gallery: &Gallery, matching: &Matching, caution: Caution) -> Ca
     let distances = Distances::of(gallery, matching.threshold);
     let enough = distances.suffice();
     let now = distances.rates(threshold);
-    // The curve is of far more people than a gallery has pairs for.
+    // The curve comes from far more people than a gallery has pairs for.
     let better = if follows {
         None
     } else {
@@ -242,8 +243,8 @@ pub fn calibrate(gallery: &Gallery, matching: &Matching, caution: Caution) -> Ca
     }
 }
 
-/// What holds where the lines follow the number enrolled, and whether this gallery's people are
-/// more alike than others.
+/// Explains limits that follow the gallery's size, and whether its people are more alike than
+/// others.
 fn follows_the_gallery(
     distances: &Distances,
     pictures: usize,
@@ -425,7 +426,7 @@ mod tests {
             "{}",
             calibration.reason
         );
-        // Whatever does as well is kept.
+        // Any threshold that does as well is kept.
         for present in [recommended.threshold, 0.3, 0.45] {
             let again = calibrate(&gallery, present);
             assert_eq!(again.recommended.unwrap().threshold, present);

@@ -1,5 +1,5 @@
-//! What is done to people once they are enrolled: renamed, put together, erased, saved and brought
-//! back. Each ends with the gallery in memory being what the database says.
+//! Changes to enrolled people: rename, merge, erase, backup and restore. After each, the gallery in
+//! memory equals the database.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -22,76 +22,75 @@ use crate::people::{GalleryNotLoaded, Matcher, People};
 use crate::status::health::{Condition, Health};
 use crate::store::{Amounts, Changed, Contents, LeftOut};
 
-/// What an image matched before the gallery was replaced may still take to be stored.
+/// Time for results that were matched against the old gallery to reach the database.
 const LAST_MATCHES: Duration = Duration::from_secs(1);
-/// When what was broken off is tried again.
+/// Delay before an interrupted erasure is continued.
 const AGAIN: Duration = Duration::from_secs(60);
-/// How often the gallery's backup is held against the gallery, and how often it is written at most.
+/// Interval of comparing the gallery with its backup.
 const LOOK: Duration = Duration::from_secs(10 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Imported people who are named because they resemble others.
+/// Most imported people who are reported as resembling others.
 const MOST_NAMED: usize = 20;
 
-/// Somebody was erased.
+/// Result of erasing a person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forgotten {
-    /// Files and folders of the state folder that were moved aside and that kithd does not look
-    /// into: they may hold them yet.
+    /// Quarantined files and folders in the state folder, which may still contain the person's
+    /// data.
     pub may_hold_them: Vec<String>,
-    /// Something of them is left in past results, a backup or the journal; it follows while the
-    /// daemon runs.
+    /// True if past results, a backup or the journal still contain something of the person; the
+    /// daemon erases it later.
     pub rest_follows: bool,
 }
 
-/// What a restore did.
+/// Result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Restored {
-    /// Of which board, when made, by which version.
+    /// Board, time and version that made the backup.
     pub origin: String,
-    /// What was here and was replaced.
+    /// Amounts that were replaced.
     pub replaced: Amounts,
-    /// What came from the backup.
+    /// Amounts that the backup brought.
     pub came: Amounts,
     /// Images of this board that stayed: unfinished ones, and those whose result is not delivered
     /// yet.
     pub kept: u64,
     /// People of the backup who were erased on this board and stay erased.
     pub erased: u64,
-    /// Images of the backup that stayed out: their number is that of an image that stayed.
+    /// Images of the backup that were left out because an image that stayed has their number.
     pub same_number: u64,
-    /// Rows of the backup that stayed out because they make no sense.
+    /// Rows of the backup that were left out as invalid.
     pub left_out: u64,
-    /// The first of these, each with its reason.
+    /// The first of these rows, each with the reason.
     pub left_out_rows: Vec<String>,
 }
 
-/// What an import of people did.
+/// Result of an import of people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Imported {
-    /// Of which board, when made, by which version.
+    /// Board, time and version that made the file.
     pub origin: String,
-    /// People who were not here.
+    /// People who were added.
     pub people: u64,
-    /// People who were here already: the same, or of the same name. They got the pictures they
-    /// lacked.
+    /// People who were here already, by identity or by name. They got the pictures they lacked.
     pub known: u64,
-    /// Pictures that were not here.
+    /// Pictures that were added.
     pub pictures: u64,
-    /// Counter-examples that were not here.
+    /// Counter-examples that were added.
     pub counter_examples: u64,
     /// People who were erased on this board and stay erased.
     pub erased: u64,
-    /// Rows of the file that stayed out.
+    /// Rows of the file that were left out.
     pub left_out: u64,
-    /// The first of these, each with its reason.
+    /// The first of these rows, each with the reason.
     pub left_out_rows: Vec<String>,
-    /// New people whose faces the gallery knows as a person who was here, a sentence each; at most
-    /// 20. Empty where no gallery is in memory.
+    /// Added people whose faces the gallery takes for a person who was here, one sentence each, at
+    /// most 20. Empty while no gallery is in memory.
     pub resembling: Vec<String>,
 }
 
 impl People {
-    /// Gives somebody another name; past results show it too.
+    /// Renames a person; past results show the new name.
     pub async fn rename(&self, id: PersonId, name: &str) -> anyhow::Result<Changed> {
         let name = match names::given_to_person(name) {
             Ok(name) => name,
@@ -103,7 +102,7 @@ impl People {
         Ok(changed)
     }
 
-    /// Makes two people one, under the name of `into`.
+    /// Merges two people under the name of `into`.
     pub async fn merge(&self, id: PersonId, into: PersonId) -> anyhow::Result<Changed> {
         let _turn = self.turn.lock().await;
         let changed = self.store.merge_people(id, into).await?;
@@ -115,7 +114,7 @@ impl People {
         Ok(changed)
     }
 
-    /// Takes an enrolled picture out of the gallery and erases it; the last one may go.
+    /// Takes an enrolled picture out of the gallery and erases it, even the person's last one.
     pub async fn delete_picture(&self, person: PersonId, picture: i64) -> anyhow::Result<Changed> {
         let _turn = self.turn.lock().await;
         if !self.store.delete_person_picture(person, picture).await? {
@@ -132,23 +131,22 @@ impl People {
         Ok(Changed::Done(()))
     }
 
-    /// Erases the person of a name: embeddings, pictures, crops, thumbnails, kept bytes, messages
-    /// not sent yet, their name in past results, and what backups on this board hold of them.
-    /// `None`: there is nobody of that name.
+    /// Erases a person by name: embeddings, pictures, crops, thumbnails, kept bytes, unsent
+    /// messages, the name in past results, and the person's data in backups on this board. `None`
+    /// if no person has that name.
     pub async fn forget(&self, name: &str) -> anyhow::Result<Option<Forgotten>> {
         let _turn = self.turn.lock().await;
         let person = self.store.person_named(name.into()).await?;
         self.erase(person).await
     }
 
-    /// The same by number.
+    /// Erases a person by number.
     pub async fn forget_person(&self, id: PersonId) -> anyhow::Result<Option<Forgotten>> {
         let _turn = self.turn.lock().await;
         self.erase(Some(id)).await
     }
 
-    /// Counter-examples were erased with the image they were made of: gallery and backup are not to
-    /// have them either.
+    /// Removes counter-examples from gallery and backup after their image was erased.
     pub async fn forget_counter_examples(&self) -> anyhow::Result<()> {
         let _turn = self.turn.lock().await;
         self.refresh().await?;
@@ -160,16 +158,18 @@ impl People {
             Some(person) => self.store.erase_person(person).await?,
             None => false,
         };
-        // Asked again, it does what was broken off.
+        // A repeated call continues an interrupted erasure.
         self.refresh().await?;
         self.await_last_matches().await;
         let rest = self.finish_forgetting().await;
-        // Counter-examples that were faces of theirs are gone since.
+        // The erasure deleted counter-examples that were faces of this person.
         self.refresh().await?;
         let rest_follows = match rest {
-            // They are out of the gallery for good; the rest is done again until it is done.
+            // The person is out of the gallery for good; the rest is retried until it succeeds.
             Err(error) if found => {
-                tracing::warn!("somebody was erased, the rest of them follows: {error:#}");
+                tracing::warn!(
+                    "a person is erased, but traces remain; kithd tries again: {error:#}"
+                );
                 true
             }
             rest => rest.map(|()| false)?,
@@ -180,7 +180,7 @@ impl People {
         }))
     }
 
-    /// Does to its end, now and then, what a full disk or the end of the daemon broke off.
+    /// Continues erasures that a full disk or a restart interrupted.
     pub async fn keep_forgetting(
         self,
         health: Health,
@@ -201,9 +201,8 @@ impl People {
                     );
                 }
                 Err(error) => {
-                    let text = format!(
-                        "somebody who was erased is still in past results: {error:#}; tried again"
-                    );
+                    let text =
+                        format!("traces of an erased person remain: {error:#}; kithd tries again");
                     if health.set("erasure", Condition::Degraded, text.as_str()) {
                         tracing::error!("{text}");
                     }
@@ -234,8 +233,7 @@ impl People {
         Ok(self.store.erased(people).await?)
     }
 
-    /// What is erased is not in the copies of the database either that were made before it was
-    /// brought to a newer schema.
+    /// Deletes the copies of the database from before a migration: they hold erased data.
     pub fn delete_copies_before(&self) -> anyhow::Result<()> {
         for copy in self.store.copies_before() {
             std::fs::remove_file(&copy).with_context(|| {
@@ -248,7 +246,7 @@ impl People {
         Ok(())
     }
 
-    /// Who is erased is not in the board's own backup either, whatever becomes of the others.
+    /// Writes the board's own backup anew, or deletes it: it must not hold erased data.
     async fn renew_backup(&self) -> anyhow::Result<()> {
         let Err(error) = keep_gallery(&self.store, &self.state_dir, &self.device).await else {
             return Ok(());
@@ -260,7 +258,7 @@ impl People {
         }
     }
 
-    /// What lies in the state folder, moved aside, that nobody here looks into.
+    /// Returns the quarantined files in the state folder, which are never read again.
     fn moved_aside(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.state_dir)
             .into_iter()
@@ -279,14 +277,14 @@ impl People {
         }
     }
 
-    /// Waits for results that were matched before the change and are on their way to the database.
+    /// Waits for results that were matched before the change to reach the database.
     async fn await_last_matches(&self) {
         if self.matcher().is_ok() {
             tokio::time::sleep(LAST_MATCHES).await;
         }
     }
 
-    /// Makes a backup of everything, to be written wherever the caller wants it.
+    /// Makes a backup of everything, for the caller to write.
     pub async fn backup(&self) -> Result<Backup, BackupError> {
         Backup::make(
             &self.store,
@@ -298,7 +296,7 @@ impl People {
         .await
     }
 
-    /// Makes a backup of people, or of one, to be imported on another board.
+    /// Makes a backup of all people or of one, for import on another board.
     pub async fn export(&self, person: Option<PersonId>) -> Result<Backup, BackupError> {
         Backup::make(
             &self.store,
@@ -310,8 +308,8 @@ impl People {
         .await
     }
 
-    /// Puts a backup in the place of what is here, but for who was erased here. Images that are not
-    /// finished stay.
+    /// Replaces the board's data by a backup. People erased on this board stay erased, and
+    /// unfinished images stay.
     pub async fn restore<E: std::fmt::Display>(
         &self,
         bytes: Option<u64>,
@@ -324,8 +322,7 @@ impl People {
         }
         let _turn = self.turn.lock().await;
         let erased = self.store.apply_tombstones(received.clean()).await?;
-        // Until the gallery in memory is the new one, nothing may be compared with the old one and
-        // stored.
+        // No result matched against the old gallery may be stored until the new one is in memory.
         let held = self.store.hold_claims();
         let replaced = self.store.replace_by(received.clean(), contents).await?;
         self.restores.send_modify(|restores| *restores += 1);
@@ -337,8 +334,7 @@ impl People {
                 "a picture of an image that was replaced cannot be deleted from the spool yet: {error}"
             );
         }
-        // What a copy from before the last migration holds is not what this board is to hold any
-        // more.
+        // The gallery's backup must not keep people who were replaced.
         self.renew_backup().await?;
         tracing::info!("a backup {origin} was restored");
         let LeftOut { named, rows } = received.left_out;
@@ -354,7 +350,7 @@ impl People {
         })
     }
 
-    /// Adds the people of a backup to those who are here, but for who was erased here.
+    /// Adds the people of a backup, except those who were erased on this board.
     pub async fn import<E: std::fmt::Display>(
         &self,
         bytes: Option<u64>,
@@ -377,8 +373,7 @@ impl People {
             }
             None => Vec::new(),
         };
-        // What a copy from before the last migration holds is not what this board is to hold any
-        // more.
+        // The gallery's backup must have the added people.
         self.renew_backup().await?;
         let origin = received.origin.text;
         tracing::info!("people of a backup {origin} were imported");
@@ -396,7 +391,7 @@ impl People {
         })
     }
 
-    /// Keeps the gallery's own backup: written at most once a day, and only when something changed.
+    /// Keeps the gallery's own backup up to date: at most one write a day, and only after a change.
     pub async fn keep_backup(self, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
         const PART: &str = "gallery backup";
         let mut written: Option<Instant> = None;
@@ -428,8 +423,8 @@ impl People {
     }
 }
 
-/// Compares the people who were not in the gallery before with all others. A pair that the gallery
-/// takes for one person is named once.
+/// Compares newly added people with all others. Reports each pair once that the gallery takes for
+/// one person.
 fn newly_mistaken(matcher: &Matcher, before: &Snapshot) -> Result<Vec<String>, VisionError> {
     let there: HashSet<PersonId> = before
         .gallery()

@@ -1,8 +1,8 @@
-//! Enrolment: one picture of one person into the gallery, or a reason why not.
+//! Enrolment: takes one picture of one person into the gallery, or gives the reason why not.
 //!
 //! The picture is kept in the database, so that another model pack can embed it again. Its face is
-//! held against everybody enrolled first: it must not be somebody else's, unless the operator says
-//! so.
+//! compared with all enrolled people first: a face of another person is refused, unless the
+//! operator insists.
 
 use anyhow::{anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -18,54 +18,54 @@ use crate::people::{Matcher, People};
 use crate::queue::Failure;
 use crate::store::{EnrolledPicture, Store};
 
-/// How long an enrolment waits for an engine that is being started.
+/// Longest wait of an enrolment for an engine that is starting.
 const ENGINE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Several faces: the largest is taken if it alone is in the middle, or is this much larger than
-/// the next.
+/// Ratio by which the largest of several faces must exceed the next to be taken, unless it alone is
+/// in the middle.
 const DOMINANT: f32 = 2.0;
 
-/// A face below this quality, or this width in pixels, is a weak reference: of 343 labelled
-/// pictures 7 in 100 are.
+/// A face below this quality, or below this width in pixels, is a weak reference: 7 % of 343
+/// labelled pictures.
 const WEAK_QUALITY: f32 = 0.85;
 const WEAK_WIDTH: f32 = 64.0;
 
-/// How the operator says that a face is to be enrolled as a person whom it contradicts.
+/// Advice to repeat the enrolment of a face that the gallery contradicts.
 pub(super) const ANYWAY: &str =
     "or, if you are sure, send it again with anyway (--anyway, anyway=true, \"anyway\": true)";
 
-/// What became of one picture, as the closing table shows it.
+/// Result of enrolling one picture, as the closing table shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Report {
     /// File name.
     pub image_name: String,
-    /// Who it was for.
+    /// Name of the person to enrol.
     pub person: String,
-    /// Their number, if they are enrolled.
+    /// Number of the person, if enrolled.
     pub person_id: Option<PersonId>,
-    /// Taken, there already, or rejected.
+    /// Enrolled, already there, or rejected.
     pub enrolment: Enrolment,
-    /// Reason or remark.
+    /// Reason of a rejection, or a remark.
     pub remark: Option<String>,
-    /// Who else the face resembles.
+    /// Another person that the face resembles.
     pub resembles: Option<NamedCandidate>,
 }
 
-/// Taken or not.
+/// Outcome of an enrolment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Enrolment {
-    /// In the gallery now.
+    /// The picture is in the gallery.
     Enrolled,
     /// The same bytes were enrolled before.
     AlreadyThere,
-    /// Not taken; the remark says why.
+    /// The picture was refused; the remark says why.
     Rejected,
 }
 
 impl People {
-    /// Enrols the face of a picture; `anyway`: even where the gallery contradicts. `Err` is ours to
-    /// mend (disk, engine), a rejected picture is a report.
+    /// Enrols the face of a picture; with `anyway`, even if the gallery contradicts. Returns `Err`
+    /// if disk or engine fail; a rejected picture is a report.
     pub async fn enroll(
         &self,
         person: &str,
@@ -94,7 +94,7 @@ impl People {
         let _turn = self.turn.lock().await;
         let started = tokio::time::timeout(ENGINE_WAIT, self.engines.started()).await;
         let started = started.unwrap_or_else(|_| Err("the engine is still being started".into()));
-        started.map_err(|why| anyhow!("nobody can be enrolled now: {why}"))?;
+        started.map_err(|why| anyhow!("the picture cannot be enrolled now: {why}"))?;
         let picture = Picture {
             bytes: bytes.clone().into(),
             path: None,
@@ -175,7 +175,7 @@ impl People {
                 });
             }
         };
-        // One that was there already may have been said not to be them.
+        // The picture may have been a counter-example of this person until now.
         refresh(&self.store, &matcher).await?;
         report.enrolment = if enrolled.added {
             Enrolment::Enrolled
@@ -194,26 +194,26 @@ impl People {
     }
 }
 
-/// One face of a picture, and what the gallery says of it.
+/// A face of a picture, with its resemblance to enrolled people.
 struct Beside {
     face: FoundFace,
     resemblance: Resemblance,
 }
 
-/// The face to enrol, with a remark when there was a choice.
+/// The face to enrol, with a remark if there was a choice.
 struct Chosen {
     face: Beside,
     remark: Option<String>,
 }
 
-/// Why no face of a picture can be enrolled, and who it is instead.
+/// Reason why no face of a picture can be enrolled, with the person it is instead.
 struct Refused {
     why: String,
     resembles: Option<NamedCandidate>,
 }
 
-/// Takes the store's gallery into memory, one at a time: an older reading must not replace a newer
-/// one. Damaged rows are set aside, to be made anew by `start`.
+/// Loads the gallery into memory, one call at a time, so that an older state does not replace a
+/// newer one. Damaged rows are set aside; `keep_gallery` embeds them again.
 pub async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<()> {
     let _turn = matcher.turn().await;
     let pictures = store.gallery(matcher.space().into()).await?;
@@ -246,8 +246,8 @@ pub async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<()> {
         .await?)
 }
 
-/// Of several faces the one that resembles the person's pictures; else, of those that are nobody
-/// else's, the one that stands out.
+/// Chooses among several faces: the one like the person's pictures, else the one that stands out
+/// among those of no other person.
 fn choose(
     mut faces: Vec<Beside>,
     (width, height): (u32, u32),
@@ -340,7 +340,7 @@ fn choose(
     })
 }
 
-/// What is said of a face by which its person may be missed.
+/// Returns a remark on a face so weak that its person may be missed.
 fn weakness(quality: f32, [left, _, right, _]: [f32; 4]) -> Option<String> {
     let width = right - left;
     if width < WEAK_WIDTH {
@@ -355,7 +355,7 @@ fn weakness(quality: f32, [left, _, right, _]: [f32; 4]) -> Option<String> {
     })
 }
 
-/// Whether a face lies over the middle of the picture, where a portrait has its subject.
+/// Returns true if a face covers the middle of the picture, as in a portrait.
 fn over_centre(face: &FoundFace, width: f32, height: f32) -> bool {
     let [left, top, right, bottom] = face.bounds;
     (left..right).contains(&(width / 2.0)) && (top..bottom).contains(&(height / 2.0))
@@ -404,8 +404,8 @@ mod tests {
         }
     }
 
-    /// Faces of one picture, each with its embedding; Biden (1) is enrolled, and Obama (2) where it
-    /// says so.
+    /// Faces of one picture, each with its embedding. Biden (1) is enrolled, and with `obama` also
+    /// Obama (2).
     fn beside(obama: bool, faces: &[([f32; 4], [f32; 2])]) -> Vec<Beside> {
         let pack = kith_vision::Pack::load(
             &Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn"),

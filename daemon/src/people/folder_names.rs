@@ -1,12 +1,12 @@
-//! Who the files of a folder of known people belong to, by the names of files and folders.
+//! Names of people from the files and folders of a folder of known people.
 //!
-//! Not for what is left out of such a folder: that is `left_out`'s.
+//! `files::left_out` decides which files of such a folder are left out.
 
 use std::path::Path;
 
 use crate::names;
 
-/// What cameras, phones and programs call pictures, before a number or a date.
+/// Words with which cameras, phones and programs begin file names, before a number or a date.
 const CAMERA_WORDS: [&str; 60] = [
     "img",
     "image",
@@ -69,13 +69,13 @@ const CAMERA_WORDS: [&str; 60] = [
     "unknown",
     "copy",
 ];
-/// How file managers name a second copy.
+/// Suffixes that file managers give a second copy.
 const COPIES: [&str; 6] = [
     " - copy", " - kopie", " copy", " kopie", " - copia", " - copie",
 ];
 
-/// Who a file of a folder of known people belongs to: its sub-folder, else its name without `_1`.
-/// `None`: it is named by a camera, or has no name at all.
+/// Returns the person a file belongs to: the name of its sub-folder, else its own name without
+/// `_1`. `None` if a camera named it, or it has no name at all.
 pub fn person_of(folder: &Path, file: &Path) -> Option<String> {
     let below = file.strip_prefix(folder).ok()?;
     let name = match below.parent()?.components().next() {
@@ -99,7 +99,7 @@ pub fn person_of(folder: &Path, file: &Path) -> Option<String> {
     (!by_camera(&name)).then_some(name)
 }
 
-/// "Anna (2)" and "Anna - Copy" are Anna.
+/// Strips copy suffixes: "Anna (2)" and "Anna - Copy" are Anna.
 fn without_copy(name: &str) -> String {
     let mut name = name;
     loop {
@@ -127,14 +127,15 @@ fn without_copy(name: &str) -> String {
     }
 }
 
-/// Whether nobody is called so: "IMG_20240101", "20240101_123456", "P1010001", "100APPLE", "_".
+/// Returns true for names by cameras: "IMG_20240101", "20240101_123456", "P1010001", "100APPLE",
+/// "_".
 fn by_camera(name: &str) -> bool {
     let name = names::fold(name);
     let mut rest = name.as_str();
     if !rest.contains(char::is_alphabetic) {
         return true;
     }
-    // Folders as cameras name them (DCF): three digits and five letters.
+    // Folder names of cameras (DCF): three digits and five letters.
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     if digits == 3
         && rest.len() == 8
@@ -159,7 +160,7 @@ fn by_camera(name: &str) -> bool {
     let long_number =
         |text: &str| text.len() >= 4 && text.bytes().take(4).all(|byte| byte.is_ascii_digit());
     let number = rest.starts_with(|c: char| c.is_ascii_digit());
-    // One letter before the number: "IMG_E1234", "P1010001".
+    // A letter before the number: "IMG_E1234", "P1010001".
     let letter = rest.starts_with(|c: char| c.is_ascii_alphabetic())
         && rest.get(1..).is_some_and(long_number);
     (words > 0 && (rest.is_empty() || number)) || letter

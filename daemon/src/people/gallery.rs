@@ -1,4 +1,5 @@
-//! The gallery in memory: read at start, embedded again after a change of model pack, kept complete.
+//! The gallery in memory: loaded at start, embedded again after a change of model pack, kept
+//! complete.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,16 +19,16 @@ use crate::store::{Store, Unembedded};
 
 /// Longest wait for an engine that embeds a picture.
 const RETRY: Duration = Duration::from_secs(30);
-/// Before a gallery that needs an engine is looked at again.
+/// Delay before a gallery that needs an engine is checked again.
 const GALLERY_RETRY: Duration = Duration::from_secs(2);
 
-/// Before an enrolled picture is left out of the gallery.
+/// Attempts before an enrolled picture is left out of the gallery.
 const TRIES: usize = 3;
-/// Pictures left out that are named; the others are counted.
+/// Most left-out pictures that are named; the others are counted.
 const NAMED: usize = 5;
 
 impl People {
-    /// Takes the gallery into memory and keeps it complete until the stop.
+    /// Loads the gallery into memory and keeps it complete until stopped.
     pub async fn keep_gallery(
         self,
         judging: Judging,
@@ -41,7 +42,7 @@ impl People {
         Ok(())
     }
 
-    /// Reads the gallery once, for a command that runs no daemon.
+    /// Loads the gallery once, for a command without a daemon.
     pub async fn load(&self, judging: Judging) -> anyhow::Result<()> {
         let matcher = Matcher::new(&*self.engines.loaded().await, judging);
         let space = matcher.space();
@@ -54,18 +55,18 @@ impl People {
     async fn load_and_keep(&self, judging: Judging, health: &Health) {
         let matcher = Arc::new(Matcher::new(&*self.engines.loaded().await, judging));
         let mut left_out = fill(&matcher, &self.engines, &self.store, health).await;
-        // A backup may be restored between this reading of the gallery and the next one.
+        // No backup may be restored between this load of the gallery and the next.
         let held = self.store.hold_claims();
         self.matcher.send_replace(Some(Arc::clone(&matcher)));
-        // A person erased during the first reading was not taken out of the gallery.
+        // A person erased during the first load would still be in the gallery.
         if let Err(error) = refresh(&self.store, &matcher).await {
             tracing::error!("the gallery could not be read once more: {error:#}");
         }
         drop(held);
         loop {
             matcher.replaced().await;
-            // A later reading may have set a row aside, and a picture that was left out may be
-            // enrolled again or be gone.
+            // Damaged rows may have been set aside since, and left-out pictures enrolled again or
+            // deleted.
             let without = self.store.unembedded(matcher.space().into()).await;
             if without.is_ok_and(|without| without != left_out) {
                 left_out = fill(&matcher, &self.engines, &self.store, health).await;
@@ -74,8 +75,8 @@ impl People {
     }
 }
 
-/// Takes the gallery of the pack's embedding space into memory; tried until all of it that can be
-/// had is there. Answers the pictures that cannot.
+/// Loads the gallery of the pack's embedding space into memory, retrying until it is as complete as
+/// possible. Returns the pictures that cannot be embedded.
 async fn fill(
     matcher: &Matcher,
     engines: &Engines,
@@ -84,7 +85,7 @@ async fn fill(
 ) -> Vec<Unembedded> {
     loop {
         let loaded = async {
-            // What is damaged is set aside first, to be made anew with the rest.
+            // Sets damaged rows aside first, so that they are embedded again with the rest.
             refresh(store, matcher).await?;
             let again = embed_again(engines, store, matcher.space(), health).await?;
             let examples = embed_counter_examples(engines, store, matcher.space()).await?;
@@ -116,18 +117,18 @@ async fn fill(
     }
 }
 
-/// What became of pictures that had no embedding in the pack's space.
+/// Outcome for pictures without an embedding in the pack's embedding space.
 #[derive(Default)]
 struct EmbeddedAgain {
     made: usize,
-    /// Those that cannot be embedded, each with a sentence, by number.
+    /// Pictures that cannot be embedded, each with the reason, by number.
     left_out: Vec<(Unembedded, String)>,
 }
 
 impl EmbeddedAgain {
     fn show(&self, health: &Health) {
         if self.left_out.is_empty() {
-            // Those who were named may be erased by now.
+            // People named in the message may have been erased by now.
             health.forget_trouble("gallery");
             match self.made {
                 0 => health.set("gallery", Condition::Ok, "complete"),
@@ -149,15 +150,15 @@ impl EmbeddedAgain {
             named.push(format!("and {} more", self.left_out.len() - NAMED));
         }
         let text = format!(
-            "Enrolled pictures left out: {}. Everybody is known by their other pictures; take these out and enrol others",
+            "Enrolled pictures left out: {}. Their people are recognised by their other pictures; delete these and enrol others",
             named.join("; ")
         );
         health.set("gallery", Condition::Degraded, text);
     }
 }
 
-/// Embeds every kept enrolment picture that has no embedding in the space, after a change of
-/// recogniser or because it was damaged, then adds them all at once.
+/// Embeds every enrolled picture that has no embedding in this space, because of a new recogniser
+/// or damage, and adds all of them at once.
 async fn embed_again(
     engines: &Engines,
     store: &Store,
@@ -199,7 +200,7 @@ async fn embed_again(
     Ok(again)
 }
 
-/// The same for faces somebody said are not who they were taken for; answers how many.
+/// Embeds counter-examples likewise; returns how many.
 async fn embed_counter_examples(
     engines: &Engines,
     store: &Store,
@@ -226,7 +227,8 @@ async fn embed_counter_examples(
     Ok(made)
 }
 
-/// The outer error is the engine's, and worth another try; the inner one is the picture's.
+/// Embeds one picture. The outer error is the engine's and worth a retry, the inner one the
+/// picture's.
 async fn embed_picture(
     engines: &Engines,
     store: &Store,
@@ -238,16 +240,16 @@ async fn embed_picture(
     }
 }
 
-/// A kept crop of a face in the space of the engine's pack; the errors are as of [`embed_picture`].
+/// Embeds a kept crop of a face; errors are those of [`embed_picture`].
 pub async fn embed_crop(
     engines: &Engines,
     crop: Vec<u8>,
 ) -> anyhow::Result<Result<Vec<f32>, String>> {
-    // It is the face from edge to edge, whatever its size.
+    // The face fills the crop, whatever its size.
     embed(engines, crop, [0.0, 0.0, f32::MAX, f32::MAX]).await
 }
 
-/// The face of a picture that is nearest to where one was found before.
+/// Embeds the face nearest to the box in which one was found before.
 async fn embed(
     engines: &Engines,
     bytes: Vec<u8>,
@@ -273,13 +275,13 @@ async fn embed(
             }
             Err(failure) => failure.verdict(),
         };
-        // An engine may die of something else than the picture; but one picture that always kills
-        // it must not keep the gallery from everybody.
+        // An engine may die for other reasons than this picture. But a picture that kills it every
+        // time must not block the gallery for everybody.
         if tries == TRIES || failure.again == Again::Final {
             return Ok(Err(failure.sentence));
         }
     };
-    // The face that was enrolled, wherever another detector draws its box.
+    // Finds the enrolled face again, even if another detector draws its box differently.
     let overlap = |found: [f32; 4]| {
         let side = |low: usize, high: usize| {
             (found[high].min(bounds[high]) - found[low].max(bounds[low])).max(0.0)

@@ -1,6 +1,8 @@
-//! Says who a face is: the gallery in memory, and what the pack's thresholds make of a distance.
+//! Identifies faces: the gallery in memory, and the judgement of distances by the pack's
+//! thresholds.
 //!
-//! The gallery is a snapshot swapped whole; a picture in flight keeps the one it began with.
+//! The gallery is an immutable snapshot that is replaced as a whole. A picture in flight keeps the
+//! snapshot it began with.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,18 +15,18 @@ use crate::domain::{IdentifiedFace, NamedCandidate, Outcome, PersonId};
 use crate::engine_process::FoundFace;
 use crate::store::{CounterExample, GalleryRow};
 
-/// How many of the nearest people are kept with a face.
+/// Number of nearest people that are stored with a face.
 const CANDIDATES: usize = 3;
-/// What is said of a face that would have the name of a nearer one.
+/// Objection to a face whose person is nearer in another face of the same picture.
 const TAKEN: &str =
-    "The same person is nearer in another face of this picture, and nobody is in a picture twice.";
+    "Another face of this picture is nearer to this person, who can be in it only once.";
 
 /// The gallery of the active embedding space.
 pub struct Matcher {
     matching: Matching,
     caution: Caution,
     known_from: f32,
-    /// One person may be in a picture more than once.
+    /// True if one person may be in a picture more than once.
     mirrors: bool,
     dimension: usize,
     space: String,
@@ -33,7 +35,7 @@ pub struct Matcher {
     replaced: Notify,
 }
 
-/// Rows of the database that are damaged.
+/// Damaged rows of the database.
 #[derive(Debug, Default)]
 pub struct LeftOut {
     /// Enrolled pictures, each with its person.
@@ -42,12 +44,12 @@ pub struct LeftOut {
     pub counter_examples: Vec<i64>,
 }
 
-/// Gallery and names as they were at one moment.
+/// Gallery and names at one moment.
 pub struct Snapshot {
     gallery: Gallery,
-    /// What is known, uncertain and unknown in a gallery of this size.
+    /// Limits of known, uncertain and unknown in a gallery of this size.
     lines: Lines,
-    /// Faces that were taken for these people and are not them.
+    /// Counter-examples: faces that were taken for these people and are not them.
     not_them: Gallery,
     names: HashMap<PersonId, String>,
     /// File name of each enrolled picture, by its row.
@@ -55,7 +57,7 @@ pub struct Snapshot {
 }
 
 impl Matcher {
-    /// An empty gallery for a pack, judged as the operator chose.
+    /// Makes an empty gallery for a pack, with the operator's settings for judging.
     pub fn new(pack: &Pack, judging: Judging) -> Self {
         let Judging {
             caution, mirrors, ..
@@ -81,38 +83,38 @@ impl Matcher {
         }
     }
 
-    /// The embedding space whose embeddings are compared.
+    /// Returns the embedding space of the gallery.
     pub fn space(&self) -> &str {
         &self.space
     }
 
-    /// Held from reading the gallery to replacing it.
+    /// Locks the gallery, from reading it to replacing it.
     pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
 
-    /// What is said of distances, whatever the gallery's size.
+    /// Returns the metric and thresholds, which do not depend on the gallery's size.
     pub fn matching(&self) -> &Matching {
         &self.matching
     }
 
-    /// How many strangers may be taken for people who are enrolled.
+    /// Returns how many strangers may be taken for people who are enrolled.
     pub fn caution(&self) -> Caution {
         self.caution
     }
 
-    /// Below this quality nobody is known.
+    /// Returns the lowest quality of a known face.
     pub fn known_from(&self) -> f32 {
         self.known_from
     }
 
-    /// Numbers in an embedding.
+    /// Returns the number of values in an embedding.
     pub fn dimension(&self) -> usize {
         self.dimension
     }
 
-    /// Replaces the gallery; rows of another space must not be among them. Those that are of no use
-    /// are left out: one bad row must not keep everybody else from being known.
+    /// Replaces the gallery by rows of its embedding space. Damaged rows are left out, so that one
+    /// bad row does not disable everybody else.
     pub fn replace(&self, rows: Vec<GalleryRow>, counter_examples: Vec<CounterExample>) -> LeftOut {
         let mut gallery = Gallery::of(&self.matching, self.dimension);
         let mut not_them = Gallery::new(self.matching.metric, self.dimension);
@@ -153,17 +155,17 @@ impl Matcher {
         left_out
     }
 
-    /// Waits until the gallery was replaced since the last time.
+    /// Waits until the gallery has been replaced since the last call.
     pub async fn replaced(&self) {
         self.replaced.notified().await;
     }
 
-    /// The gallery as it is now.
+    /// Returns the current gallery.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What a face is, as the gallery is now, in a picture where these people are already.
+    /// Judges a face by the current gallery, in a picture in which `there` are present already.
     pub fn judge(
         &self,
         embedding: &[f32],
@@ -184,11 +186,11 @@ impl Matcher {
         Ok(judgement)
     }
 
-    /// Gives every face its outcome; best first: known before uncertain before unknown, then the
-    /// nearer.
+    /// Judges all faces of a picture; the best come first: known, uncertain, unknown, then by
+    /// distance.
     pub fn identify(&self, found: Vec<FoundFace>) -> Result<Vec<IdentifiedFace>, VisionError> {
         let snapshot = self.snapshot();
-        // A face can lose no more people than there are other faces.
+        // Every other face may take away one of a face's candidates.
         let top = CANDIDATES
             + if self.mirrors {
                 0
@@ -214,8 +216,8 @@ impl Matcher {
         Ok(faces)
     }
 
-    /// Of several faces taken for one person the best keeps the name: known before uncertain, then
-    /// the nearest, then the first. The others are judged by the people who are left.
+    /// Gives each person to the best of their faces: known before uncertain, then the nearest, then
+    /// the first. The others are judged again without that person.
     fn give_each_person_once(
         &self,
         snapshot: &Snapshot,
@@ -256,8 +258,8 @@ impl Matcher {
         }
     }
 
-    /// What a face is where these people are in the picture already. One that is as good as known
-    /// as one of them, and nobody else, stays uncertain: it is no stranger.
+    /// Judges a face without the people who are in the picture already. A face that would be known
+    /// as one of them, and as no other, stays uncertain: it is no stranger.
     fn judge_without(
         &self,
         snapshot: &Snapshot,
@@ -291,7 +293,7 @@ impl Matcher {
     }
 
     fn described(&self, face: FoundFace, judgement: Judgement) -> IdentifiedFace {
-        // An engine elsewhere may have limits of its own, or none.
+        // A remote engine may have other limits, or none.
         let too_poor = || {
             (face.quality < self.known_from).then(|| {
                 format!(
@@ -321,7 +323,7 @@ impl Matcher {
         }
     }
 
-    /// What a face is, by the nearest people.
+    /// Judges a face by its nearest people.
     fn judge_by(&self, snapshot: &Snapshot, nearest: &[Candidate], quality: f32) -> Judgement {
         let verdict = snapshot.lines.judge(nearest);
         let matched = nearest
@@ -329,7 +331,7 @@ impl Matcher {
             .find(|candidate| Some(candidate.person) == verdict.person);
         Judgement {
             outcome: match verdict.outcome {
-                // A blur or a pattern taken for a face is near to somebody all too often.
+                // A blur or a pattern that was detected as a face is often near to some person.
                 kith_vision::Outcome::Known if quality < self.known_from => Outcome::Uncertain,
                 kith_vision::Outcome::Known => Outcome::Known,
                 kith_vision::Outcome::Uncertain => Outcome::Uncertain,
@@ -349,8 +351,8 @@ impl Matcher {
         }
     }
 
-    /// The nearest people, without those of whom somebody said that a face at least as near as
-    /// their own pictures is not them.
+    /// Returns the nearest people. Leaves out a person with a counter-example at least as near to
+    /// the face as the person's own pictures.
     pub fn nearest(
         &self,
         snapshot: &Snapshot,
@@ -370,47 +372,47 @@ impl Matcher {
     }
 }
 
-/// What a face is taken for.
+/// Judgement of a face.
 #[derive(Debug, Clone)]
 pub struct Judgement {
     /// Known, uncertain or unknown.
     pub outcome: Outcome,
-    /// Who it is (known) or may be (uncertain).
+    /// The person it is (known) or may be (uncertain).
     pub person: Option<NamedCandidate>,
-    /// Distance to the nearest enrolled picture of anybody.
+    /// Distance to the nearest enrolled picture of any person.
     pub distance: Option<f32>,
-    /// How much farther the next person is.
+    /// Additional distance to the next person.
     pub margin: Option<f32>,
     /// The nearest people, nearest first.
     pub candidates: Vec<NamedCandidate>,
     /// File name of the nearest enrolled picture of `person`.
     pub enrolled_image: Option<String>,
-    /// It would be somebody who is in another face of the picture.
+    /// True if the face lost its person to another face of the picture.
     pub taken: bool,
 }
 
 impl Snapshot {
-    /// Every enrolled picture.
+    /// Returns every enrolled picture.
     pub fn gallery(&self) -> &Gallery {
         &self.gallery
     }
 
-    /// Where known, uncertain and unknown begin with so many pictures.
+    /// Returns the limits of known, uncertain and unknown for this number of pictures.
     pub fn lines(&self) -> Lines {
         self.lines
     }
 
-    /// What somebody is called.
+    /// Returns a person's name.
     pub fn name(&self, person: PersonId) -> Option<&str> {
         self.names.get(&person).map(String::as_str)
     }
 
-    /// What an enrolled picture is called.
+    /// Returns the file name of an enrolled picture.
     pub fn image_name(&self, picture: i64) -> Option<&str> {
         self.images.get(&picture).map(String::as_str)
     }
 
-    /// One of the nearest people with their name.
+    /// Adds the name to a candidate.
     pub fn named(&self, candidate: &Candidate) -> NamedCandidate {
         NamedCandidate {
             person_id: candidate.person,
@@ -420,7 +422,7 @@ impl Snapshot {
     }
 }
 
-/// Known before uncertain before unknown, then the nearer.
+/// Orders known before uncertain before unknown, then by distance.
 fn by_rank(a: (Outcome, Option<f32>), b: (Outcome, Option<f32>)) -> std::cmp::Ordering {
     let far = |distance: Option<f32>| distance.unwrap_or(f32::INFINITY);
     (a.0 as u8)
@@ -516,13 +518,13 @@ mod tests {
         matcher
     }
 
-    /// On a line, so that distances are differences.
+    /// Embeddings on a line, so that distances are differences.
     fn at(place: f32) -> Vec<f32> {
         [vec![place], vec![1.0; 127]].concat()
     }
 
-    /// Outcome, name and distance of each face at a place, best first; and whether it says that
-    /// somebody else has its name.
+    /// Outcome, name and distance of each face at a place, best first; and whether its objection
+    /// says that another face has the name.
     fn named(matcher: &Matcher, places: &[(f32, f32)]) -> Vec<(Outcome, String, f32, bool)> {
         let found = places
             .iter()
@@ -577,8 +579,8 @@ mod tests {
         use Outcome::{Known, Uncertain, Unknown};
         let alone = [(1, "Ann", at(0.0))];
         let name = |name: &str| name.to_string();
-        // The nearest has the name, in whatever order they come; a mirror is uncertain, who is only
-        // like her unknown.
+        // The nearest face gets the name, in any order. A mirror image is uncertain, a face that is
+        // only similar is unknown.
         for places in [
             [(0.06, 1.0), (0.2, 1.0), (0.43, 1.0)],
             [(0.43, 1.0), (0.2, 1.0), (0.06, 1.0)],
@@ -601,15 +603,15 @@ mod tests {
                 (Known, name("Ann"), 0.2, false)
             ]
         );
-        // Known before uncertain: a blurred face that is nearer does not take the name away.
+        // Known goes before uncertain: a nearer but blurred face does not take the name away.
         let blurred = named(&matcher(false, &alone), &[(0.01, 0.3), (0.2, 1.0)]);
         assert_eq!(blurred[0], (Known, name("Ann"), 0.2, false));
         assert_eq!(
             (blurred[1].0, blurred[1].1.as_str(), blurred[1].3),
             (Uncertain, "", true)
         );
-        // Twins of whom both are enrolled: each has a name, and one that is farther from both has
-        // the third's.
+        // Both twins are enrolled, so each face has a name; a face farther from both gets the third
+        // person's.
         let twins = [
             (1, "Ann", at(0.0)),
             (2, "Bea", at(0.3)),

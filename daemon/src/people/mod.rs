@@ -1,5 +1,5 @@
-//! People: enrolled, renamed, merged, erased; strangers grouped; the gallery in memory and what it
-//! says of the threshold.
+//! People and strangers: enrolment, renaming, merging, erasing and grouping, and the gallery in
+//! memory with its calibration.
 
 pub mod calibration;
 pub mod edit;
@@ -27,20 +27,20 @@ pub use strangers::Strangers;
 use crate::engines::Engines;
 use crate::store::Store;
 
-/// All changes of people go through here; clones share it.
+/// People and the gallery. All changes of people go through here; clones share it.
 #[derive(Clone)]
 pub struct People {
-    /// Home of the gallery.
+    /// Database of the gallery.
     pub store: Store,
-    /// Where faces are found.
+    /// Engines that find the faces.
     pub engines: Engines,
-    /// Folder of the gallery's backup.
+    /// State folder, which holds the gallery's backup.
     pub state_dir: PathBuf,
     /// Name of the board, for its backups.
     pub device: String,
-    /// Changes when a person was erased: faces shown elsewhere are to be cleared.
+    /// Changes when a person is erased: faces shown elsewhere must be cleared.
     pub erasures: watch::Sender<u64>,
-    /// Changes when a backup was restored: memory of rows from before is stale.
+    /// Changes when a backup is restored: cached rows are stale.
     pub restores: watch::Sender<u64>,
     /// Serialises changes in the order of the calls: a person who is enrolled and then erased is
     /// erased.
@@ -49,13 +49,13 @@ pub struct People {
     calibrated: Arc<calibration::Cache>,
 }
 
-/// The gallery is not in memory yet.
+/// Error: the gallery is not in memory yet.
 #[derive(Debug, thiserror::Error)]
 #[error("the engine is not up yet; kithd status says why")]
 pub struct GalleryNotLoaded;
 
 impl People {
-    /// People of a store; nobody is compared before [`People::load`].
+    /// Makes a handle without a gallery; [`People::load`] loads it.
     pub fn new(store: Store, engines: Engines, state_dir: &Path, device: &str) -> Self {
         Self {
             store,
@@ -70,7 +70,7 @@ impl People {
         }
     }
 
-    /// The gallery in memory.
+    /// Returns the gallery in memory.
     pub fn matcher(&self) -> Result<Arc<Matcher>, GalleryNotLoaded> {
         self.matcher.borrow().clone().ok_or(GalleryNotLoaded)
     }

@@ -1,9 +1,8 @@
-//! What people say about faces that were found: who a stranger is, that a group does not matter,
-//! who a face is, and who it is not. Past faces are labelled anew; results that have gone out stay
-//! what they were, since a result says what was known then.
+//! Names that operators give to faces found in images: naming, ignoring or watching a group, naming
+//! a face, and *not this person*. Past faces get the new label. Published results stay as they are:
+//! a result says what was known at its time.
 //!
-//! Not for pictures that are given to be enrolled (`enroll`), nor for deciding who is alike
-//! (`strangers`).
+//! `enroll` takes pictures that are given for enrolment; `strangers` forms the groups.
 
 use kith_vision::Metric;
 use kith_vision::calibration::redundant_below;
@@ -16,25 +15,25 @@ use crate::people::resemblance::Resemblance;
 use crate::people::{GalleryNotLoaded, Matcher, People};
 use crate::store::{EnrolledPicture, Relabel, StoreError, StoredFace, StrangerId};
 
-/// As many of a group's faces as enrol its person.
+/// Most faces of a group that are enrolled.
 const PICTURES: usize = 5;
-/// Of so many, the best, they are chosen.
+/// Number of the group's best faces among which they are chosen.
 const CHOSEN_FROM: usize = 100;
-/// Faces relabelled by one operation of the writer: others have their turn between two.
+/// Faces relabelled by one operation of the writer, so that others need not wait long.
 const BATCH: usize = 100;
-/// A crop is the face from edge to edge.
+/// Box of the face in a crop: the whole crop.
 const CROP_BOUNDS: [f32; 4] = [0.0, 0.0, 150.0, 150.0];
 
-/// Why it was not done.
+/// Reasons why a label was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RelabelError {
     /// There is no such group, image or face.
-    #[error("there is nothing of that number any more")]
+    #[error("nothing with this number exists any more")]
     NotFound,
-    /// It cannot be done as asked; a sentence for whoever asked.
+    /// The request cannot be fulfilled; the sentence is for the user.
     #[error("{0}")]
     Refused(String),
-    /// Ours to mend: disk, engine.
+    /// Disk or engine failed.
     #[error(transparent)]
     Ours(#[from] anyhow::Error),
 }
@@ -51,21 +50,21 @@ impl From<StoreError> for RelabelError {
     }
 }
 
-/// What naming a group did.
+/// Result of naming a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct NamedStranger {
-    /// Who it is now.
+    /// Number of the person.
     pub person_id: PersonId,
-    /// Faces of the group that the person is enrolled from now.
+    /// Faces of the group that were enrolled.
     pub pictures: usize,
-    /// Past faces that have the name now.
+    /// Past faces that got the name.
     pub faces: usize,
 }
 
 impl People {
-    /// Makes a group of strangers a person, or more pictures of one there is: enrols its best
-    /// faces, if possible such as differ, and labels all its past faces. The group is gone then.
-    /// Faces that are somebody else's enrol nobody, unless `anyway`; where all are, it is refused.
+    /// Makes a group of strangers a person, or adds it to an existing person: enrols its best
+    /// faces, different ones if possible, labels all its past faces, and dissolves the group. Faces
+    /// of another person are not enrolled, unless `anyway`; if all are, the request is refused.
     pub async fn name_stranger(
         &self,
         id: StrangerId,
@@ -84,7 +83,7 @@ impl People {
             .await?;
         if best.is_empty() {
             return Err(RelabelError::Refused(
-                "no face of this group is kept any more that could be enrolled".into(),
+                "no face that is still kept of this group can be enrolled".into(),
             ));
         }
         let matching = matcher.matching();
@@ -119,7 +118,7 @@ impl People {
         })
     }
 
-    /// Sets whether a group of strangers matters.
+    /// Sets whether a group of strangers is ignored.
     pub async fn ignore_stranger(&self, id: StrangerId, ignored: bool) -> Result<(), RelabelError> {
         if self.store.ignore_stranger(id, ignored).await? {
             Ok(())
@@ -128,8 +127,8 @@ impl People {
         }
     }
 
-    /// Enrols a face that was found in an image as somebody, new or old, and labels it; one that is
-    /// somebody else's only `anyway`.
+    /// Enrols a face found in an image as a new or existing person and labels it. A face of another
+    /// person is refused, unless `anyway`.
     pub async fn enroll_face(
         &self,
         image: ImageId,
@@ -172,8 +171,8 @@ impl People {
         Ok(person)
     }
 
-    /// Notes that a face is not the person it was taken for, who is not enrolled from it any
-    /// longer, and judges it anew; answers what it is taken for now.
+    /// Records that a face is not the person it was taken for, removes it from that person's
+    /// enrolled pictures, and judges it again. Returns the new outcome.
     pub async fn not_this_person(
         &self,
         image: ImageId,
@@ -214,7 +213,7 @@ impl People {
         Ok(judged.outcome)
     }
 
-    /// Does to its end what the end of the daemon or a full disk broke off.
+    /// Continues the naming of groups that a full disk or a restart interrupted.
     pub async fn finish_naming(&self, matcher: &Matcher) -> anyhow::Result<()> {
         for (id, person) in self.store.named_strangers().await? {
             let _turn = self.turn.lock().await;
@@ -244,7 +243,8 @@ impl People {
             }
             count += faces.len();
             let labels = faces.iter().map(|face| {
-                // One of another space cannot be compared; somebody said who it is all the same.
+                // A face of another embedding space has no distance, but keeps the name the
+                // operator gave.
                 let alike = (face.space == matcher.space()).then_some(face.embedding.as_slice());
                 let metric = matcher.matching().metric;
                 let distance = alike.and_then(|face| {
@@ -272,14 +272,13 @@ impl People {
             });
             self.store.relabel(labels.collect()).await?;
             if self.store.person(person).await?.is_none() {
-                // Erased meanwhile: nobody can be named that.
+                // The person was erased meanwhile.
                 return Ok(count);
             }
         }
     }
 
-    /// Those of some faces that are not clearly somebody else's than the person of this name;
-    /// refused when there are none.
+    /// Keeps the faces that are not clearly another person's; refuses if none is left.
     async fn nobody_elses(
         &self,
         matcher: &Matcher,
@@ -304,7 +303,7 @@ impl People {
         }
     }
 
-    /// A face of which enough is kept, in the space that is compared.
+    /// Returns a face with embedding and crop in the gallery's embedding space.
     async fn usable_face(
         &self,
         matcher: &Matcher,
@@ -318,7 +317,7 @@ impl People {
             .ok_or(RelabelError::NotFound)?;
         if face.embedding.is_empty() || face.crop.is_empty() {
             return Err(RelabelError::Refused(
-                "what this face looks like is not kept any more".into(),
+                "the crop of this face is no longer kept".into(),
             ));
         }
         if face.space != matcher.space() {
@@ -329,8 +328,7 @@ impl People {
     }
 }
 
-/// A crop as a picture somebody can be enrolled from, so that another model pack can embed it
-/// again.
+/// Makes an enrolment picture of a crop, so that another model pack can embed it again.
 fn picture_of(face: &StoredFace) -> EnrolledPicture {
     EnrolledPicture {
         image_name: file_name(face.path.as_ref()),
@@ -344,7 +342,7 @@ fn picture_of(face: &StoredFace) -> EnrolledPicture {
     }
 }
 
-/// Those of the best faces that differ from each other; filled up with others when they are too
+/// Chooses the best faces that differ from each other, and fills up with others if they are too
 /// few.
 fn differing(best: Vec<StoredFace>, metric: Metric, near: f32) -> Vec<StoredFace> {
     let (mut taken, mut alike) = (Vec::<StoredFace>::new(), Vec::new());

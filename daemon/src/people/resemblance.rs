@@ -1,6 +1,5 @@
-//! What the gallery says of a face that is to become a picture of somebody: whether it is somebody
-//! else's, and whether it resembles the pictures they have. Not for naming faces that were found:
-//! that is `matcher`.
+//! Compares a face that is to be enrolled with the gallery: does it belong to another person, and
+//! does it resemble the pictures of its own? `matcher` names faces found in images.
 
 use kith_vision::calibration::redundant_below;
 use kith_vision::{Lines, VisionError};
@@ -8,18 +7,17 @@ use kith_vision::{Lines, VisionError};
 use crate::domain::{NamedCandidate, PersonId};
 use crate::people::Matcher;
 
-/// From so many thresholds on a face is another one than that of the earlier pictures. Of 518 pairs
-/// of labelled pictures of one person none is as far apart by dlib's and none by SFace's
-/// embeddings, of pictures given to the wrong person 63 and 91 in 100 are.
+/// Distance, in thresholds, from which a face differs from the person's earlier pictures. Of 518
+/// labelled pairs of one person, none is as far apart by dlib's or SFace's embeddings; of pictures
+/// given to the wrong person, 63 % (dlib) and 91 % (SFace) are.
 const ANOTHER_FACE: f32 = 1.25;
 
-/// One face beside the gallery.
+/// A face, compared with the gallery.
 #[derive(Debug, Clone)]
 pub(super) struct Resemblance {
-    /// What the nearest picture of the person is called, and its distance; `None`: they have no
-    /// picture yet.
+    /// File name and distance of the person's nearest picture; `None` if they have no picture yet.
     own: Option<(String, f32)>,
-    /// The nearest of all others, and not one of whom was said that this face is not them.
+    /// The nearest other person without a counter-example like this face.
     other: Option<NamedCandidate>,
     threshold: f32,
     redundant_below: f32,
@@ -27,7 +25,7 @@ pub(super) struct Resemblance {
 }
 
 impl Resemblance {
-    /// Of a face that is to be enrolled as a person, who may be new.
+    /// Compares a face with the gallery, to enrol it as a person, who may be new.
     pub(super) fn of(
         matcher: &Matcher,
         embedding: &[f32],
@@ -63,7 +61,7 @@ impl Resemblance {
         })
     }
 
-    /// Distance to the person's own pictures, where it may be them.
+    /// Returns the distance to the person's own pictures, if it is below the threshold.
     pub(super) fn own_distance(&self) -> Option<f32> {
         self.own
             .as_ref()
@@ -71,8 +69,8 @@ impl Resemblance {
             .filter(|distance| *distance < self.threshold)
     }
 
-    /// Who this face is instead: near enough to be known as them, and not as near to the person's
-    /// own pictures.
+    /// Returns the person this face belongs to instead: near enough to be known, and nearer than
+    /// the person's own pictures.
     pub(super) fn somebody_else(&self) -> Option<&NamedCandidate> {
         let other = self.other.as_ref()?;
         let distance = other.distance?;
@@ -84,7 +82,7 @@ impl Resemblance {
         (known && !as_near).then_some(other)
     }
 
-    /// Who else it is like, be it clearly or perhaps.
+    /// Returns another person it resembles, clearly or perhaps.
     pub(super) fn resembles(&self) -> Option<&NamedCandidate> {
         let may_be = |distance: f32| distance <= self.lines.unknown_above;
         self.other
@@ -92,7 +90,7 @@ impl Resemblance {
             .filter(|other| other.distance.is_some_and(may_be))
     }
 
-    /// Why it should not become a picture of this person.
+    /// Returns the reason why it should not be enrolled as this person.
     pub(super) fn objection(&self, name: &str) -> Option<String> {
         if let Some(other) = self.somebody_else() {
             return Some(format!(
@@ -110,7 +108,7 @@ impl Resemblance {
         })
     }
 
-    /// What the operator should know of it once it is a picture of this person.
+    /// Returns remarks for the operator once it is enrolled as this person.
     pub(super) fn remarks(&self, name: &str) -> Vec<String> {
         let mut remarks = Vec::new();
         if let Some(other) = self.resembles() {
@@ -134,7 +132,7 @@ impl Resemblance {
     }
 }
 
-/// Somebody with the distance, as sentences name them.
+/// Returns name and distance, as sentences give them.
 pub(super) fn described(person: &NamedCandidate) -> String {
     let distance = person
         .distance

@@ -1,10 +1,10 @@
-//! Groups unknown faces by likeness, in the background: each group a stranger with a number of
-//! their own, for good.
+//! Groups unknown faces by likeness, in the background. Each group is a stranger with a permanent
+//! number.
 //!
-//! Looks at results in the order they were made, a little at a time, and goes on where it was after
-//! a restart. A face that is erased, deleted, done again or named leaves its group by itself
-//! (migration 0008); the group is summed up again here, or is gone. Faces too poor to tell anybody
-//! by are left alone.
+//! It takes results in the order they were made, in small batches, and continues after a restart.
+//! Triggers remove a face from its group when it is erased, deleted, done again or named (migration
+//! 0008); this task then recomputes the group, or the group is gone. Faces of too low quality are
+//! ignored.
 
 use std::time::Duration;
 
@@ -17,28 +17,28 @@ use crate::people::{Matcher, People};
 use crate::status::health::{Condition, Health};
 use crate::store::{Joined, Joining, Store, StrangerId, StrangerShape, UngroupedFace};
 
-/// Between two looks: what came meanwhile is written together, which spares cards.
+/// Pause between two runs: writing several faces together spares flash storage.
 const EVERY: Duration = Duration::from_secs(5);
-/// After an error.
+/// Pause after an error.
 const RETRY: Duration = Duration::from_secs(10);
-/// Results looked at in one go, and groups summed up again.
+/// Results processed, and groups recomputed, in one batch.
 const BATCH: usize = 100;
-/// Between two goes when there is more to do, for those who wait for the database or the processor.
+/// Pause between two batches, for other users of database and processor.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Faces below this quality, of which one in five is not known again, join a group, but found and
-/// shape none.
+/// Lowest quality of a face that founds or shapes a group: one in five faces below it is not known
+/// again. Poorer faces only join.
 const SHAPES_FROM: f32 = 0.8;
 
-/// What the task works with.
+/// Everything that the task needs.
 pub struct Strangers {
     /// Database, engines and gallery.
     pub people: People,
-    /// Where it says how it is.
+    /// Health of the task.
     pub health: Health,
 }
 
 impl Strangers {
-    /// Groups until stopped.
+    /// Groups faces until stopped.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let Self { people, health, .. } = self;
         let matcher = tokio::select! {
@@ -57,7 +57,7 @@ impl Strangers {
                 changes.mark_unchanged();
                 if restores.has_changed().unwrap_or(false) {
                     restores.mark_unchanged();
-                    // Groups came back that are not in memory.
+                    // The restored backup has groups that are not in memory.
                     grouped = None;
                 }
                 let wait = match round(&people, &up, &health, &mut grouped).await {
@@ -70,7 +70,7 @@ impl Strangers {
                         EVERY
                     }
                     Err(error) => {
-                        // What is in memory may not be what was written.
+                        // Memory and database may differ.
                         grouped = None;
                         let text = format!(
                             "new unknown faces are not grouped now: {error:#}; tried again"
@@ -82,7 +82,7 @@ impl Strangers {
                     }
                 };
                 tokio::time::sleep(wait).await;
-                // Only the end of the store ends these.
+                // The channel closes only when the store ends.
                 let _ = changes.changed().await;
             };
             tokio::select! {
@@ -93,20 +93,20 @@ impl Strangers {
     }
 }
 
-/// Engine and gallery of one run.
+/// Engines and gallery of one run.
 struct Grouping<'a> {
     engines: &'a Engines,
     matcher: &'a Matcher,
 }
 
-/// The groups, as they were written.
+/// The groups in memory, as they are in the database.
 struct Grouped {
     groups: Clusters,
-    /// The newest result whose faces are in them.
+    /// The newest result whose faces are grouped.
     upto: i64,
 }
 
-/// All there is to do now; answers how many groups there are.
+/// Does everything that is due; returns the number of groups.
 async fn round(
     people: &People,
     up: &Grouping<'_>,
@@ -119,7 +119,7 @@ async fn round(
         Some(grouped) => grouped,
         None => {
             let groups = load(store, up, health).await?;
-            // A database that was put together from a copy may have had fewer results.
+            // A database restored from a copy may have fewer results.
             let upto = store
                 .grouped_upto()
                 .await?
@@ -129,16 +129,16 @@ async fn round(
     };
     sum_up_again(store, matcher, groups).await?;
     if store.stranger_count().await? != groups.len() {
-        // Groups that were named, or whose last face has gone.
+        // Groups were named, or lost their last face.
         let there = store.stranger_ids().await?;
         let gone: Vec<_> = groups.ids().filter(|id| !there.contains(id)).collect();
         gone.into_iter().for_each(|id| groups.remove(id));
         if there.len() != groups.len() {
-            // Nobody but this task makes new ones; these came back from a backup.
+            // Only this task makes groups, so others came from a backup.
             *groups = load(store, up, health).await?;
         }
     }
-    // Faces that somebody said are not who they were taken for.
+    // Faces of which an operator said that they are not this person.
     let again = store.to_group_again().await?;
     if !again.is_empty() {
         let count = again.len();
@@ -162,7 +162,7 @@ async fn round(
     }
 }
 
-/// All groups, in the space of this model pack.
+/// Loads all groups in the embedding space of this model pack.
 async fn load(store: &Store, up: &Grouping<'_>, health: &Health) -> anyhow::Result<Clusters> {
     let matcher = up.matcher;
     move_here(store, up, health).await?;
@@ -180,7 +180,7 @@ async fn load(store: &Store, up: &Grouping<'_>, health: &Health) -> anyhow::Resu
             };
             if groups.set(id, shape).is_err() {
                 tracing::warn!(
-                    "what stranger {id} is compared by is damaged and is made anew from the faces"
+                    "the embedding of stranger {id} is damaged and is computed again from the faces"
                 );
                 store.sum_stranger_up_again(id).await?;
             }
@@ -189,7 +189,7 @@ async fn load(store: &Store, up: &Grouping<'_>, health: &Health) -> anyhow::Resu
     Ok(groups)
 }
 
-/// Sums up what is left of groups that a face has left.
+/// Recomputes the groups that have lost a face.
 async fn sum_up_again(
     store: &Store,
     matcher: &Matcher,
@@ -223,7 +223,7 @@ async fn sum_up_again(
     }
 }
 
-/// Finds a face its group, or makes it one.
+/// Puts a face into its group, or founds a new one.
 async fn group(
     store: &Store,
     up: &Grouping<'_>,
@@ -231,7 +231,7 @@ async fn group(
     mut face: UngroupedFace,
 ) -> anyhow::Result<()> {
     if face.space != up.matcher.space() {
-        // Its result was made just before the model pack was changed.
+        // Its result was made just before the model pack changed.
         let Ok(embedding) = embed_crop(up.engines, face.crop.clone()).await? else {
             return Ok(());
         };
@@ -251,7 +251,7 @@ async fn group(
     let joined = loop {
         let nearest = match groups.nearest(&face.embedding) {
             Ok(nearest) => nearest,
-            // An engine of before may have stored such a thing; it is nobody's face.
+            // An earlier engine may have stored an invalid embedding.
             Err(VisionError::Dimension { .. } | VisionError::NotAnEmbedding { .. }) => {
                 return Ok(());
             }
@@ -294,7 +294,7 @@ async fn group(
     }
 }
 
-/// Makes one of groups that turn out to be the same person.
+/// Merges groups that turn out to be the same person.
 async fn merge(store: &Store, groups: &mut Clusters, mut id: StrangerId) -> anyhow::Result<()> {
     while let Some((other, shape)) = groups.alike(id) {
         let weight = |id| groups.shape(id).map_or(0, |shape| shape.weight);
@@ -303,7 +303,7 @@ async fn merge(store: &Store, groups: &mut Clusters, mut id: StrangerId) -> anyh
             .merge_strangers(one, two, stored(shape.clone()))
             .await?
         {
-            // One of them is not what it was; the next look will find that.
+            // A group has changed meanwhile; the next run notices.
             return Ok(());
         }
         tracing::info!("strangers {id} and {other} are one: {}", id.min(other));
@@ -314,8 +314,7 @@ async fn merge(store: &Store, groups: &mut Clusters, mut id: StrangerId) -> anyh
     Ok(())
 }
 
-/// After a change of recogniser: embeds the faces of all groups again from their kept crops, one by
-/// one.
+/// Embeds the faces of all groups again from their crops, one by one, after a change of recogniser.
 async fn move_here(store: &Store, up: &Grouping<'_>, health: &Health) -> anyhow::Result<()> {
     let space = up.matcher.space();
     let mut count = 0;
@@ -331,7 +330,7 @@ async fn move_here(store: &Store, up: &Grouping<'_>, health: &Health) -> anyhow:
             );
             health.set("strangers", Condition::Starting, text);
             let embedded = embed_crop(up.engines, face.crop).await?;
-            // One in which this pack finds no face can be compared with nobody.
+            // A face that this model pack does not find cannot be compared.
             store
                 .reembed_face(face.image_id, face.number, space.into(), embedded.ok())
                 .await?;
@@ -362,8 +361,8 @@ mod tests {
     use crate::people::RelabelError;
     use crate::store::{Changed, EnrolledPicture, Told, blob_to_vector, vector_to_blob};
 
-    /// A state folder with its database, and a matcher without an engine; pictures are written past
-    /// the queue.
+    /// A state folder with its database, and a matcher without an engine. Pictures bypass the
+    /// queue.
     struct Board {
         folder: tempfile::TempDir,
         people: People,
@@ -371,7 +370,7 @@ mod tests {
         grouped: Option<Grouped>,
     }
 
-    /// Numbers of a face that is somebody's: alike for one person, far apart for two.
+    /// An embedding: similar for one person, far apart for two.
     fn face(person: usize, picture: usize) -> Vec<f32> {
         let mut random = fastrand::Rng::with_seed(person as u64);
         let mut of_picture = fastrand::Rng::with_seed(1000 + picture as u64);
@@ -418,7 +417,7 @@ mod tests {
             connection
         }
 
-        /// An image that was processed, with these unknown faces: quality and embedding of each.
+        /// Stores a processed image with these unknown faces, each with quality and embedding.
         fn image(&self, faces: &[(f32, Vec<f32>)]) -> ImageId {
             let connection = self.database();
             connection
@@ -490,16 +489,16 @@ mod tests {
         board.image(&[(0.9, face(1, 1)), (0.8, face(2, 1))]);
         board.image(&[(0.9, face(1, 2)), (0.1, face(2, 2)), (0.7, face(3, 1))]);
         assert_eq!(board.round().await, 2);
-        // Too poor to tell anybody by, and too poor to found a group.
+        // Too poor to compare, and too poor to found a group.
         assert_eq!(board.groups(), [(1, 2, 2), (2, 1, 1)]);
         board.grouped = None;
         board.image(&[(0.7, face(2, 3)), (0.9, face(4, 1))]);
         assert_eq!(board.round().await, 3);
-        // A face of middling quality joined, and did not shape.
+        // A face of medium quality joined without shaping the group.
         assert_eq!(board.groups(), [(1, 2, 2), (2, 2, 1), (3, 1, 1)]);
         assert_eq!(board.round().await, 3, "nothing is grouped twice");
         assert_eq!(board.groups().len(), 3);
-        // One that comes back from a backup, to be summed up here.
+        // A group from a backup, to be recomputed here.
         let back = board.image(&[(0.9, face(7, 1))]);
         board
             .database()
@@ -532,7 +531,7 @@ mod tests {
             )
             .unwrap()
         };
-        // Deleted with its image: nothing of it stays in the sum, not even until the next look.
+        // Deleted with its image: the sum loses it at once, not only in the next run.
         board
             .database()
             .execute("DELETE FROM images WHERE id = ?1", [images[0]])
@@ -547,11 +546,11 @@ mod tests {
                 .zip(&of(&[4, 3, 2]).total)
                 .all(|(a, b)| (a - b).abs() < 1e-6)
         );
-        // Forgotten by retention, which waits until the self-test has vouched for them.
-        let vouched = "UPDATE images SET unverified = 0 WHERE id IN (?1, ?2)";
+        // Retention removes images only once a passed self-test has verified them.
+        let verified = "UPDATE images SET unverified = 0 WHERE id IN (?1, ?2)";
         board
             .database()
-            .execute(vouched, [images[1], other])
+            .execute(verified, [images[1], other])
             .unwrap();
         board
             .store()
@@ -559,8 +558,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(board.groups(), [(1, 2, 0)]);
-        // Done again, because no self-test vouched for it: it comes back with its new result, if at
-        // all.
+        // Done again as unverified: the face comes back with the new result, if at all.
         board.round().await;
         board
             .store()
@@ -578,7 +576,7 @@ mod tests {
     async fn groups_that_turn_out_alike_become_the_one_with_the_lower_number_ignored_if_either_was()
     {
         let mut board = Board::new().await;
-        // Too far apart for one group at first; what comes between brings them together.
+        // Too far apart for one group at first; a face between them joins the two.
         let between = |share: f32| -> Vec<f32> {
             let mut at = face(1, 1);
             at[0] += share * 0.48;
@@ -651,7 +649,7 @@ mod tests {
             board.ask::<u32>("SELECT count(*) FROM faces WHERE number = 2 AND outcome = 'unknown'"),
             250
         );
-        // What was said then stays said.
+        // Published results stay as they are.
         assert_eq!(
             board.ask::<String>("SELECT group_concat(payload) FROM outbox"),
             payloads
@@ -664,7 +662,7 @@ mod tests {
         // The pictures are the crops, so that another model pack can embed them.
         let kept: Vec<u8> = board.ask("SELECT picture FROM enrolment_pictures LIMIT 1");
         assert!(kept.starts_with(b"crop "));
-        // More of the same person, found later under a number of their own.
+        // More of the same person, found later under another number.
         board.image(&[(0.9, face(5, 1))]);
         board.round().await;
         let again = board.people.name_stranger(3, "Ada", false).await.unwrap();
@@ -677,7 +675,7 @@ mod tests {
         let mut board = Board::new().await;
         (0..5).for_each(|picture| _ = board.image(&[(0.9, face(1, picture))]));
         board.round().await;
-        // As if the daemon had ended right after the person was made.
+        // The daemon ends, as it were, right after the person was made.
         let person = board
             .store()
             .name_stranger(1, "Ada".into(), Vec::new())
@@ -740,7 +738,7 @@ mod tests {
             board.ask::<u32>("SELECT count(*) FROM enrolment_pictures"),
             0
         );
-        // The other one in the picture is a stranger still.
+        // The other face in the picture is still a stranger.
         assert!(
             !board
                 .store()
@@ -791,7 +789,7 @@ mod tests {
             "{nobody:?}"
         );
 
-        // Taken for Ada, and not her.
+        // Wrongly identified as Ada.
         let later = board.image(&[(0.9, face(1, 50))]);
         let label = "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2";
         board.database().execute(label, [ada, later]).unwrap();
@@ -817,7 +815,7 @@ mod tests {
             board.ask::<String>(&format!("SELECT outcome FROM images WHERE id = {later}")),
             "unknown"
         );
-        // The same face again is not Ada; one that is nearer to her own picture is.
+        // The same face is no longer Ada; a face nearer to her own picture is.
         assert_eq!(
             board
                 .matcher()
@@ -828,7 +826,7 @@ mod tests {
         );
         let judged = board.matcher().judge(&face(1, 1), 0.9, &[]).unwrap();
         assert_eq!(judged.person.unwrap().person_id, ada);
-        // It is a stranger's now, though the results of its image were looked at before.
+        // It belongs to a stranger now, although the results of its image were processed before.
         let again = format!("SELECT count(*) FROM stranger_faces WHERE image_id = {later}");
         board.store().set_grouped_upto(99).await.unwrap();
         assert_eq!((board.round().await, board.ask::<u32>(&again)), (1, 1));
@@ -853,7 +851,7 @@ mod tests {
             .database()
             .execute("UPDATE faces SET space = 'another' WHERE number = 2", [])
             .unwrap();
-        for (number, why) in [(1, "not kept any more"), (2, "another model pack")] {
+        for (number, why) in [(1, "no longer kept"), (2, "another model pack")] {
             let refused = people
                 .enroll_face(image, number, "Ada", false)
                 .await
@@ -864,7 +862,7 @@ mod tests {
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 0);
     }
 
-    /// A face of an image was taken for somebody, and is not them.
+    /// Marks a face as wrongly identified.
     async fn mistaken(board: &Board, person: i64, image: ImageId) {
         let label =
             "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2 AND number = 1";
@@ -893,7 +891,7 @@ mod tests {
         );
         assert_eq!((outcome(2), board.ask::<u32>(kept)), (Outcome::Known, 0));
 
-        // With the whole group they came to, whichever of its faces are enrolled.
+        // The whole group, whichever of its faces are enrolled.
         let images: Vec<_> = (10..20)
             .map(|picture| board.image(&[(0.9, face(1, picture))]))
             .collect();
@@ -916,7 +914,7 @@ mod tests {
         );
         assert_eq!((outcome(12), board.ask::<u32>(kept)), (Outcome::Known, 0));
 
-        // With a picture of the same face, given for the first time and again.
+        // A picture of the same face, sent for the first time and again.
         let image = board.image(&[(0.9, face(1, 3))]);
         for (count, added) in [(1, true), (2, false)] {
             let (space, crop) = (
@@ -989,7 +987,7 @@ mod tests {
             board.image(&[(0.8, face(1, 2))]),
         );
         board.round().await;
-        // The very same picture came in twice; the other time it was named.
+        // The same picture came in twice, and was named the second time.
         let same = board.image(&[(0.9, face(1, 1)), (0.8, face(1, 2))]);
         for (number, image) in [(1, first), (2, second)] {
             let crop = format!("crop {image} 1").into_bytes();
@@ -1067,7 +1065,8 @@ mod tests {
             .await
             .unwrap();
         let kept = "SELECT count(*) FROM counter_examples";
-        // Taken for Ada; one has enrolled Bob since, the others are taken for him.
+        // Identified as Ada; Bob was enrolled from one face since, and the others are identified as
+        // him.
         let mut images = Vec::new();
         for picture in [2, 3, 4] {
             let image = board.image(&[(0.9, face(2, picture))]);

@@ -1,7 +1,7 @@
 //! The loop that claims due images and brings each to its end.
 //!
-//! It registers for changes, then looks, then waits: no wake-up is lost, and retries become due by
-//! the clock.
+//! It subscribes to changes before it looks at the queue, so no wake-up is lost; a timer wakes it
+//! for retries.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,27 +24,27 @@ use crate::status::health::{Condition, Health};
 use crate::status::heartbeat::Pulse;
 use crate::store::{Store, StoreError};
 
-/// Longest sleep while images wait: a safety net, not a pace.
+/// Longest sleep while images wait: a safety net, not a polling interval.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 const DATABASE_RETRY: Duration = Duration::from_secs(1);
 
-/// What the loop works with.
+/// Everything that the loop needs.
 pub struct Dispatcher {
-    /// Where images come from and go back to.
+    /// The queue of images.
     pub queue: Queue,
-    /// Opens their files.
+    /// Reads the images' files.
     pub reader: Arc<Reader>,
     /// Engines and gallery.
     pub people: People,
-    /// Where a database that does not answer is shown.
+    /// Health, for a database that does not answer.
     pub health: Health,
-    /// Says that the loop turns.
+    /// Reports to the watchdog that the loop runs.
     pub pulse: Pulse,
 }
 
 impl Dispatcher {
-    /// Works until stopped; then lets what is in the engine end.
+    /// Works until stopped, then lets the pictures in flight finish.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let Self {
             queue,
@@ -74,8 +74,8 @@ impl Dispatcher {
         loop {
             changes.borrow_and_update();
             engines.borrow_and_update();
-            // One picture per thread of the engine, and as many being read meanwhile; none while
-            // there is nowhere to send them: the breaker stands before the claim.
+            // Claims one picture per engine thread and as many to be read meanwhile. Claims none
+            // while no engine takes pictures: the breaker stands before the claim.
             let room = people.engines.capacity().saturating_sub(in_flight.len());
             let mut sleep = LONGEST_SLEEP;
             if room > 0 {
@@ -122,7 +122,8 @@ impl Dispatcher {
     }
 }
 
-/// A full disk or a busy file is shown and tried again; only a closed database ends the task.
+/// Shows an error of the database. A full disk or a busy file is retried; only a closed database
+/// ends the task.
 fn show_database_trouble(health: &Health, error: QueueError) -> Result<(), QueueError> {
     if matches!(error, QueueError::Store(StoreError::Closed)) {
         return Err(error);
@@ -156,12 +157,12 @@ async fn process(
     };
     let bytes = tokio::select! {
         bytes = reading => bytes,
-        // A slow mount must not hold up the stop; what is in the engine is let end.
+        // A slow mount must not delay the stop. Pictures in the engine may finish.
         () = stop.cancelled() => return queue.hand_back(image).await,
     };
     let identified = match bytes {
-        // A path is of use to an engine that shares the mounts; spooled bytes lie where only we can
-        // see them.
+        // Only an engine that shares the mounts can use a path. Spooled bytes are accessible to the
+        // daemon only.
         Ok((bytes, standing)) => {
             let replaced = image
                 .standing
@@ -187,21 +188,20 @@ fn with_remark(mut identified: Identified, remark: Option<String>) -> Identified
     identified
 }
 
-/// Finds the faces of a picture and says who they are; used by the queue, by `kithd identify` and
-/// by the origin's contract.
+/// Finds the faces of a picture and identifies them, for the queue, `kithd identify` and the
+/// facerecog contract.
 #[derive(Clone)]
 pub struct Identifier {
-    /// Find faces, behind the circuit breaker.
+    /// Find the faces, behind the circuit breaker.
     pub engines: Engines,
     /// Compares faces with the gallery.
     pub matcher: Arc<Matcher>,
-    /// Maps the names that an engine of the origin's kind gives to people; `None` on the command
-    /// line.
+    /// Maps names from a facerecog engine to people; `None` on the command line.
     pub store: Option<Store>,
 }
 
 impl Identifier {
-    /// Engines and gallery of a running daemon.
+    /// Takes engines and gallery of a running daemon.
     pub fn of(people: &People) -> Result<Self, Failure> {
         let matcher = people
             .matcher()
@@ -213,7 +213,7 @@ impl Identifier {
         })
     }
 
-    /// Bytes to a result.
+    /// Turns the bytes of a picture into a result.
     pub async fn identify(
         &self,
         image: Option<ImageId>,
@@ -289,7 +289,7 @@ impl Identifier {
 }
 
 fn timings(times: &StageTimes) -> Timings {
-    // As the engine counts them, in whole microseconds.
+    // Whole microseconds, like the engine's own times.
     let ms = |time: Duration| time.as_micros() as f64 / 1000.0;
     Timings {
         decode_ms: ms(times.decode),
@@ -300,7 +300,7 @@ fn timings(times: &StageTimes) -> Timings {
     }
 }
 
-/// What an engine that names people itself tells of a face: who it is, and nothing else.
+/// Makes a face of a facerecog engine's answer, which has a name and nothing else.
 fn named_face(
     outcome: Outcome,
     person: Option<NamedCandidate>,

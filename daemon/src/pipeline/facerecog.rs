@@ -1,6 +1,6 @@
-//! Serves the origin's gRPC contract, so that an image processor of that system can use this board:
-//! a path goes in, the name of the matching enrolled image comes out. Not for the other direction;
-//! that is `client`.
+//! Serves the gRPC contract of the system kithd descends from, so that its image processors can use
+//! this board: a path comes in, the name of the matching enrolled image goes out. `engines::client`
+//! is the other direction.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use crate::rpc::facerecog::health_check_server::{HealthCheck, HealthCheckServer}
 use crate::rpc::facerecog::identify_server::{Identify, IdentifyServer};
 use crate::rpc::facerecog::{Empty, HealthCheckResponse, IdentifyRequest, IdentifyResponse};
 
-/// Largest request: a path.
+/// Largest request, which is a path.
 const REQUEST_BYTES: usize = 8 << 10;
-/// Pictures in memory at once. Whoever asks for another waits before its file is read…
+/// Most pictures in memory at once. Further requests wait before their files are read…
 const TURNS: usize = 8;
-/// …for so long.
+/// …for at most this long.
 const TURN: Duration = Duration::from_secs(30);
 
-/// What the contract's two services work with; clones share it.
+/// Everything that the contract's two services need; clones share it.
 #[derive(Clone)]
 pub struct Facerecog {
     reader: Arc<Reader>,
@@ -36,7 +36,8 @@ pub struct Facerecog {
 }
 
 impl Facerecog {
-    /// Opens paths by `reader`, and asks engines and gallery once they are up.
+    /// Makes the services: `reader` opens the paths, `people` has engines and gallery once they are
+    /// up.
     pub fn new(reader: Arc<Reader>, people: People) -> Self {
         Self {
             reader,
@@ -45,7 +46,7 @@ impl Facerecog {
         }
     }
 
-    /// The contract's routes.
+    /// Returns the routes of the contract.
     pub fn routes(self) -> Router {
         let identify = IdentifyServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES);
         let health = HealthCheckServer::new(self).max_decoding_message_size(REQUEST_BYTES);
@@ -53,11 +54,11 @@ impl Facerecog {
     }
 
     async fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
-        // Closed by nobody.
+        // The semaphore is never closed.
         match tokio::time::timeout(TURN, self.turns.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
             _ => Err(Status::resource_exhausted(
-                "too many pictures are being identified; ask again in a while",
+                "too many pictures are being identified; try again later",
             )),
         }
     }

@@ -1,8 +1,8 @@
-//! Looks at the files that images name by path, before the breaker allows a claim: how they stood
-//! when they were queued, and which of them are not there. An image that waits for its file costs a
-//! look now and then, and no attempt.
+//! Checks the files that images name by path, before the breaker allows a claim: their identity
+//! when queued, and whether they exist. An image that waits for its file costs a check now and
+//! then, and no attempt.
 //!
-//! Not for reading: a picture's bytes are read when it is claimed.
+//! The bytes are read when the image is claimed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,28 +19,28 @@ use crate::queue::{Failure, Queue, QueueError};
 use crate::status::health::{Condition, Health};
 use crate::store::{Look, StoreError};
 
-/// The part's name in health.
+/// Name of the part in health.
 const PART: &str = "files";
-/// Share of the time that is spent on looking for files that are not there.
+/// Checks for missing files take at most one part in this many of the time.
 const SHARE: u32 = 50;
-/// Longest time without a look while nothing is known to wait.
+/// Longest pause between checks while no image is known to wait.
 const IDLE: Duration = Duration::from_secs(30);
 const DATABASE_RETRY: Duration = Duration::from_secs(1);
 
-/// What the loop works with.
+/// Everything that the loop needs.
 pub struct Looker {
-    /// Which images there are.
+    /// The queue of images.
     pub queue: Queue,
-    /// Looks at files.
+    /// Checks the files.
     pub reader: Arc<Reader>,
-    /// First and longest wait between two looks for what is missing.
+    /// Shortest and longest pause between two checks for missing files.
     pub retry: Retry,
-    /// Where it is shown which files are waited for.
+    /// Health, which shows the files that are waited for.
     pub health: Health,
 }
 
 impl Looker {
-    /// Looks until stopped.
+    /// Checks files until stopped.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         self.health.set(PART, Condition::Ok, NOTHING_WAITS);
         loop {
@@ -54,7 +54,7 @@ impl Looker {
             if matches!(error, QueueError::Store(StoreError::Closed)) {
                 return Err(error.into());
             }
-            // The dispatcher says what is wrong with the database.
+            // The dispatcher reports errors of the database.
             tokio::select! {
                 () = tokio::time::sleep(DATABASE_RETRY) => {}
                 () = stop.cancelled() => return Ok(()),
@@ -74,7 +74,7 @@ impl Looker {
             }
             let now = Instant::now();
             if idle && self.queue.missing_total() > 0 {
-                // The first file was found missing.
+                // A first file is missing.
                 (next, idle) = (next.min(now + self.retry.first_wait), false);
             }
             if now >= next {
@@ -120,7 +120,7 @@ impl Looker {
         Ok(())
     }
 
-    /// Those that answer in time.
+    /// Checks files; those that do not answer in time are left out.
     async fn at_files(&self, looks: Vec<Look>) -> Vec<(Look, Result<Standing, Failure>)> {
         if looks.is_empty() {
             return Vec::new();
@@ -141,13 +141,13 @@ impl Looker {
 
 const NOTHING_WAITS: &str = "no picture waits for its file";
 
-/// What waits for its file, for the operator.
+/// Images that wait for their files, for the operator.
 #[derive(Default)]
 struct Waiting {
     by_source: [u64; Source::ALL.len()],
-    /// The first file that is not there, below a root that is.
+    /// The first missing file below a root that is there.
     example: Option<String>,
-    /// Roots that are not there: why, and how many wait.
+    /// Absent roots, each with the reason and the number of images that wait.
     absent: BTreeMap<PathBuf, (String, u64)>,
 }
 

@@ -1,7 +1,7 @@
-//! Reads pictures from beneath the roots, once, within a byte limit and a deadline.
+//! Reads pictures beneath the roots, once, within a byte limit and a deadline.
 //!
-//! A hung mount holds a few threads of its own root and nothing else: reads are counted per root,
-//! and once its threads are all stuck the root counts as absent until one comes back.
+//! A hung mount blocks only threads of its own root. Once all of them are stuck, the root counts as
+//! absent until one returns.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read};
@@ -21,13 +21,12 @@ use crate::files::{numbers_last, special, standing_of, stat_beneath};
 use crate::queue::Failure;
 use crate::spool;
 
-/// Threads that may be inside one mount at a time.
+/// Most threads inside one mount at a time.
 const READERS_PER_ROOT: usize = 4;
-/// Longest time that looks at the files of one root are waited for; a mount that takes longer is
-/// asked the next time.
+/// Longest wait for checks of files below one root. A slower mount is checked again the next time.
 const LOOK_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Reads below the configured roots.
+/// Reader of files below the configured roots.
 pub struct Reader {
     roots: Vec<Root>,
     state_dir: PathBuf,
@@ -38,14 +37,14 @@ pub struct Reader {
 struct Root {
     path: PathBuf,
     threads: Arc<Semaphore>,
-    /// One more, for looks at files that are not read yet.
+    /// Permit for checks of files that are not read yet, in addition to the readers.
     looker: Arc<Semaphore>,
-    /// Reads that were given up and whose threads the mount still holds.
+    /// Number of reads that were given up and whose threads still hang in the mount.
     stuck: Arc<AtomicUsize>,
 }
 
 impl Reader {
-    /// Roots are looked at when something below them is read, not now.
+    /// Makes a reader. A root is opened when a file below it is read, not now.
     pub fn new(roots: &[PathBuf], state_dir: &Path, max_bytes: usize, deadline: Duration) -> Self {
         let roots = roots
             .iter()
@@ -64,12 +63,12 @@ impl Reader {
         }
     }
 
-    /// Bytes of a path below a root.
+    /// Returns the bytes of a file below a root.
     pub async fn read_path(&self, path: &Path) -> Result<Vec<u8>, Failure> {
         Ok(self.read_standing(path).await?.0)
     }
 
-    /// The same, with the file as it stood when it was read.
+    /// Returns the bytes, with the file's identity at the time of reading.
     pub async fn read_standing(&self, path: &Path) -> Result<(Vec<u8>, Standing), Failure> {
         let root = self
             .root_of(path)
@@ -79,15 +78,15 @@ impl Reader {
             error: format!("it did not answer within {:.0?}", self.deadline),
         };
         if root.stuck.load(Ordering::Acquire) > 0 {
-            // While the mount holds a thread nobody else waits for it: other pictures have their
-            // turn.
+            // A root whose mount hangs is not waited for again: other pictures have their turn.
             return Err(hung());
         }
         let permit = tokio::time::timeout(self.deadline, Arc::clone(&root.threads).acquire_owned())
             .await
             .map_err(|_| hung())?;
         let (root_path, path, max_bytes) = (root.path.clone(), path.to_path_buf(), self.max_bytes);
-        // Whoever swaps second knows that the other was first.
+        // The thread and the caller both swap the flag; the second one sees that the other was
+        // first.
         let over = Arc::new(AtomicBool::new(false));
         let (thread_over, stuck) = (Arc::clone(&over), Arc::clone(&root.stuck));
         let reading = tokio::task::spawn_blocking(move || {
@@ -111,8 +110,8 @@ impl Reader {
         }
     }
 
-    /// Looks at files without reading them. Those below a root that does not answer in time are
-    /// left out.
+    /// Checks files without reading them. Files below a root that does not answer in time are left
+    /// out.
     pub async fn look(
         &self,
         paths: Vec<(ImageId, PathBuf)>,
@@ -144,7 +143,7 @@ impl Reader {
                 looks.extend(looked.into_iter().flatten());
             }
         };
-        // What is late answers nobody: its thread ends when the mount lets it.
+        // A late thread ends when the mount answers; its result is dropped.
         let _ = tokio::time::timeout(LOOK_DEADLINE, all).await;
         looking.detach_all();
         looks
@@ -158,14 +157,14 @@ impl Reader {
         around.max_by_key(|root| root.path.as_os_str().len())
     }
 
-    /// Bytes spooled by the intake; the state folder is local.
+    /// Returns bytes that intake spooled; the state folder is local.
     pub async fn read_spooled(&self, file: &str) -> Result<Vec<u8>, Failure> {
         let (state_dir, name) = (self.state_dir.clone(), file.to_string());
         let reading = tokio::task::spawn_blocking(move || spool::read(&state_dir, &name));
         let read = reading.await.unwrap_or_else(|error| Err(error.into()));
         read.map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::InvalidInput => Failure::SpoolMissing(file.into()),
-            // Too many open files, a bad sector: worth another look.
+            // Too many open files, or a bad sector: worth a retry.
             _ => Failure::FileMissing {
                 path: self.state_dir.join(file),
                 error: error.to_string(),
@@ -194,7 +193,7 @@ fn read_beneath(
         });
     }
     let mut bytes = Vec::with_capacity(size as usize);
-    // It may have grown since: one byte beyond the limit tells.
+    // The file may have grown since: read one byte beyond the limit to notice.
     let file = std::fs::File::from(file);
     (&file)
         .take(max_bytes as u64 + 1)
@@ -220,8 +219,8 @@ fn look_beneath(
     let folder = open_root(root);
     let look = |path: &Path| {
         let folder = folder.as_ref().map_err(Clone::clone)?;
-        // Opened, though nothing is read: on NFS that asks the server, and a file that may not be
-        // read waits.
+        // Opened although nothing is read: on NFS that asks the server, and a file without read
+        // permission waits too.
         let (file, stat) = open_regular(folder, root, path)?;
         Ok(standing_of(&stat, numbers_last(&file)))
     };
@@ -243,13 +242,13 @@ fn open_root(root: &Path) -> Result<OwnedFd, Failure> {
     })
 }
 
-/// A regular file below a root, open for reading.
+/// Opens a regular file below a root for reading.
 fn open_regular(folder: &OwnedFd, root: &Path, path: &Path) -> Result<(OwnedFd, Stat), Failure> {
     let failed = |error| failed(root, path, error);
     let Ok(below) = path.strip_prefix(root) else {
         return Err(Failure::OutsideRoots(path.into()));
     };
-    // Asked before it is opened for reading: a device or pipe is not opened at all.
+    // Checked before it is opened for reading, so that no device or pipe is opened.
     let (_, stat) = stat_beneath(folder, below, OFlags::PATH).map_err(failed)?;
     regular(path, stat)?;
     let (file, stat) = stat_beneath(folder, below, OFlags::RDONLY).map_err(failed)?;
@@ -270,7 +269,7 @@ fn failed(root: &Path, path: &Path, error: Errno) -> Failure {
     match error {
         Errno::LOOP => Failure::Link(path.into()),
         Errno::XDEV => Failure::OutsideRoots(path.into()),
-        // A mount whose server forgot it, or does not answer.
+        // The mount's server is unreachable or has forgotten the file handle.
         Errno::STALE | Errno::IO | Errno::HOSTDOWN | Errno::TIMEDOUT => Failure::RootAbsent {
             root: root.into(),
             error: describe(error),
@@ -286,13 +285,13 @@ fn describe(error: Errno) -> String {
     std::io::Error::from(error).to_string()
 }
 
-/// Bytes of a file below a folder that the operator named on the command line. No link in it is
-/// followed.
+/// Reads a file below a folder that the operator named on the command line, without following
+/// links.
 pub fn read_below(folder: &Path, path: &Path, max_bytes: usize) -> Result<Vec<u8>, Failure> {
     Ok(read_beneath(folder, path, max_bytes)?.0)
 }
 
-/// Bytes of a file the operator named on the command line, within the limit.
+/// Reads a file that the operator named on the command line, within the limit.
 pub fn read_given(path: &Path, max_bytes: usize) -> Result<Vec<u8>, Failure> {
     let missing = |error: std::io::Error| Failure::FileMissing {
         path: path.into(),

@@ -405,8 +405,7 @@ impl Queue {
         Ok(self.store.refund(images).await?)
     }
 
-    /// Redoes everything an engine made since its self-test last vouched for it; returns how many
-    /// images.
+    /// Redoes an engine's unverified results; returns the number of images.
     pub async fn redo_unverified(
         &self,
         role: EngineRole,

@@ -1,8 +1,8 @@
 //! Retention: removes files of processed images, and everything beyond the caps of `[retention]`.
 //!
-//! Oldest means lowest id, never earliest date. Unfinished images, and those not yet vouched for by
-//! the engine's self-test, stay. An image whose result waits for the broker goes only when nothing
-//! else is left over a cap. The disk reserve removes nothing: it stops the intake (`sources`).
+//! Oldest means lowest id, never earliest date. Unfinished images and unverified results stay. An
+//! image whose result waits for the broker goes only when nothing else is left over a cap. The disk
+//! reserve removes nothing: it stops the intake (`sources`).
 
 use std::time::Duration;
 

@@ -45,9 +45,9 @@ pub struct Camera {
     pub configuration: Vec<String>,
     /// The queue's intake.
     pub intake: Intake,
-    /// Where faces are asked for.
+    /// Engines, to look for faces.
     pub engines: Engines,
-    /// Where it says how it is.
+    /// Health of the camera.
     pub health: Health,
     /// Current state.
     pub state: Mutex<State>,

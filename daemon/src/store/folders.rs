@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::backup::copy_rows_or;
-use super::images::not_vouched_for;
+use super::images::unverified;
 use super::{Store, StoreError, Urgency, readable, text_if_any};
 use crate::domain::{FileKey, ImageId, SeenFile, Stamp};
 
@@ -93,7 +93,7 @@ impl Store {
         .await
     }
 
-    /// Returns files to be put away: their image has ended, and an engine's result is vouched for.
+    /// Returns files to be put away: their image has ended, and an engine's result is verified.
     /// The first `limit` whose image came after `after`.
     pub async fn ended_files(
         &self,
@@ -109,7 +109,7 @@ impl Store {
                   WHERE seen.image_id > ?3 AND seen.folder_id = ?1
                     AND (images.id IS NULL OR (images.state IN ('processed', 'failed') AND NOT {}))
                   ORDER BY seen.image_id LIMIT ?2",
-                not_vouched_for()
+                unverified()
             ))?;
             let rows = statement.query_map(params![folder, limit as i64, after], |row| {
                 Ok(EndedFile {

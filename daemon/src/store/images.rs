@@ -247,7 +247,7 @@ impl Store {
         .await
     }
 
-    /// Marks an engine's results up to `newest` as vouched for by the self-test.
+    /// Marks an engine's results up to `newest` as verified by the self-test.
     pub async fn verified(&self, role: EngineRole, newest: i64) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
             connection
@@ -261,7 +261,7 @@ impl Store {
         .await
     }
 
-    /// Puts everything an engine made since it was last vouched for back to `pending`.
+    /// Puts the images of an engine's unverified results back to `pending`.
     ///
     /// Returns how many images, and the bytes of the camera frames among them. A result that may
     /// have left the board is named by its replacement; any other is dropped.
@@ -451,7 +451,7 @@ pub(super) fn store_fact(connection: &Connection, key: &str, value: &str) -> rus
     Ok(())
 }
 
-/// SQL for the newest result vouched for, of the engine that the SQL `made_by` names. A mark in
+/// SQL for the newest verified result of the engine that the SQL `made_by` names. A mark in
 /// each row would have to be written again for each; one number covers them all.
 fn verified(made_by: &str) -> String {
     format!(
@@ -459,8 +459,8 @@ fn verified(made_by: &str) -> String {
     )
 }
 
-/// SQL that is true for an image whose result is not vouched for yet and may have to be redone.
-pub(super) fn not_vouched_for() -> String {
+/// SQL that is true for an image with an unverified result, which may have to be redone.
+pub(super) fn unverified() -> String {
     let newest = verified("images.unverified");
     format!(
         "(images.unverified <> 0 AND EXISTS (SELECT 1 FROM outbox WHERE image_id = images.id AND id > {newest}))"

@@ -2,7 +2,7 @@
 //! has to go.
 //!
 //! Reads select candidates, so that the writer is not blocked, and the removal checks each row
-//! again: unfinished images and results not vouched for stay. Oldest means lowest id. Every query
+//! again: unfinished images and unverified results stay. Oldest means lowest id. Every query
 //! names its index, or the table whose order it follows, so that one that no longer fits fails
 //! instead of reading a hundred thousand rows each time.
 
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde::Serialize;
 
-use super::images::not_vouched_for;
+use super::images::unverified;
 use super::{Store, StoreError, Urgency};
 use crate::domain::ImageId;
 
@@ -360,9 +360,9 @@ impl Store {
 /// reads without the bytes. The index `faces_strangers` requires these exact words.
 const STRANGER: &str = "outcome = 'unknown' AND length(embedding) + length(crop) > 0";
 
-/// SQL that is true for a settled image: finished, and its result vouched for.
+/// SQL that is true for a settled image: finished, and its result verified.
 fn settled() -> String {
-    format!("({ENDED} AND NOT {})", not_vouched_for())
+    format!("({ENDED} AND NOT {})", unverified())
 }
 
 fn remove_image(

@@ -671,7 +671,10 @@ async fn what_is_not_there_has_a_page_that_says_so() {
         ("/?state=done", 400, "state"),
         ("/?person=Ann", 400, "person"),
     ] {
-        let (found, page) = site.get(url).await;
+        let answer = site.ask("GET", url, &[("accept", "text/html")]).await;
+        let found = answer.status();
+        let page = answer.into_body().collect().await.unwrap().to_bytes();
+        let page = String::from_utf8(page.to_vec()).unwrap();
         assert_eq!(found.as_u16(), status, "{url}");
         assert!(
             page.contains(word) && page.contains("<h1>"),

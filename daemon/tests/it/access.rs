@@ -1,4 +1,4 @@
-//! What a broker refuses without saying it loudly, and what a board leaves behind when its name
+//! Refusals that a broker does not announce, and what a board leaves at the broker when its name
 //! changes.
 
 use std::process::Command;
@@ -112,7 +112,7 @@ fn messages_lost_at_qos_0_are_counted_and_shown() {
     degraded(&board, "mqtt", "messages that were sent at QoS 0 were lost");
 }
 
-/// What the broker keeps below a topic: name and payload.
+/// Returns the messages retained below a topic: topic and payload.
 fn retained(broker: &Mosquitto, topic: &str) -> Vec<(String, String)> {
     let mut kept = Subscriber::new(broker.port(), topic);
     // Retained messages come before what is published after the subscription.
@@ -169,7 +169,7 @@ fn a_renamed_board_leaves_nothing_of_its_old_name_at_the_broker() {
     assert_eq!(retained(&broker, "kithd/t1/#"), []);
     assert_eq!(retained(&broker, "homeassistant/device/kithd_t1/#"), []);
     assert!(!retained(&broker, "homeassistant/device/kithd_t2/#").is_empty());
-    // What waited there is taken all the same.
+    // Messages that waited under the old name are processed all the same.
     wait_for("what waited under the old name", || {
         (board.sql("select count(*) from images") == ["3"]).then_some(())
     });

@@ -142,7 +142,7 @@ fn images_are_found_by_state_outcome_person_source_time_and_path_and_by_several_
         cursor = format!("&cursor={next}");
     }
     assert_eq!(walked, [nobody, group, collins]);
-    // What is counted as images change is what there is.
+    // The counts kept by triggers match the rows.
     let counted = board.sql("SELECT state, images FROM tally WHERE images > 0 ORDER BY state");
     assert_eq!(
         counted,
@@ -211,7 +211,7 @@ fn a_forgotten_image_leaves_nothing_behind() {
         })
     };
     assert!(holds("secret-name.jpg"));
-    // As an upgrade leaves it.
+    // An upgrade leaves such a copy.
     let before = board.folder.path().join("state/kithd.db.before-0008");
     std::fs::copy(board.folder.path().join("state/kithd.db"), &before).unwrap();
     assert_eq!(
@@ -353,7 +353,7 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
         .call()
         .unwrap();
     assert_eq!(crop.headers()["content-type"], "image/jpeg");
-    // As an upgrade leaves it.
+    // An upgrade leaves such a copy.
     let before = board.folder.path().join("state/kithd.db.before-0008");
     std::fs::copy(board.folder.path().join("state/kithd.db"), &before).unwrap();
     assert_eq!(
@@ -489,7 +489,7 @@ fn strangers_are_named_faces_corrected_and_both_heeded_from_then_on() {
         other_group
     );
 
-    // A face is named after somebody else by mistake, and that is taken back.
+    // A face gets the wrong name by mistake, and the operator takes that back.
     let face = format!("/v1/images/{other}/faces/1/person");
     let (status, answer) = ask(&board, "POST", &face, br#"{"name":"Joe"}"#);
     assert_eq!(status, 200, "{answer}");

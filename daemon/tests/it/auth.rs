@@ -1,5 +1,5 @@
-//! Who may do what on the LAN: the token, logging in, other sites, encryption; and clients that are
-//! too many, too slow or too large.
+//! Access from the LAN: the token, logging in, other sites, encryption; and clients that are too
+//! many, too slow or too large.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -208,7 +208,7 @@ fn people_log_in_by_a_form_and_out_again_and_other_sites_use_neither() {
         (in_.status, in_.header("location")),
         (303, Some("./?state=failed"))
     );
-    // As it was sent, not in small letters.
+    // The header's name in mixed case, as it was sent.
     let mut stream = TcpStream::connect(board.address()).unwrap();
     let request = format!(
         "POST /login HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}: {}\r\nContent-Length: {}\r\n\r\n{right}",
@@ -412,7 +412,7 @@ fn half_sent_requests_and_idle_connections_however_many_keep_nobody_from_the_pag
     let mut half = Vec::new();
     for number in 0..600 {
         let mut stream = TcpStream::connect(board.address()).unwrap();
-        // Given up for somebody else's sake, perhaps.
+        // The daemon may have closed it in favour of another client.
         let _ = stream.write_all(
             format!(
                 "GET / HTTP/1.1\r\nHost: {}\r\nX-Slow: {number}",

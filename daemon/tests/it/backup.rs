@@ -82,7 +82,7 @@ fn past(board: &Board) -> Vec<String> {
     .collect()
 }
 
-/// What is only there while a backup is made or taken in.
+/// Counts the files that exist only while a backup is made or restored.
 fn leftovers(board: &Board) -> usize {
     let entries = std::fs::read_dir(board.folder.path().join("state")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
@@ -99,7 +99,7 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
     let ids: Vec<_> = (0..6)
         .map(|n| board.post_path(&board.put("group.jpg", &format!("{n}.jpg"))))
         .collect();
-    // A link that somebody put where it might be written first is not followed.
+    // A link planted in the place of the temporary file is not followed.
     let precious = board.folder.path().join("precious");
     std::fs::write(&precious, "precious").unwrap();
     std::os::unix::fs::symlink(&precious, board.folder.path().join("all.kithd.part")).unwrap();
@@ -127,7 +127,7 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
         "{restored}"
     );
     let (kept, came) = (past(&board), past(&other));
-    // The photograph and the result of whoever was known are there byte for byte.
+    // Photograph and result of each known person are there byte for byte.
     assert!(came.iter().all(|row| kept.contains(row)), "{came:?}");
     assert!(
         came.iter().any(|row| row.ends_with("|Barack Obama")),
@@ -209,7 +209,7 @@ fn a_restore_replaces_what_is_here_but_for_what_waits() {
         .filter(|row| !row.contains("|pending|"))
         .collect();
     assert_eq!(now, then);
-    // What waited is done, and compared with those who are here now.
+    // Images that waited are processed, and compared with the people who are here now.
     assert!(board.kithd(["breaker", "close"]).status.success());
     assert_eq!(board.ended(waiting)["found"][0]["person"], "Barack Obama");
     assert_eq!(board.ended(posted)["found"][0]["person"], "Joe Biden");
@@ -697,7 +697,7 @@ fn people_go_from_board_to_board_and_are_known_there() {
     );
     assert_eq!(names(&other), ["Barack Obama", "Joe Biden"]);
     assert_eq!(known(&other, "biden_2.jpg", "b.jpg"), "Joe Biden");
-    // Who is here gets what they lack; by uid, or by name.
+    // People already here get the pictures they lack, matched by uid or by name.
     let imported = import(&other, &everybody);
     assert_eq!(
         (
@@ -720,7 +720,7 @@ fn people_go_from_board_to_board_and_are_known_there() {
         (&0.into(), &3.into(), &0.into()),
         "{again}"
     );
-    // A picture that is somebody else's here stays theirs, and that is said.
+    // A picture that belongs to another person here stays with them, and the answer says so.
     let third = Board::new();
     enroll(&third, "Delaware Joe", "biden_1.jpg");
     let imported = import(&third, &one);
@@ -839,7 +839,7 @@ fn the_gallerys_own_backup_is_written_when_something_changed() {
     );
     other.start();
     assert_eq!(known(&other, "obama_2.jpg", "y.jpg"), "Barack Obama");
-    // Who is erased is out of it at once.
+    // An erased person is out of it at once.
     assert!(
         board
             .kithd(["forget", "--yes", "Joe Biden"])
@@ -890,7 +890,7 @@ fn busy_board() -> (Board, Vec<i64>) {
     (board, ids)
 }
 
-/// What the page says of the database.
+/// Returns the page's sentence about the database.
 fn banner(board: &Board) -> String {
     board.get("/v1/status")["parts"]["database"]["text"]
         .as_str()
@@ -910,7 +910,8 @@ fn close_breaker(board: &Board) {
     part_is_ok(board, "engine");
 }
 
-/// Whether the banner counts the rows that came back, those apart whose files alone were there.
+/// Returns true if the banner counts the recovered rows, and separately those of which only files
+/// were left.
 fn says_how_many_rows(board: &Board, said: &str) -> bool {
     let rows = &board
         .sql("select count(*) from images where id > 1 and path not like 'spool/%' and path not like '%again.jpg'")[0];
@@ -954,7 +955,7 @@ fn a_database_without_its_header_gives_people_of_the_backup() {
         "{said}"
     );
     assert!(said.contains("Waiting images could not be read"), "{said}");
-    // Those with bytes are in the spool, each with its number.
+    // Pictures with bytes are in the spool, each with its number.
     let with_bytes: Vec<i64> = ids.iter().skip(1).step_by(2).copied().collect();
     assert_eq!(goes_on(&board, &ids), with_bytes);
     // The banner lasts as long as the file does.
@@ -1056,7 +1057,7 @@ fn files_of_images_that_had_ended_are_not_recognised_again() {
     close_breaker(&board);
     ids.iter()
         .for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
-    // One that failed keeps its bytes for a while.
+    // A failed image keeps its bytes for a while.
     let failed = board
         .post(
             "/v1/images",
@@ -1228,7 +1229,7 @@ fn damage_met_in_use_ends_the_daemon_and_a_start_mends_it() {
     spoil(&file, 20, 100);
     let status = format!("/proc/{}/stat", board.pid());
     wait_for("the daemon to end", || {
-        // Looked for until somebody comes across it; nobody answers any more then.
+        // Read until the damage is noticed; then the daemon no longer answers.
         let _ = board.kithd(["people", "rename", "Joe Biden", "Joe Biden"]);
         let _ = ureq::get(board.url("/v1/images/1")).call();
         std::fs::read_to_string(&status)
@@ -1237,7 +1238,7 @@ fn damage_met_in_use_ends_the_daemon_and_a_start_mends_it() {
             .then_some(())
     });
     assert!(
-        board.log().contains("is mended by the next start"),
+        board.log().contains("is recovered at the next start"),
         "{}",
         board.log()
     );

@@ -1,4 +1,4 @@
-//! What cannot be read ends in a named state with a reason, and disturbs nothing else.
+//! Unreadable input ends in a named state with a reason, and affects nothing else.
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// One broker with its own folder; killed when dropped.
+/// A broker with its own folder; killed when dropped.
 pub struct Mosquitto {
     folder: TempDir,
     port: u16,
@@ -170,7 +170,7 @@ impl Drop for Mosquitto {
     }
 }
 
-/// Where the plugin lies that can refuse subscriptions, if it is installed.
+/// Returns the plugin that can refuse subscriptions, if it is installed.
 #[allow(dead_code)] // the integration tests share this file and need no access lists
 pub fn dynamic_security_plugin() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib")

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::support::{Board, photo, text, wait_for};
 
-/// As in fake_camera.c.
+/// The same as in fake_camera.c.
 const SIZE: (u32, u32) = (640, 480);
 const WORDS: usize = 64;
 
@@ -63,7 +63,7 @@ impl Front {
             .unwrap();
     }
 
-    /// How many frames the camera gave since it was opened.
+    /// Returns the number of frames that the camera gave since it was opened.
     fn frames(&self) -> u64 {
         let mut count = [0; WORDS];
         File::open(self.folder.join("control"))
@@ -137,7 +137,7 @@ impl Front {
 }
 
 fn runs(pid: u32) -> bool {
-    // A zombie is gone, whoever has yet to hear of it.
+    // A zombie counts as gone.
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
@@ -356,7 +356,7 @@ fn a_camera_that_stalls_is_killed_and_started_again_and_holds_up_nobody() {
             .log()
             .contains("camera front: frames come again")
     );
-    // One that is stopped says nothing either.
+    // A stopped process sends nothing either.
     let stopped = front.process();
     signal("-STOP", stopped);
     wait_for("the stopped process to be gone", || {
@@ -398,7 +398,7 @@ fn broken_frames_are_dropped_counted_and_said_and_a_camera_of_nothing_else_is_de
 fn a_frame_that_broke_off_is_dropped_though_the_end_of_an_older_one_makes_it_look_whole() {
     let mut front = Front::new("every = \"100ms\", burst = 1");
     front.board.set("models.pack", "\"/nowhere/pack\"");
-    // One more than the camera has buffers: every buffer gets another one each time.
+    // More scenes than the camera has buffers, so that each buffer gets another scene every time.
     let scenes = [
         "obama_1.jpg",
         "biden_1.jpg",

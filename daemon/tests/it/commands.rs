@@ -68,7 +68,7 @@ fn status_and_identify_are_answered_where_the_sender_wants_it_and_store_nothing(
     );
     assert_eq!(status["result"]["queue"]["processed"], 0, "{status}");
     assert_eq!(board.sql("select count(*) from images"), ["0"]);
-    // What made no sense is kept for the operator, as everywhere.
+    // The command that was not understood is kept for the operator.
     assert_eq!(board.sql("select count(*) from rejected_messages"), ["1"]);
 }
 

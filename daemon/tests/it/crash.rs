@@ -155,7 +155,7 @@ fn a_second_signal_ends_the_program_at_once() {
                 .success()
         );
     };
-    // What is in a stopped engine does not end, so the stop cannot either.
+    // A picture in a stopped engine never ends, so the daemon's stop cannot finish either.
     signal("-STOP", engine);
     board.post_path(&board.put("group.jpg", "x.jpg"));
     wait_for("the picture to be in the engine", || {

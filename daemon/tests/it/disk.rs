@@ -288,7 +288,7 @@ fn below_the_reserve_nothing_comes_in_and_everything_else_goes_on() {
         );
     }
     small.says("intake.disk_reserve", 6 << 20);
-    // What was accepted ends, and its results leave.
+    // Accepted pictures end, and their results are published.
     small.results.wait(10);
     assert!(small.taken_elsewhere().is_empty());
     let disk = small.board.get("/v1/status")["disk"].clone();

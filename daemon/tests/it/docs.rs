@@ -15,7 +15,7 @@ use crate::support::{Board, mount_memory, part_is_ok, photo, text, wait_for, wit
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Most words of the front page.
 const README_WORDS: usize = 900;
-/// Where the written part of the page with every key ends.
+/// End of the written part of the page with every key.
 const KEYS: &str = "<!-- Made from deploy/kithd.toml";
 
 /// Markdown files with their text: the front page, `docs/`, and with `others` the rest of the
@@ -192,7 +192,7 @@ fn every_page_of_docs_is_linked_from_the_front_page() {
     }
 }
 
-/// One key of the shipped configuration.
+/// A key of the shipped configuration.
 struct Key {
     name: String,
     value: String,
@@ -201,10 +201,10 @@ struct Key {
     meaning: String,
 }
 
-/// One section of the shipped configuration.
+/// A section of the shipped configuration.
 #[derive(Default)]
 struct Section {
-    /// As typed, `[http]`; empty for the keys before the first.
+    /// The heading as typed, `[http]`; empty for the keys before the first section.
     heading: String,
     intro: String,
     keys: Vec<Key>,

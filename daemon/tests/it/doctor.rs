@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::broker::Mosquitto;
 use crate::support::{Board, part_is_ok, text};
 
-/// What it finds of a part, and its exit code.
+/// Runs the doctor; returns its findings and exit code.
 fn doctor(board: &Board) -> (Value, Option<i32>) {
     let output = board.kithd(["doctor", "--json"]);
     let found =
@@ -15,7 +15,7 @@ fn doctor(board: &Board) -> (Value, Option<i32>) {
 
 fn verdict(found: &Value, part: &str) -> (String, String) {
     let findings = found["findings"].as_array().unwrap();
-    // Of several lines on one part the worst.
+    // The worst verdict counts if a part has several lines.
     let worst = ["problem", "warning", "ok"].iter().find_map(|verdict| {
         findings
             .iter()

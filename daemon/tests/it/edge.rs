@@ -319,7 +319,7 @@ fn behind_nginx_with_its_defaults_the_page_is_live() {
         let (_, said) = curl(&["--no-buffer", "--max-time", "3", &at(path)]);
         assert!(said.contains("event: changed"), "{path}: {said}");
     }
-    // Whoever comes by it is not the board.
+    // Requests through the proxy are not from the board itself.
     let body = serde_json::json!({ "path": board.put("noface.jpg", "a.jpg") }).to_string();
     let (status, said) = curl(&["--data", &body, &at("/image/post")]);
     assert!(

@@ -1,4 +1,4 @@
-//! What follows from results on MQTT: events about people, and what Home Assistant is told.
+//! Messages derived from results on MQTT: events about people, and Home Assistant's.
 
 use serde_json::{Value, json};
 

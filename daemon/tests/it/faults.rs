@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::lying_engine::{LyingEngine, Mode};
 use crate::support::{Board, full, photo, wait_for};
 
-/// What the queue holds in turn, and who is on it.
+/// The pictures that the queue holds in turn, each with the person on it.
 const PICTURES: [(&str, &str); 3] = [
     ("obama_2.jpg", "Barack Obama"),
     ("noface.jpg", ""),
@@ -131,7 +131,7 @@ impl Watch {
         }
     }
 
-    /// What was seen; prints it for the transcript.
+    /// Prints the observations for the transcript.
     fn report(mut self, fault: &str) -> Seen {
         self.over.store(true, Ordering::SeqCst);
         self.watcher.take().unwrap().join().unwrap();
@@ -226,8 +226,8 @@ fn an_engine_killed_in_the_middle_of_calls_is_replaced_and_nothing_is_lost() {
         seen.opened.is_none(),
         "three deaths in the middle of good work must not open the breaker"
     );
-    // What was in flight ran again, alone and at no cost; a kill between two pictures, or of a lone
-    // one, costs it one.
+    // Pictures in flight ran again, alone and at no cost. A kill between two pictures, or of a lone
+    // picture, costs it one attempt.
     let attempts = board.sql("select max(attempts) from images");
     assert!(attempts[0].parse::<u32>().unwrap() <= 4, "{attempts:?}");
 }
@@ -629,7 +629,7 @@ fn no_engine_outlives_a_daemon_that_is_killed_not_even_a_stopped_one() {
         }
         board.kill();
         let process = Path::new("/proc").join(&pid);
-        // Gone, or dead and only not collected by whoever inherited it.
+        // Gone, or a zombie that its new parent has not collected.
         let gone = || {
             std::fs::read_to_string(process.join("status"))
                 .map_or(true, |s| s.contains("State:\tZ"))

@@ -1,6 +1,6 @@
-//! One bit that a disk turns, anywhere in the database or its journal: what was accepted ends or is
-//! said to be lost, and at most one person is affected. Which rows are mended and how is for damage
-//! and backup.
+//! A bit that the disk flips anywhere in the database or its journal: accepted pictures end or are
+//! reported as lost, and at most one person is affected. The tests in `damage` and `backup` check
+//! how rows are recovered.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -248,7 +248,7 @@ fn run(board: &mut Board, said: &mut String) -> Option<Vec<i64>> {
     None
 }
 
-/// What is wrong after a bit was turned.
+/// Returns the faults found after a bit was flipped.
 fn faults(
     board: &mut Board,
     ids: &[i64],
@@ -313,7 +313,7 @@ fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
     println!("KITHD_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut board, ids) = prepared(&mut random);
-    // As the kill left it; and as it is once the journal is in the database.
+    // The state after the kill, and the same once the journal is in the database.
     let [whole, settled] = ["whole", "settled"].map(|name| board.folder.path().join(name));
     std::fs::rename(state(&board, ""), &whole).unwrap();
     copy(&whole, &settled);
@@ -331,12 +331,12 @@ fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
         let bits = usize::try_from(std::fs::metadata(from.join(file)).unwrap().len()).unwrap() * 8;
         let bit = match from == &settled {
             false => random.usize(..bits),
-            // Where the waiting pictures' rows are.
+            // A page with the rows of waiting pictures.
             true => (queue[random.usize(..queue.len())] - 1) * 4096 + random.usize(..4096),
         };
         let begun = Instant::now();
         if trial == 0 {
-            // How it is without.
+            // The state without damage, to compare with.
             before = people(&board);
             assert_eq!(before.len(), PEOPLE);
         } else {

@@ -126,7 +126,7 @@ struct Flood {
 impl Flood {
     fn new() -> Self {
         let count = if full() { 200_000 } else { 20_000 };
-        // Of a client that is away and of one that does not keep up, everything is kept.
+        // The broker keeps everything for a client that is away or does not keep up.
         let broker = Mosquitto::running_with("max_queued_messages 0", &[]);
         let mut board = Board::with_broker(broker.port());
         board.set("intake.max_pending", "1000000");
@@ -183,7 +183,7 @@ impl Flood {
             if rows > before {
                 (before, last_new) = (rows, Instant::now());
             } else if !publisher.is_finished() && last_new.elapsed() > QUIET / 4 {
-                // What a killed broker lost is never taken; the stream goes on.
+                // Messages that the killed broker lost never come; the stream goes on.
                 allowed.fetch_add(AHEAD, Ordering::Relaxed);
                 last_new = Instant::now();
             }

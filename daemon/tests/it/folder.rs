@@ -67,7 +67,7 @@ fn what_lies_there_is_taken_once_whatever_restarts_and_retention_do_and_a_rewrit
     }
     assert_eq!(board.stop(), Some(0));
 
-    // As retention does it.
+    // Retention does the same.
     let database = board.folder.path().join("state/kithd.db");
     let emptied = Command::new("sqlite3")
         .arg(database)
@@ -183,7 +183,7 @@ fn a_hundred_thousand_files_are_taken_once_with_flat_memory_and_once_only_over_a
             std::fs::create_dir(&inner).unwrap();
             std::fs::write(inner.join("0.jpg"), &bytes).unwrap();
         } else {
-            // One picture under many names: what counts here is names.
+            // The same picture under many names: only the names matter here.
             std::fs::hard_link(inner.join("0.jpg"), inner.join(format!("{n}.jpg"))).unwrap();
         }
     }
@@ -231,7 +231,7 @@ fn a_name_that_cannot_be_queued_or_a_file_that_cannot_be_moved_keeps_no_other_ba
     board.set("breaker.self_test", "1s");
     std::fs::create_dir_all(folder.join("sub")).unwrap();
     std::fs::create_dir_all(folder.join("done")).unwrap();
-    // Where the folder for it would have to be, a file is.
+    // A file takes the place of the folder for it.
     std::fs::write(folder.join("done/sub"), "in the way").unwrap();
     for name in ["a.jpg", "sub/stuck.jpg", "b.jpg", "bad\nname.jpg"] {
         std::fs::copy(photo("noface.jpg"), folder.join(name)).unwrap();
@@ -279,7 +279,7 @@ fn a_name_that_cannot_be_queued_or_a_file_that_cannot_be_moved_keeps_no_other_ba
     assert_eq!(rows(&board), 1);
 }
 
-/// What the folder's part says.
+/// Returns the sentence of the folder's part.
 fn says(board: &Board, folder: &Path) -> String {
     part(board, folder)["text"]
         .as_str()
@@ -397,7 +397,7 @@ fn a_linked_folder_is_neither_watched_nor_taken_twice() {
     });
 }
 
-/// How many folders the kernel watches for the daemon.
+/// Returns the number of folders that the kernel watches for the daemon.
 fn watches(board: &Board) -> usize {
     let files = std::fs::read_dir(format!("/proc/{}/fdinfo", board.pid())).unwrap();
     let info = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());

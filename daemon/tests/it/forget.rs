@@ -40,7 +40,7 @@ fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// What must be nowhere afterwards: pieces of everything that is theirs.
+/// Returns pieces of all data of the person, none of which may be found afterwards.
 fn traces(board: &Board) -> Vec<(String, Vec<u8>)> {
     let mut traces = vec![("name".to_string(), NAME.as_bytes().to_vec())];
     let mut find = |what: &str, sql: &str| {
@@ -116,7 +116,7 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
         board.ended(board.post_path(&board.put("biden_2.jpg", &format!("{n}.jpg"))));
         board.ended(board.post_path(&board.put("group.jpg", &format!("group-{n}.jpg"))));
     }
-    // Put together with somebody whose results bear another name and number.
+    // Merged with a person whose results bear another name and number.
     board.ended(board.post_path(&board.put("astronaut_1.jpg", "before.jpg")));
     assert!(
         board
@@ -127,7 +127,7 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
     let backup = board.folder.path().join("all.kithd").display().to_string();
     assert!(board.kithd(["backup", &backup]).status.success());
     board.stop();
-    // As an upgrade leaves it.
+    // An upgrade leaves such a copy.
     let state = board.folder.path().join("state");
     std::fs::copy(state.join("kithd.db"), state.join("kithd.db.before-0008")).unwrap();
     board.start();

@@ -1,5 +1,5 @@
-//! What is held against the gallery: names, however they are spelled, faces that are somebody
-//! else's, and who is in a picture twice.
+//! Checks against the gallery: names in different spellings, faces of other people, and one person
+//! twice in a picture.
 
 use std::path::Path;
 use std::process::Command;
@@ -154,7 +154,7 @@ fn enrolment_says_who_a_face_is_instead() {
         names(&board),
         ["Barack Obama 1", "Joe Biden 1", "Eileen Collins 1"]
     );
-    // Of three in a group the one who was enrolled before is taken.
+    // Three faces in a group: the one of the enrolled person is taken.
     let picture = photo("group.jpg");
     let group = board.kithd(["enroll", "--person", "joe biden", picture.to_str().unwrap()]);
     assert!(group.status.success(), "{}", text(&group));
@@ -175,13 +175,13 @@ fn enrolment_says_who_a_face_is_instead() {
         "{remark}"
     );
     assert!(remark.contains("upper left, was taken"), "{remark}");
-    // Of nobody who has a picture: those who are enrolled are left out.
+    // For a person without a picture, the faces of enrolled people are left out.
     let with_stranger = collage(&[
         ("biden_1.jpg", 480, 240, 60),
         ("astronaut_2.jpg", 260, 0, 0),
     ]);
     board.kithd(["forget", "--yes", "Eileen Collins"]);
-    // Another face than in the earlier pictures, though nobody's here.
+    // Another face than in the earlier pictures, and of no enrolled person.
     let (status, another) = enroll(&board, "name=Barack%20Obama", &bytes("astronaut_2.jpg"));
     assert_eq!(status, 422, "{another}");
     let detail = another["detail"].as_str().unwrap();
@@ -213,8 +213,8 @@ fn enrolment_says_who_a_face_is_instead() {
         "{remark}"
     );
 
-    // Told, it is taken, and says whom it resembles; from the command line and by the page's form
-    // as well.
+    // With `anyway` it is enrolled, and the answer names the person it resembles; from the command
+    // line and by the page's form as well.
     let (status, told) = enroll(
         &board,
         "name=Barack%20Obama&anyway=true",
@@ -303,7 +303,7 @@ fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
         faces[1]["objection"]
             .as_str()
             .unwrap()
-            .contains("nearer in another face of this picture"),
+            .contains("Another face of this picture is nearer"),
         "{faces:?}"
     );
     assert_eq!(
@@ -315,7 +315,7 @@ fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
     let said = text(&board.kithd(["identify", &path]));
     assert_eq!(said.matches("  Barack Obama").count(), 1, "{said}");
     assert!(
-        said.contains("nearer in another face of this picture"),
+        said.contains("Another face of this picture is nearer"),
         "{said}"
     );
     // Two people in one picture both have their names.

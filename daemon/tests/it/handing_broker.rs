@@ -184,7 +184,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-/// To whoever has the fewest.
+/// Gives each message to the subscriber with the fewest.
 fn distribute(state: &mut State) {
     while !state.waiting.is_empty() {
         let least = state
@@ -201,7 +201,7 @@ fn distribute(state: &mut State) {
         publish.pkid = member.next_id;
         member.next_id = member.next_id % 1000 + 1;
         member.unacknowledged.insert(publish.pkid, message);
-        // One that is gone is found out by the thread that reads.
+        // The reading thread notices a member that is gone.
         let _ = write(&mut member.stream, &Packet::Publish(publish));
     }
 }

@@ -71,7 +71,7 @@ impl HostileBroker {
         self.state().published.clone()
     }
 
-    /// Whether a message that was sent under this packet id was acknowledged.
+    /// Returns true if a message sent under this packet id was acknowledged.
     pub fn has_acknowledged(&self, id: u16) -> bool {
         self.state().acknowledged.contains(&id)
     }

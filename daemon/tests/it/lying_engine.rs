@@ -30,12 +30,12 @@ mod rpc {
     tonic::include_proto!("kithd.recognizer.v1");
 }
 
-/// What it does to answers.
+/// Kind of falsification of the answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Mode {
     Honest,
-    /// Everybody looks like somebody else, plausibly.
+    /// Plausible embeddings of the wrong people.
     Lying,
     /// Embeddings that are no numbers.
     Malformed,
@@ -134,7 +134,7 @@ impl LyingEngine {
         lying
     }
 
-    /// As `engine.address` takes it.
+    /// Returns its address in the form of `engine.address`.
     pub fn address(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -177,7 +177,7 @@ impl LyingEngine {
             let listener = listener(address).await;
             while let Ok((mut stream, _)) = listener.accept().await {
                 let nonsense: Vec<u8> = (0..4096).map(|_| fastrand::u8(..)).collect();
-                // Whoever reads it may hang up first.
+                // The reader may hang up first.
                 let _ = stream.write_all(&nonsense).await;
             }
         });

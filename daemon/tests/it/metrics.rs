@@ -1,4 +1,4 @@
-//! What the board tells of itself to Prometheus and to the charts, while it works.
+//! The board's metrics for Prometheus and for the charts, while it works.
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -119,8 +119,8 @@ fn nonsense_is_acknowledged_counted_and_kept_for_the_operator() {
 
 #[test]
 fn the_daemon_works_without_a_broker_says_it_once_and_publishes_when_it_comes() {
-    // It has run before, with somebody waiting for results: nothing may slip past while they
-    // connect again.
+    // The daemon has run before, with a subscriber for results, who must miss nothing while it
+    // reconnects.
     let mut broker = Mosquitto::running();
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "watcher");
     broker.wait_for_saved_session("watcher");
@@ -243,7 +243,7 @@ fn the_breaker_is_worked_by_mqtt_only_where_configured_and_shown_in_retained_hea
     connected(&board);
     wait_for("the breaker", || (state(&board) == "closed").then_some(()));
     publish(broker.port(), command, "open");
-    // One that is allowed and comes behind it is answered when that one would have been obeyed.
+    // The command that follows is allowed; its answer shows that the first one was skipped.
     let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/status");
     publish(broker.port(), "kithd/board/command/status", "");
     answers.wait(1);
@@ -305,8 +305,8 @@ fn the_bytes_of_a_picture_are_taken_and_what_is_no_picture_is_rejected() {
     let picture = picture.to_str().unwrap();
     publish_with(broker.port(), "kithd/board/image", &["-f", picture]);
     publish(broker.port(), "kithd/board/image", "/unknown_images/a.jpg");
-    // What calls itself a picture and is none is none; what begins as one and cannot be decoded is
-    // an image that fails.
+    // A message that calls itself a picture and is none is rejected. A picture that begins as one
+    // and cannot be decoded is an image that fails.
     publish_with(
         broker.port(),
         "kithd/board/image",
@@ -354,7 +354,7 @@ fn snapshots_of_frigate_are_pictures_and_the_ones_the_broker_kept_are_not_taken_
     let broker = Mosquitto::running();
     let topic = "frigate/front/person/snapshot";
     let picture = photo("obama_2.jpg");
-    // As Frigate publishes: retained, at QoS 0.
+    // Frigate publishes like this: retained, at QoS 0.
     let snapshot = ["-f", picture.to_str().unwrap(), "-r", "-q", "0"];
     publish_with(broker.port(), topic, &snapshot);
     let mut board = Board::with_broker(broker.port());
@@ -480,8 +480,8 @@ fn a_topic_that_is_no_longer_configured_is_no_longer_sent_although_the_session_l
         board.set("mqtt.picture_topics", "[\"lasting/#\"]");
         board.start();
         connected(&board);
-        // What was sent behind the request not to is not sent; so is what comes behind an answer of
-        // the broker to us.
+        // Messages published before the broker has processed the unsubscribe request may still
+        // arrive, and are rejected: repeat until none does.
         wait_for("the old topic to be silent", || {
             let before = board.sql("select count(*) from images");
             publish_with(

@@ -190,7 +190,10 @@ fn this_board_can_ask_a_service_of_the_origin() {
         .unwrap();
     let refused = board.ended(posted);
     assert!(
-        refused["reason"].as_str().unwrap().contains("told paths"),
+        refused["reason"]
+            .as_str()
+            .unwrap()
+            .contains("takes paths only"),
         "{refused}"
     );
     assert!(board.get_text("/").contains("Barack Obama"));

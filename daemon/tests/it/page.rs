@@ -10,7 +10,7 @@ fn the_pages_are_live_and_whole_without_javascript_on_a_phone_and_by_keyboard() 
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();
-    // A stranger, and somebody who is known, before the first page is opened.
+    // A stranger and a known person, before the first page is opened.
     let first = board.post_path(&board.put("biden_2.jpg", "known.jpg"));
     board.ended(first);
     let picture = board.put("obama_2.jpg", "browser.jpg");

@@ -43,7 +43,7 @@ fn files(board: &Board) -> Value {
     board.get("/v1/status")["parts"]["files"].clone()
 }
 
-/// What `/readyz` answers.
+/// Returns the status of `/readyz`.
 fn ready(board: &Board) -> u16 {
     let answer = ureq::get(board.url("/readyz"))
         .config()
@@ -119,7 +119,7 @@ fn a_path_by_mqtt_that_is_written_over_says_so_in_its_result() {
     let path = board.put("noface.jpg", "snapshot.jpg");
     publish(broker.port(), "kithd/board/image/post", &path);
     looked_at(&board, 1);
-    // Of the same size and time, as `cp -p` leaves it: another file all the same.
+    // The same size and time, as `cp -p` leaves them, but another file.
     let time = std::fs::metadata(&path).unwrap().modified().unwrap();
     let other = board.put("noface.jpg", "other.jpg");
     std::fs::File::options()

@@ -84,7 +84,7 @@ fn a_refused_message_is_kept_whole_and_can_be_saved_and_dropped() {
     );
     assert!(board.get_text("/").contains("is HEIC; send it as JPEG"));
 
-    // What it is may be read by who may look; its bytes and what becomes of it need the token.
+    // Readers may see the message's description; its bytes and the actions on it need the token.
     assert_eq!(board.get("/v1/rejected/1")["bytes"], heic.len());
     assert_eq!(board.get("/v1/rejected/1/payload")["status"], 401);
     assert_eq!(board.post("/v1/rejected/1/retry", &[], b"").0, 401);
@@ -130,7 +130,7 @@ fn a_refused_picture_becomes_an_image_once_nothing_is_against_it() {
     board.set("mqtt.picture_topics", "[\"old/#\"]");
     board.start();
     part_is_ok(&board, "mqtt");
-    // What stands behind a picture's end is no reason not to read it.
+    // Bytes after the end of a picture are no reason to reject it.
     let picture = [std::fs::read(photo("noface.jpg")).unwrap(), vec![0; 70_000]].concat();
     for topic in ["old/camera", PICTURES] {
         publish_bytes(&board, broker.port(), topic, &picture, &[]);
@@ -187,7 +187,7 @@ fn the_oldest_refused_messages_are_dropped_and_counted() {
     board.set("mqtt.rejected_count", "2");
     board.start();
     part_is_ok(&board, "mqtt");
-    // One after the other: messages under way together are kept in any order.
+    // Sent one by one, because messages in flight together are kept in any order.
     for n in 0..5 {
         let payload = format!("no picture {n}");
         publish(broker.port(), PICTURES, &payload);
@@ -254,7 +254,7 @@ fn bytes_decide_what_a_message_is_whatever_it_is_called() {
             &picture,
             &["-D", "publish", "content-type", kind],
         );
-        // One after the other: an equal picture that waits is not taken twice.
+        // Sent one by one, because an equal picture that waits is not queued twice.
         images(
             &board,
             kinds.iter().position(|one| one == &kind).unwrap() + 1,

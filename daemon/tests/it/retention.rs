@@ -84,7 +84,7 @@ fn with_a_synchronised_clock_strangers_are_forgotten_in_time_and_their_images_st
     ) {
         return;
     }
-    // What systemd-timesyncd makes when a time server has answered.
+    // systemd-timesyncd creates this file when a time server has answered.
     mount_memory(Path::new("/run"), "1m");
     std::fs::create_dir_all("/run/systemd/timesync").unwrap();
     std::fs::write("/run/systemd/timesync/synchronized", "").unwrap();

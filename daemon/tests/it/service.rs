@@ -18,7 +18,7 @@ const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 /// Short, so that a test sees many of its intervals.
 const WATCHDOG: Duration = Duration::from_secs(2);
 
-/// What systemd listens on.
+/// The socket on which systemd listens.
 struct Systemd {
     socket: UnixDatagram,
     said: Vec<String>,

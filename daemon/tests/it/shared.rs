@@ -126,8 +126,7 @@ fn a_board_that_never_returns_is_replaced_by_one_of_its_name_and_nothing_is_lost
     );
     send(&broker, mount.path(), 0..60);
     results(&mut seen, 60);
-    // What it has taken is done. From now on it acknowledges nothing: its share waits at the
-    // broker.
+    // Its messages are done. From now on it acknowledges nothing: its share waits at the broker.
     let stop = std::process::Command::new("kill")
         .args(["-STOP", &first.pid().to_string()])
         .status()
@@ -163,8 +162,8 @@ fn of_a_board_that_never_returns_another_takes_over_what_it_did_not_acknowledge_
     wait_for("the first half", || {
         (broker.unacknowledged() == 0 && by_path(broker.results()).len() == 40).then_some(())
     });
-    // What it does from now on nobody hears of until it is killed: it takes as many as it may, and
-    // does them.
+    // Its acknowledgements are lost from now on until it is killed: it takes as many messages as it
+    // may, and processes them.
     broker.lose_acknowledgements_of("kithd-first-shared");
     let rest = place(mount.path(), 40..100);
     broker.send(rest.clone());

@@ -77,8 +77,8 @@ fn after_a_kill_accepted_pictures_are_recognised_and_no_others() {
     let mut board = waiting(20);
     board.kill();
     let names = spooled(&board);
-    // As a kill between commit and renaming leaves it, and one before the commit; and a file of
-    // somebody else.
+    // The states after a kill between commit and renaming, and before the commit; and a file of
+    // another program.
     let first = state(&board, "spool").join(&names[0]);
     std::fs::rename(&first, first.with_extension("new")).unwrap();
     std::fs::write(
@@ -180,7 +180,7 @@ fn a_picture_that_was_to_be_deleted_before_a_kill_stays_away() {
     board.kill();
     let kept = spooled(&board);
     assert_eq!(kept.len(), 1);
-    // As a kill between the commit and the deleting leaves it.
+    // A kill between commit and deletion leaves such a file.
     let doomed = format!("{}.camera.9", "7".repeat(32));
     std::fs::write(
         state(&board, "spool").join(&doomed),

@@ -1,5 +1,5 @@
-//! The state folder when its disk or somebody else takes it away: said once and without a path,
-//! refused until it is back.
+//! The state folder after its disk or a user took it away: reported once and without a path, and
+//! pictures are refused until it is back.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! People nobody has named: grouped in the background, under numbers that stay; and what the
-//! gallery says of itself.
+//! People without a name, grouped in the background under permanent numbers; and calibration by
+//! the gallery.
 
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ fn two_unknown_people_make_two_groups_that_outlast_a_restart_and_a_change_of_mod
     part_is_ok(&board, "strangers");
     assert_eq!(board.stop(), Some(0));
 
-    // As another recogniser would have left it.
+    // The state that another recogniser would leave.
     let database = board.folder.path().join("state/kithd.db");
     let change = "update faces set space = 'another', embedding = zeroblob(256); update strangers set space = 'another'";
     let changed = std::process::Command::new("sqlite3")
@@ -55,7 +55,7 @@ fn two_unknown_people_make_two_groups_that_outlast_a_restart_and_a_change_of_mod
         (groups(&board) == two).then_some(())
     });
 
-    // Those who are known make no groups.
+    // Known people make no groups.
     board.enroll_everybody();
     assert_eq!(
         board.ended(board.post_path(&board.put("astronaut_2.jpg", "astronaut_2.jpg")))["outcome"],
@@ -220,7 +220,7 @@ fn who_was_named_and_who_a_face_is_not_are_heeded_after_a_change_of_model_pack()
     });
     assert_eq!(board.stop(), Some(0));
 
-    // As another recogniser would have left it: nothing but the kept crops can be compared.
+    // The state that another recogniser would leave: only the kept crops can be compared.
     let database = board.folder.path().join("state/kithd.db");
     let change = "update person_embeddings set space = 'another';
                   update counter_examples set space = 'another', vector = zeroblob(256)";

@@ -38,7 +38,7 @@ pub fn shared_faces() -> Option<PathBuf> {
     folder.canonicalize().ok()
 }
 
-/// Whether `./dev test --full` asks for the long counts.
+/// Returns true if `./dev test --full` asks for the long counts.
 pub fn full() -> bool {
     std::env::var_os("KITHD_FULL").is_some()
 }
@@ -89,7 +89,7 @@ pub fn with_own_network(test: &str) -> bool {
     inside
 }
 
-/// The same as a user to whom permissions apply, root or not.
+/// The same as a user bound by file permissions, even if run as root.
 pub fn as_plain_user(test: &str) -> bool {
     unshared(test, &["--user", "--map-user=1234"])
 }
@@ -293,7 +293,7 @@ impl Board {
             .into()
     }
 
-    /// What it logged so far.
+    /// Returns the log so far.
     pub fn log(&mut self) -> String {
         let daemon = self.daemon.as_mut().expect("the daemon was not started");
         daemon.lines.extend(daemon.log.try_iter());
@@ -443,7 +443,7 @@ impl Drop for Board {
     }
 }
 
-/// As kithd writes it.
+/// Returns the sum in kithd's notation.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes)
         .iter()
@@ -568,8 +568,8 @@ impl Subscriber {
         Self::with_session(port, topic, &[])
     }
 
-    /// One whose session the broker keeps, so that it misses nothing while broker or connection are
-    /// away.
+    /// Subscribes with a session that the broker keeps, so that nothing is missed while broker or
+    /// connection are away.
     pub fn lasting(port: u16, topic: &str, client_id: &str) -> Self {
         Self::with_session(port, topic, &["-c", "-x", "600", "-i", client_id])
     }
@@ -661,6 +661,6 @@ fn unhex(text: &str) -> String {
     let bytes: Vec<u8> = (0..text.len() / 2)
         .map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap())
         .collect();
-    // Of a picture only the beginning is looked at.
+    // The beginning of a picture suffices.
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -1,5 +1,5 @@
-//! House rules as tests: who may know whom, where SQL may stand, how files begin, what must not be
-//! written.
+//! House rules as tests: dependencies between modules, the place of SQL, the beginning of files and
+//! comments, and words that must not be written.
 
 use std::path::{Path, PathBuf};
 
@@ -378,4 +378,47 @@ fn every_migration_is_built_in_and_numbered_without_gaps() {
         );
         assert!(migrate.contains(name), "{name} is not built in");
     }
+}
+
+#[test]
+fn comments_begin_with_their_subject_in_plain_words() {
+    const HEADLESS: [&str; 10] = [
+        "What", "Who", "One", "Those", "Of", "As", "Where", "How", "Whether", "Which",
+    ];
+    const VAGUE: [&str; 3] = ["somebody", "whoever", "whom"];
+    let (mut blocks, mut headless) = (0, Vec::new());
+    for (path, text) in files("daemon", "rs")
+        .into_iter()
+        .chain(files("models", "rs"))
+    {
+        let mut inside = false;
+        for (number, line) in (1..).zip(text.lines()) {
+            let Some(comment) = line.trim_start().strip_prefix("//") else {
+                inside = false;
+                continue;
+            };
+            let place = || format!("{}:{number}: {}", path.display(), line.trim());
+            let mut words = comment
+                .split(|letter: char| !letter.is_alphanumeric())
+                .filter(|word| !word.is_empty());
+            let vague = words
+                .clone()
+                .any(|word| VAGUE.contains(&word.to_lowercase().as_str()));
+            assert!(!vague, "{} is vague", place());
+            if !inside {
+                blocks += 1;
+                let headed = words.next().is_none_or(|word| !HEADLESS.contains(&word));
+                if !headed {
+                    headless.push(place());
+                }
+            }
+            inside = true;
+        }
+    }
+    assert!(
+        headless.len() * 20 < blocks,
+        "{} of {blocks} comment blocks begin without a subject:\n{}",
+        headless.len(),
+        headless.join("\n")
+    );
 }

@@ -120,7 +120,7 @@ fn a_broker_that_demands_a_certificate_gets_ours_and_trouble_with_it_is_said_and
                 .unwrap_or("")
                 .to_string()
         };
-        // Whom the system trusts is not whom we trust here.
+        // The system's certificate authorities are not trusted here.
         board.start();
         wait_for("a certificate that is not trusted", || {
             state(&board)

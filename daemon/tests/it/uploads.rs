@@ -14,7 +14,7 @@ fn jpeg() -> Vec<u8> {
     std::fs::read(photo("obama_2.jpg")).unwrap()
 }
 
-/// What openssl and gzip write, as users' scripts have it.
+/// Pipes bytes through openssl or gzip, as users' scripts do.
 fn piped(program: &str, arguments: &[&str], bytes: &[u8]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("in");
@@ -45,7 +45,7 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
 
 type Headers = Vec<(&'static str, &'static str)>;
 
-/// One part of a form; `disposition` is what follows `form-data`.
+/// Returns a part of a form; `disposition` follows `form-data`.
 fn part(disposition: &[u8], bytes: &[u8]) -> Vec<u8> {
     [
         b"--x\r\nContent-Disposition: form-data",
@@ -304,7 +304,7 @@ fn what_can_be_no_picture_is_refused_with_what_to_change() {
     wait_for("the spool to be empty", || {
         (spool(&board) == 0).then_some(())
     });
-    // What is a picture by its bytes and cannot be decoded is an image that fails.
+    // A file that begins as a picture and cannot be decoded is an image that fails.
     let (status, answer) = board.post("/v1/images", &[], &jpeg[..2000]);
     assert_eq!(status, 202, "{answer}");
     assert_eq!(

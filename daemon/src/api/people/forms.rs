@@ -31,7 +31,7 @@ pub async fn add_picture(State(api): State<Api>, Id(id): Id, request: Request) -
     )
 }
 
-/// Enrols every picture of a form, and says what became of them.
+/// Enrols every picture of a form; returns the outcomes as a sentence.
 async fn upload(api: &Api, name: Option<String>, request: Request) -> Result<String, Problem> {
     let brought = api.uploads.receive(request, None).await?;
     let field = |wanted: &str| {
@@ -68,12 +68,12 @@ async fn upload(api: &Api, name: Option<String>, request: Request) -> Result<Str
     if taken { Ok(told) } else { Err(refused(&told)) }
 }
 
-/// A name as forms send it.
+/// A name from a form.
 #[derive(Deserialize)]
 pub struct Named {
-    /// Of a person.
+    /// Name of the person.
     pub name: String,
-    /// There when its box is ticked.
+    /// Present if its box is ticked.
     pub anyway: Option<String>,
 }
 
@@ -93,7 +93,7 @@ pub async fn rename(
     )
 }
 
-/// Somebody as forms name them.
+/// Number of a person from a form.
 #[derive(Deserialize)]
 pub struct Into {
     into: PersonId,

@@ -1,5 +1,5 @@
-//! State of the engines that outlives a run: attempts given back, the breaker's state and history,
-//! the precision measured for this board, and which results are verified by a self-test.
+//! State of the engines that survives a restart: refunded attempts, the breaker's state and
+//! history, the precision measured on this board, and the results verified by a self-test.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,21 +15,21 @@ use crate::queue::Queue;
 use crate::rpc::recognizer::{Description, PrecisionTiming};
 use crate::store::Store;
 
-/// Facts in the database.
+/// Keys of facts in the database.
 const BREAKER_FACT: &str = "breaker";
 const PRECISION_FACT: &str = "precision";
 
-/// Where the supervising task keeps its state.
+/// Storage for the supervising task.
 #[derive(Clone)]
 pub struct Persistence {
-    /// Facts, and which results are verified.
+    /// Facts, and marks of verified results.
     pub store: Store,
-    /// Images that get attempts back or are done again.
+    /// Images that are refunded or requeued.
     pub queue: Queue,
 }
 
 impl EngineSupervisor {
-    /// Writes down the transitions since the last time, and gives back the attempts that an engine
+    /// Stores the transitions since the last call and refunds the attempts that an engine's failure
     /// cost. Returns whether there were any.
     pub(super) async fn persist_transitions(&mut self) -> bool {
         let mut any = false;
@@ -68,7 +68,7 @@ impl EngineSupervisor {
         }
     }
 
-    /// Puts the breaker into the state of the last run.
+    /// Restores the breaker's state of the last run.
     pub(super) async fn restore_breaker(&self) {
         let Some(Persistence { store, .. }) = &self.persistence else {
             return;
@@ -81,7 +81,7 @@ impl EngineSupervisor {
         }
     }
 
-    /// Takes the precision that was measured for this board, pack and version.
+    /// Restores the precision measured on this board with this pack and version.
     pub(super) async fn restore_precision(&mut self, pack: &Pack) {
         if let Some(Persistence { store, .. }) = &self.persistence
             && self.precision.is_none()
@@ -92,7 +92,7 @@ impl EngineSupervisor {
         }
     }
 
-    /// Names the board, pack and version that a measured precision holds for.
+    /// Returns the key of a measured precision: board, pack and version.
     fn measured_for(&self, pack: &Pack) -> String {
         let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let named = |key: &str| {
@@ -112,8 +112,8 @@ impl EngineSupervisor {
     }
 
     pub(super) fn measures_precision(&self) -> bool {
-        // On a GPU it is float16: int8 does not run there, and its libraries load lazily, when
-        // there are no files any more.
+        // On a GPU the precision is float16: int8 does not run there, and its libraries load
+        // lazily, after the engine has lost access to files.
         let on_processor = self.inner.settings.engine.device == Device::Cpu;
         self.precision.is_none()
             && self.persistence.is_some()
@@ -121,7 +121,7 @@ impl EngineSupervisor {
             && on_processor
     }
 
-    /// Returns the precision that the engine advises once it has measured, and keeps it.
+    /// Returns the precision that the engine recommends after measuring, and stores it.
     pub(super) async fn newly_measured(
         &mut self,
         pack: &Arc<Pack>,
@@ -147,7 +147,7 @@ impl EngineSupervisor {
         Some(advised)
     }
 
-    /// Has the precision measured again when the engine does not start with the measured one.
+    /// Discards the measured precision if the engine does not start with it.
     pub(super) async fn forget_precision(&mut self) {
         if self.inner.settings.models.precision.is_none()
             && self.precision.take().is_some()
@@ -164,8 +164,7 @@ impl EngineSupervisor {
 
     /// Marks the results up to `newest` as verified: the engine passed its self-test after them.
     pub(super) async fn results_verified(&mut self, role: EngineRole, newest: Option<i64>) {
-        // Results on their way into the database when the engine was discredited came after the
-        // first round of redoing.
+        // Results that were being written when the engine was discredited missed the first requeue.
         if let Some((engine, error)) = self.discredited.take_if(|(engine, _)| *engine == role) {
             self.redo_unverified(engine, &error).await;
         }
@@ -176,7 +175,7 @@ impl EngineSupervisor {
         }
     }
 
-    /// Has unverified results done again if the engine gave a wrong answer to the bundled picture.
+    /// Requeues unverified results if the engine failed its self-test with a wrong answer.
     pub(super) async fn results_discredited(&mut self, role: EngineRole, error: &EngineError) {
         if error.kind == EngineErrorKind::WrongAnswer {
             self.discredited = Some((role, error.clone()));
@@ -188,8 +187,7 @@ impl EngineSupervisor {
         let Some(Persistence { queue, .. }) = &self.persistence else {
             return;
         };
-        let why =
-            format!("done again, because the engine that did it is not to be believed: {error}");
+        let why = format!("done again, because the engine failed its self-test: {error}");
         match queue.redo_unverified(role, &why).await {
             Ok(0) => {}
             Ok(count) => tracing::warn!("{count} images are done again: {error}"),
@@ -202,7 +200,7 @@ impl EngineSupervisor {
     }
 }
 
-/// Each precision with its median in milliseconds.
+/// Returns the median of each precision in milliseconds.
 fn timings(said: &Description) -> Vec<PrecisionTime> {
     let time = |timing: &PrecisionTiming| PrecisionTime {
         precision: timing.precision.clone(),

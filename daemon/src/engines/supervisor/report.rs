@@ -1,4 +1,4 @@
-//! The report about breaker and engines for page, API, MQTT and health. Changes neither.
+//! Read-only report about breaker and engines for page, API, MQTT and health.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -16,7 +16,7 @@ impl Inner {
             BreakerState::Closed if report.primary.up => (Condition::Ok, report.primary.name()),
             BreakerState::Closed => (Condition::Starting, "the engine is being started".into()),
             _ => {
-                // Without the countdown, which would make a new line each time.
+                // The countdown is left out: it would log a new line each time.
                 let sentence = report.sentence();
                 let steady = sentence.split("; next try").next().unwrap_or_default();
                 (
@@ -66,7 +66,7 @@ impl Inner {
         EngineReport {
             breaker: line,
             primary: EngineLine {
-                // Measured by an earlier process of this run.
+                // An earlier process of this run may have measured them.
                 timings: self.timings.borrow().clone(),
                 ..engine_line(&self.primary)
             },
