@@ -2,18 +2,21 @@
 face_recognition (dlib). One thread, one picture, in turn, so that other load on the machine affects all alike.
 
     python3 -m venv venv && venv/bin/pip install -r requirements.txt
+    cargo build --release --locked -p kithd && cargo build --release --locked -p kith-vision --example network
     venv/bin/python peers.py --kithd ../../target/release/kithd --json peers-results.json
 
-Prints the tables of the README; the JSON has all figures. `--yunet FILE` adds yunet_n_480x640.onnx, `--pairs FOLDER`
-the accuracy on the pairs of its pairs.csv (a pair with a face missing counts as two strangers), and the share of pairs
-found at a false match rate of one in a thousand.
+Prints the tables of the README; everything else is in the JSON. `--yunet FILE` adds yunet_n_480x640.onnx,
+`--before PROGRAM --before-pack FOLDER` an earlier kithd with its pack, and `--pairs FOLDER` the accuracy on the pairs of
+its pairs.csv (a pair with a face missing counts as two strangers), and how many pairs are found where one in a thousand
+of all comparisons of two people's pictures is nearer.
 
 onnxruntime's best form: float32, or int8 in quantise/dequantise pairs with a scale for each channel of the weights and
 unsigned activations, whichever is faster for a network; all graph optimisations, crops in one batch, and everything
-around the networks in OpenCV. Detection settings are those of pack.toml. The pack's own int8 file is used if it has
-that form. Otherwise, and for the detector, this script quantises, calibrated on the picture it measures with: good
-enough for times, not for accuracy. Without face_recognition, earlier figures stay in the JSON and in the table, with
-their date.
+around the networks in OpenCV. Detection settings are those of pack.toml. A recogniser whose weights the pack stores once
+is tried as it is stored and as kithd makes it, written by the example `network` beside the program. Of the pack's own int8
+file and the one that this script quantises the faster one counts; the detector's networks this script quantises. It
+calibrates on the picture it measures with: good enough to time, not to judge accuracy by. Where face_recognition is not
+installed, what was measured earlier stays in the JSON and in the table, with its date.
 """
 
 import argparse
@@ -54,6 +57,7 @@ except ImportError:
 
 STAGES = ("decode", "detect", "align", "embed")
 WHOLE = "decode to embedding"
+BEFORE = "kithd before, int8"
 
 
 def session(model):
@@ -84,13 +88,16 @@ def quantise(source, target, inputs):
     return target
 
 
-def is_fast_int8(model):
-    """Tells whether weights have a scale for each channel and activations are unsigned."""
-    graph = onnx.load(model).graph
-    sizes = {i.name: int(np.prod(i.dims)) for i in graph.initializer}
-    unsigned = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.UINT8}
-    per_channel = any(n.op_type == "DequantizeLinear" and sizes.get(n.input[1], 1) > 1 for n in graph.node)
-    return per_channel and any(n.op_type == "QuantizeLinear" and n.input[2] in unsigned for n in graph.node if len(n.input) > 2)
+def fastest(files, given):
+    """Returns the name of the fastest of several files of one network, by the shortest of 20 runs in turn."""
+    networks = {name: Network(file) for name, file in files.items()}
+    times = {name: [] for name in files}
+    for _ in range(20):
+        for name, network in networks.items():
+            network.spent = 0.0
+            network.run(None, given)
+            times[name].append(network.spent)
+    return min(times, key=lambda name: min(times[name]))
 
 
 class Network:
@@ -123,7 +130,7 @@ class Onnxruntime:
 
     def __init__(self, name, pack, files):
         self.name, self.settings = name, tomllib.loads((pack / "pack.toml").read_text())
-        self.threshold = self.settings["matching"]["threshold"]
+        self.threshold, self.cosine = (matching := self.settings["matching"])["threshold"], matching["metric"] == "cosine"
         self.detector = self.settings["detector"]
         self.networks = {network: Network(files[network]) for network in ("pnet", "rnet", "onet", "recogniser")}
         self.template = np.array(self.settings["alignment"]["template"])
@@ -216,9 +223,10 @@ class Onnxruntime:
         return cv2.dnn.blobFromImages(chips, spec["scale"], mean=spec["mean"], swapRB=spec["colour"] == "rgb")
 
     def embed(self, chip):
-        """Embeds as kithd does by default: chip and mirror image in one batch, each normalised, then their mean with
-        the cohort's length."""
-        looks = self.networks["recogniser"].run(["embedding"], self.input([chip, cv2.flip(chip, 1)]))[0]
+        """Embeds as kithd does by default: the chip, for some packs with its mirror image in one batch, each normalised,
+        then their mean with the cohort's length."""
+        chips = [chip, cv2.flip(chip, 1)] if self.settings["recogniser"].get("flip", True) else [chip]
+        looks = self.networks["recogniser"].run(["embedding"], self.input(chips))[0]
         if not self.settings["recogniser"]["normalise"]:
             return looks.mean(0)
         mean = (looks / np.linalg.norm(looks, axis=1, keepdims=True)).mean(0)
@@ -230,6 +238,7 @@ class FaceRecognition:
 
     name = "face_recognition HOG"
     threshold = 0.6
+    cosine = False
 
     def __init__(self):
         api = face_recognition.api
@@ -251,12 +260,18 @@ class FaceRecognition:
         return np.array(self.encoder.compute_face_descriptor(chip))
 
 
+def apart(peer, one, other):
+    """Returns the distance in the peer's metric: euclidean, or for unit embeddings 1 - cosine, half of its square."""
+    distance = np.linalg.norm(one - other)
+    return distance ** 2 / 2 if peer.cosine else distance
+
+
 def check(peer, pack, data):
     """Checks that the self-test face comes out near the pack's reference: times of a wrong pipeline are worthless."""
     faces = peer.detect(picture := peer.decode(data))
     assert len(faces) == 1, f"{peer.name} finds {len(faces)} faces in the self-test picture"
     expected = peer.lengthened(np.array([pack["self_test"]["embedding"]]))[0]
-    distance = np.linalg.norm(peer.embed(peer.align(picture, faces[0])) - expected)
+    distance = apart(peer, peer.embed(peer.align(picture, faces[0])), expected)
     assert distance < pack["matching"]["threshold"] / 2, f"{peer.name} is {distance:.2f} away from the pack's reference"
     return round(float(distance), 3)
 
@@ -352,9 +367,8 @@ class Turns:
                 "shortest_ms": round(min(t["shortest_ms"] for t in self.found[key]), 3)}
 
     def ratio(self, one, other):
-        """Returns the median of the ratios within each turn: other load in a turn slows both."""
-        pairs = zip(self.found[one], self.found[other])
-        return round(statistics.median(a["median_ms"] / b["median_ms"] for a, b in pairs), 2)
+        """Returns the ratio of the shortest times: other load on the machine lengthens times and never shortens them."""
+        return round(self.ms(one)["shortest_ms"] / self.ms(other)["shortest_ms"], 2)
 
 
 def yunet_pack(network, folder):
@@ -396,7 +410,7 @@ def measure_accuracy(peer, folder):
         faces = peer.detect(picture)
         if faces:
             embeddings[path] = peer.embed(peer.align(picture, main_face(faces, picture)))
-    distances = np.array([np.linalg.norm(embeddings[a] - embeddings[b])
+    distances = np.array([apart(peer, embeddings[a], embeddings[b])
                           if a in embeddings and b in embeddings else np.inf for a, b, _ in pairs])
     same = np.array([s for _, _, s in pairs])
     thresholds = np.arange(0.2, 0.8, 0.001)
@@ -405,16 +419,17 @@ def measure_accuracy(peer, folder):
         "threshold": peer.threshold, "pairs": len(pairs), "pictures": len(files), "no_face": len(files) - len(embeddings),
         "right": round(100 * float(np.mean((distances < peer.threshold) == same)), 2),
         "best": round(100 * float(max(right)), 2), "best_threshold": round(float(thresholds[np.argmax(right)]), 3),
-        "found_at_1_false_match_in_1000": round(100 * float(np.mean(distances[same] < nearest_strangers(embeddings, 1e-3))), 2),
+        "found_at_1_false_match_in_1000": round(100 * float(np.mean(distances[same] < nearest_strangers(peer, embeddings, 1e-3))), 2),
     }
 
 
-def nearest_strangers(embeddings, share):
+def nearest_strangers(peer, embeddings, share):
     """Returns the distance below which this share of all comparisons of different people lies."""
     people = np.array([path.rsplit("_", 1)[0] for path in embeddings])
     rows = np.array(list(embeddings.values()))
     squares = (rows ** 2).sum(1)
-    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * rows @ rows.T, 0))
+    distances = np.maximum(squares[:, None] + squares - 2 * rows @ rows.T, 0)
+    distances = distances / 2 if peer.cosine else np.sqrt(distances)
     return np.quantile(distances[np.triu(people[:, None] != people, 1)], share)
 
 
@@ -443,21 +458,31 @@ def inputs_of(pipeline, data):
     return inputs
 
 
-def best_files(pack, settings, data, scratch):
-    """Returns {network: {form: file}} in float32 and int8; makes the int8 one if the pack has none in the fast form."""
+def best_files(pack, settings, data, scratch, writer):
+    """Returns {network: {form: file}} in float32 and int8; of the recogniser the fastest file of each form."""
     spec, detector = settings["recogniser"], settings["detector"]
     files = {n: {"float32": pack / detector[n]} for n in ("pnet", "rnet", "onet")}
-    files["recogniser"] = {"float32": pack / spec["float32"]}
+    own = {form: {"the pack's own file": pack / spec[form]} for form in ("float32", "int8") if form in spec}
+    if "stored" in spec:
+        for form in ("float32", "int8"):
+            written = scratch / f"recogniser_{form}.onnx"
+            subprocess.run([writer, pack, form, written], check=True)
+            own[form] = {"as kithd makes it": written}
+        own["float32"]["as stored"] = pack / spec["stored"]
+    files["recogniser"] = {"float32": [*own["float32"].values()][0]}
     inputs = inputs_of(Onnxruntime("", pack, {n: f["float32"] for n, f in files.items()}), data)
     notes = []
     for name, forms in files.items():
-        bundled = pack / spec["int8"] if name == "recogniser" and "int8" in spec else None
-        if bundled and is_fast_int8(bundled):
-            forms["int8"] = bundled
-            notes.append(f"{name}: the pack's own int8 file")
+        quantised = quantise(forms["float32"], scratch / f"{name}_int8.onnx", inputs[name])
+        if name != "recogniser":
+            forms["int8"] = quantised
+            notes.append(f"{name} int8: quantised by this script")
             continue
-        forms["int8"] = quantise(forms["float32"], scratch / f"{name}_int8.onnx", inputs[name])
-        notes.append(f"{name}: quantised by this script")
+        own.setdefault("int8", {})["quantised by this script"] = quantised
+        for form, candidates in own.items():
+            best = fastest(candidates, inputs[name][0])
+            forms[form] = candidates[best]
+            notes.append(f"{name} {form}: {best}")
     return files, inputs, notes
 
 
@@ -484,13 +509,18 @@ def measure_networks(turns, files, rounds, shapes):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kithd", type=pathlib.Path, required=True, help="the built program, release profile")
-    parser.add_argument("--pack", type=pathlib.Path, default=MODELS / "packs" / "dlib-mtcnn")
+    bundled = (MODELS / "packs" / "bundled").read_text().strip()
+    parser.add_argument("--pack", type=pathlib.Path, default=MODELS / "packs" / bundled)
+    parser.add_argument("--before", type=pathlib.Path, help="an earlier kithd to be measured beside this one")
+    parser.add_argument("--before-pack", type=pathlib.Path, help="the pack of the earlier one")
     parser.add_argument("--yunet", type=pathlib.Path, help="yunet_n_480x640.onnx")
     parser.add_argument("--pairs", type=pathlib.Path, help="folder with pairs.csv")
     parser.add_argument("--json", type=pathlib.Path, help="where the results go; what is there of face_recognition stays")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--rounds", type=int, default=15, help="runs of everything in a turn")
     arguments = parser.parse_args()
+    if (arguments.before is None) != (arguments.before_pack is None):
+        parser.error("--before and --before-pack go together")
     cv2.setNumThreads(1)
     earlier = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -505,7 +535,8 @@ def measure(arguments, scratch, earlier):
     kithd = Kithd(arguments.kithd.resolve(), pack)
     settings = tomllib.loads((pack / "pack.toml").read_text())
     data = kithd.picture(scratch / "picture.jpg")
-    files, _, notes = best_files(pack, settings, data, scratch)
+    files, _, notes = best_files(pack, settings, data, scratch, kithd.program.parent / "examples" / "network")
+    before = arguments.before and Kithd(arguments.before.resolve(), arguments.before_pack.resolve())
     side = settings["alignment"]["size"]
     shapes = {"pnet": (1, 3, 144, 192), "rnet": (16, 3, 24, 24), "onet": (1, 3, 48, 48), "recogniser": (1, 3, side, side)}
     if arguments.yunet:
@@ -526,7 +557,8 @@ def measure(arguments, scratch, earlier):
     distances = {name: check(peer, settings, reference_picture) for name, peer in pipelines.items()}
     if face_recognition:
         pipelines[FaceRecognition.name] = FaceRecognition()
-    precisions = [p for p in ("float32", "int8") if p in settings["recogniser"]]
+    stored = "stored" in settings["recogniser"]
+    precisions = [p for p in ("float32", "int8") if stored or p in settings["recogniser"]]
     for peer in pipelines.values():
         stage_times(peer, data, 3)
     turns.found.clear()
@@ -544,6 +576,9 @@ def measure(arguments, scratch, earlier):
         for precision in precisions:
             for stage, times in kithd.stages(scratch / "picture.jpg", precision, rounds).items():
                 turns.add((f"kithd {precision}", stage), times)
+        if before:
+            for stage, times in before.stages(scratch / "picture.jpg", "int8", rounds).items():
+                turns.add((BEFORE, stage), times)
     return gather(arguments, kithd, turns, pipelines, precisions, files, best, notes, distances, earlier)
 
 
@@ -566,11 +601,14 @@ def gather(arguments, kithd, turns, pipelines, precisions, files, best, notes, d
             row["against"], row["ratio"] = against, turns.ratio(ours, ("onnxruntime", name, against))
             results["networks"].append(row)
     names = [*pipelines, *(f"kithd {precision}" for precision in precisions)]
+    peers = [*pipelines]
+    if (BEFORE, WHOLE) in turns.found:
+        names.append(BEFORE)
+        peers.append(BEFORE)
     for name in names:
         stages = {stage: turns.ms((name, stage)) for owner, *rest in turns.found if owner == name for stage in rest[:1]}
         results["pipelines"][name] = {"stages": stages}
-        if name.startswith("kithd"):
-            peers = [peer for peer in pipelines]
+        if name.startswith("kithd") and name != BEFORE:
             results["pipelines"][name]["ratios"] = {
                 peer: {stage: turns.ratio((name, stage), (peer, stage)) for stage in (*STAGES, WHOLE)} for peer in peers}
     if arguments.pairs:
@@ -581,7 +619,7 @@ def gather(arguments, kithd, turns, pipelines, precisions, files, best, notes, d
     library = FaceRecognition.name
     if library in pipelines:
         found, before = results["pipelines"][library], earlier.get("peers", {}).get(library, {})
-        versions = {n: importlib.metadata.version(n) for n in ("dlib", "face_recognition")}
+        versions = {"dlib": dlib.__version__, "face_recognition": importlib.metadata.version("face_recognition")}
         results["peers"][library] = {"measured": today, "versions": versions, "times": found["stages"],
                                      **{k: v for k, v in {**before, **found}.items() if k == "accuracy"}}
     return results
@@ -601,7 +639,7 @@ def tables(results):
     """Returns the tables as Markdown."""
     versions = results["versions"]
     lines = [f"{results['machine']}, {results['measured']}, onnxruntime {versions['onnxruntime']}, OpenCV "
-             f"{versions['opencv-python-headless']}; milliseconds: median (shortest); ratios below 1: kithd is faster.",
+             f"{versions['opencv-python-headless']}; milliseconds: median (shortest); ratios are of the shortest, below 1: kithd is faster.",
              "", "| network | kithd | onnxruntime float32 | onnxruntime int8 | kithd / onnxruntime |", "|---|---|---|---|---|"]
     for row in results["networks"]:
         others = [cell(row[key]) if (key := f"onnxruntime {form}") in row else "" for form in ("float32", "int8")]
@@ -624,11 +662,10 @@ def tables(results):
         for peer, ratios in found.get("ratios", {}).items():
             lines.append(f"| {name} / {peer} | " + " | ".join(str(ratios[s]) for s in (*STAGES, WHOLE)) + " |")
         for peer, other in results["peers"].items():
-            if name.startswith("kithd") and peer not in pipelines:
-                # The load differs from day to day, so the shortest times are compared instead of medians.
+            if name.startswith("kithd") and name != BEFORE and peer not in pipelines:
                 ours, theirs = ([t[s]["shortest_ms"] for s in STAGES] for t in (found["stages"], other["times"]))
                 ratios = [a / b for a, b in zip([*ours, sum(ours)], [*theirs, sum(theirs)])]
-                lines.append(f"| {name} / {peer}, measured {other.get('measured', 'earlier')}, shortest | "
+                lines.append(f"| {name} / {peer}, measured {other.get('measured', 'earlier')} | "
                              + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
     known = {name: found["accuracy"] for name, found in {**results["peers"], **pipelines}.items()
              if "threshold" in found.get("accuracy", {})}
@@ -638,7 +675,7 @@ def tables(results):
     for name, one in known.items():
         lines.append(f"| {name} | {one['right']:.2f} % at {one['threshold']} | {one['best']:.2f} % at {one['best_threshold']} | "
                      f"{one['found_at_1_false_match_in_1000']:.1f} % | {one['no_face']} of {one['pictures']} |")
-    lines += ["", "onnxruntime's best: " + ", ".join(f"{n} {f}" for n, f in results["best"].items()) + ". int8: "
+    lines += ["", "onnxruntime's best: " + ", ".join(f"{n} {f}" for n, f in results["best"].items()) + ". "
               + "; ".join(results["forms"]) + "."]
     return "\n".join(lines)
 

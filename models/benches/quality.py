@@ -5,6 +5,8 @@ opencv-python-headless; `spoil` also needs ../convert/requirements.txt.
     analyse ../packs/sface int8 20 FOLDER/*.jpg > FACES      `analyse` is the example of kith-vision
     python3 quality.py table FOLDER/pairs.csv FACES [SVG]    the tables of quality.md; errors against discard as a picture
     python3 quality.py curve FOLDER/pairs.csv FACES          quality.known_again of pack.toml
+    python3 quality.py harder FOLDER FOLDER2                 spoils the whole pictures in FOLDER in 17 further ways
+    python3 quality.py reasons FACES...                      what is given as the reason where a face is refused
     kithd eval --pairs FOLDER/pairs.csv                      error against rejection, by the quality and each part of it
 
 In each pair of one person in lfw-dev one picture is degraded in 24 ways; the other stays as it is. A face is known
@@ -80,6 +82,78 @@ def spoilt(picture, landmarks, noise):
         yield "mask_0", masked(picture, landmarks)
         yield "glasses_0", shaded(picture, landmarks)
         yield "both_0", shaded(masked(picture, landmarks), landmarks)
+
+
+def moved(picture, pixels, angle):
+    """As by a moving camera."""
+    kernel = np.zeros((pixels, pixels), np.float32)
+    kernel[pixels // 2] = 1
+    middle = (pixels - 1) / 2
+    kernel = cv2.warpAffine(kernel, cv2.getRotationMatrix2D((middle, middle), angle, 1), (pixels, pixels))
+    return cv2.filter2D(picture, -1, kernel / kernel.sum())
+
+
+def harder(source, folder):
+    """Moved, blurred and noisy, enlarged, blurred and small, dark and noisy, and strongly compressed."""
+    source, folder, random = Path(source), Path(folder), np.random.default_rng(2)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def noisy(picture, deviation):
+        return np.clip(np.rint(picture + random.normal(0, deviation, picture.shape)), 0, 255).astype(np.uint8)
+
+    for path in sorted(source.glob("*__whole_0.jpg")):
+        whole = cv2.imread(str(path))
+        ways = {f"blur_m{pixels}": moved(whole, pixels, random.uniform(0, 180)) for pixels in (15, 21, 27)}
+        for sigma in (3, 4, 5):
+            blurred = cv2.GaussianBlur(whole, (0, 0), sigma)
+            ways |= {f"blur_{sigma}n{deviation}": noisy(blurred, deviation) for deviation in (3, 6)}
+        for side in (30, 40):
+            small = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
+            ways[f"blur_up{side}"] = cv2.resize(small, (250, 250), interpolation=cv2.INTER_CUBIC)
+        ways["blur_s3"] = cv2.resize(cv2.GaussianBlur(whole, (0, 0), 5), (125, 125), interpolation=cv2.INTER_AREA)
+        large = cv2.resize(whole, (1000, 1000), interpolation=cv2.INTER_CUBIC)
+        ways["blur_big18"] = noisy(cv2.GaussianBlur(large, (0, 0), 18), 3)
+        ways |= {f"dark_n{light}": noisy(whole * light, 3) for light in (0.1, 0.06)}
+        ways["dark_blur"] = noisy(cv2.GaussianBlur(whole, (0, 0), 3) * 0.12, 1.5)
+        name = path.name.removesuffix("__whole_0.jpg")
+        for way, picture in ways.items():
+            cv2.imwrite(str(folder / f"{name}__{way}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        for quality in (8, 4):
+            cv2.imwrite(str(folder / f"{name}__jpeg_{quality}.jpg"), whole, [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def reason(face, limits, clear=1.4):
+    """Of a refused face, as in ../src/quality.rs."""
+    sharp, light = limits["min_sharpness"], limits["min_brightness"]
+    if face["size_px"] < limits["min_size_px"]:
+        return "small"
+    if face["cut"] > limits["max_cut"]:
+        return "cut"
+    if face["brightness"] < light:
+        return "dark"
+    if face["sharpness"] < sharp:
+        return "blurred"
+    if abs(face["yaw"]) > limits["max_yaw"]:
+        return "turned"
+    plain = (face["size_px"] >= clear * limits["min_size_px"] and clear * face["cut"] <= limits["max_cut"]
+             and face["brightness"] >= clear * light and face["sharpness"] >= clear * sharp
+             and clear * abs(face["yaw"]) <= limits["max_yaw"])
+    return "covered" if plain else "none"
+
+
+def reasons(files):
+    limits = tomllib.loads((PACK / "pack.toml").read_text())["quality"]
+    counts = {}
+    for picture in (json.loads(line) for file in files for line in open(file)):
+        face = subject(picture) if "__" in picture["path"] and picture.get("faces") else None
+        if face and np.interp(face["length"], *limits["known_again"].values()) < limits["known_from"]:
+            way = picture["path"].rsplit("__")[1].split("_")[0]
+            given = counts.setdefault(way, {})
+            given[reason(face, limits)] = given.get(reason(face, limits), 0) + 1
+    columns = ("small", "cut", "dark", "blurred", "turned", "covered", "none")
+    print(f"{'spoilt by':<12}" + "".join(f"{column:>9}" for column in columns))
+    for way, given in sorted(counts.items()):
+        print(f"{way:<12}" + "".join(f"{given.get(column, 0):>9}" for column in columns))
 
 
 def spoil(lfw, folder, half):
@@ -265,5 +339,9 @@ if __name__ == "__main__":
             table(pairs, faces, *svg)
         case ["curve", pairs, faces]:
             curve(pairs, faces)
+        case ["harder", source, folder]:
+            harder(source, folder)
+        case ["reasons", *files] if files:
+            reasons(files)
         case _:
             sys.exit(__doc__)

@@ -173,6 +173,60 @@ fn links_between_pages_resolve() {
 }
 
 #[test]
+fn the_package_has_every_page_its_documentation_links_to() {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let manifest: toml::Table = fs::read_to_string(manifest).unwrap().parse().unwrap();
+    let assets = manifest["package"]["metadata"]["deb"]["assets"]
+        .as_array()
+        .unwrap();
+    let packed = |path: &Path| {
+        assets.iter().any(|asset| {
+            let source = asset[0].as_str().unwrap().trim_start_matches("../");
+            let target = asset[1]
+                .as_str()
+                .unwrap()
+                .strip_prefix("usr/share/doc/kithd/");
+            let folder = path
+                .parent()
+                .map(|folder| format!("{}/", folder.display()))
+                .unwrap();
+            let (at, name) = source.rsplit_once('/').unwrap_or(("", source));
+            let ending = name.strip_prefix('*').unwrap_or(name);
+            match at.strip_suffix("/**") {
+                Some(at) => path.starts_with(at) && target == Some(&format!("{at}/")),
+                None => {
+                    target == Some(folder.trim_start_matches('/'))
+                        && Path::new(at) == path.parent().unwrap()
+                        && path.to_str().unwrap().ends_with(ending)
+                }
+            }
+        })
+    };
+    for (path, page) in pages(false) {
+        assert!(packed(&path), "{} is not in the package", path.display());
+        for link in prose(&page).split("](").skip(1) {
+            let link = link.split([')', '#']).next().unwrap();
+            if link.is_empty() || link.contains("://") || link.contains('`') {
+                continue;
+            }
+            let mut target = PathBuf::new();
+            for part in path.parent().unwrap().join(link).components() {
+                match part {
+                    std::path::Component::ParentDir => drop(target.pop()),
+                    part => target.push(part),
+                }
+            }
+            assert!(
+                packed(&target),
+                "{}: the package has no {}",
+                path.display(),
+                target.display()
+            );
+        }
+    }
+}
+
+#[test]
 fn every_page_of_docs_is_linked_from_the_front_page() {
     let front = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
     for (path, _) in pages(false)
