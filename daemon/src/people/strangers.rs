@@ -30,6 +30,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const SHAPES_FROM: f32 = 0.8;
 
 /// What the task works with.
+#[derive(Clone)]
 pub struct Strangers {
     /// Database, engines and gallery.
     pub people: People,

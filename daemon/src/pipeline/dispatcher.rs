@@ -3,16 +3,18 @@
 //! It registers for changes, then looks, then waits: no wake-up is lost, and retries become due by
 //! the clock.
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{
     Claimed, EngineError, EngineErrorKind, Identified, IdentifiedFace, ImageId, NamedCandidate,
-    Outcome, Timings, sha256,
+    Outcome, Standing, Timings, sha256,
 };
 use crate::engine_process::StageTimes;
 use crate::engines::Engines;
@@ -23,6 +25,7 @@ use crate::queue::{Failure, Queue, QueueError};
 use crate::status::health::{Condition, Health};
 use crate::status::heartbeat::Pulse;
 use crate::store::{Store, StoreError};
+use crate::supervise::fault;
 
 /// Longest sleep while images wait: a safety net, not a pace.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -98,8 +101,9 @@ impl Dispatcher {
                 for image in claim.images {
                     let (queue, reader) = (queue.clone(), Arc::clone(&reader));
                     let (identifier, stop) = (identifier.clone(), stop.clone());
+                    let health = health.clone();
                     in_flight.spawn(async move {
-                        process(&queue, &reader, &identifier, image, &stop).await
+                        process(&queue, &reader, &identifier, image, &health, &stop).await
                     });
                 }
                 if claimed_some {
@@ -142,6 +146,7 @@ async fn process(
     reader: &Reader,
     identifier: &Identifier,
     image: Claimed,
+    health: &Health,
     stop: &CancellationToken,
 ) -> Result<(), QueueError> {
     let path = PathBuf::from(&image.path);
@@ -159,7 +164,29 @@ async fn process(
         // A slow mount must not hold up the stop; what is in the engine is let end.
         () = stop.cancelled() => return queue.hand_back(image).await,
     };
-    let identified = match bytes {
+    // A picture that makes us panic costs its attempt and fails in the end; others go on.
+    let identified = AssertUnwindSafe(identify_read(identifier, &image, path, bytes))
+        .catch_unwind()
+        .await;
+    let identified = identified.unwrap_or_else(|panic| {
+        let fault = fault(panic.as_ref());
+        health.count_fault();
+        tracing::error!(image = image.id, "{fault}");
+        Err(Failure::Fault(fault))
+    });
+    match identified {
+        Ok(identified) => queue.finish(image, identified).await.map(drop),
+        Err(failure) => queue.fail(image, &failure).await,
+    }
+}
+
+async fn identify_read(
+    identifier: &Identifier,
+    image: &Claimed,
+    path: PathBuf,
+    bytes: Result<(Vec<u8>, Option<Standing>), Failure>,
+) -> Result<Identified, Failure> {
+    match bytes {
         // A path is of use to an engine that shares the mounts; spooled bytes lie where only we can
         // see them.
         Ok((bytes, standing)) => {
@@ -172,10 +199,6 @@ async fn process(
             identified.map(|identified| with_remark(identified, replaced))
         }
         Err(failure) => Err(failure),
-    };
-    match identified {
-        Ok(identified) => queue.finish(image, identified).await.map(drop),
-        Err(failure) => queue.fail(image, &failure).await,
     }
 }
 

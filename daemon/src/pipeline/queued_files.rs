@@ -28,6 +28,7 @@ const IDLE: Duration = Duration::from_secs(30);
 const DATABASE_RETRY: Duration = Duration::from_secs(1);
 
 /// What the loop works with.
+#[derive(Clone)]
 pub struct Looker {
     /// Which images there are.
     pub queue: Queue,
