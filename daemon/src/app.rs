@@ -49,8 +49,8 @@ const PORT_RETRY: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until stopped.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let mut tasks = Supervisor::new()?;
     let health = Health::default();
+    let mut tasks = Supervisor::new(health.clone())?;
     let state_dir = config.state_dir.clone();
 
     raise_open_files(&health);
@@ -147,20 +147,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         retry: config.retry.clone(),
         health: health.clone(),
     };
-    tasks.work("files", looker.run(tasks.stop()));
-    let retention = queue::sweep(
+    let stop = tasks.stop();
+    tasks.keep_working("files", move || looker.clone().run(stop.clone()));
+    let parts = (
         queue.clone(),
         config.retention.clone(),
         health.clone(),
         tasks.stop(),
     );
-    tasks.work("retention", retention);
+    tasks.keep_working("retention", move || {
+        let (queue, retention, health, stop) = parts.clone();
+        queue::sweep(queue, retention, health, stop)
+    });
 
     let board = Board::here();
-    tasks.work(
-        "history",
-        history::keep(queue.clone(), store.clone(), board.clone(), tasks.stop()),
-    );
+    let parts = (queue.clone(), store.clone(), board.clone(), tasks.stop());
+    tasks.keep_working("history", move || {
+        let (queue, store, board, stop) = parts.clone();
+        history::keep(queue, store, board, stop)
+    });
 
     let (timer_heart, pulse) = heartbeat();
     tasks.work(
@@ -172,15 +177,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     for settings in &config.folders {
         // Leaked on purpose: once per folder and start.
         let part: &'static str = format!("folder {}", settings.path.display()).leak();
-        let folder = Folder {
-            settings: settings.clone(),
-            part,
-            intake: intake.clone(),
-            store: store.clone(),
-            health: health.clone(),
-            logged: Mutex::default(),
-        };
-        tasks.work(part, folder.run(tasks.stop()));
+        let parts = (
+            settings.clone(),
+            intake.clone(),
+            store.clone(),
+            health.clone(),
+            tasks.stop(),
+        );
+        tasks.keep_working(part, move || {
+            let (settings, intake, store, health, stop) = parts.clone();
+            Folder {
+                settings,
+                part,
+                intake,
+                store,
+                health,
+                logged: Mutex::default(),
+            }
+            .run(stop)
+        });
         folder_parts.push(part);
     }
 
@@ -188,16 +203,27 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     for settings in &config.cameras {
         // Leaked on purpose: once per camera and start.
         let part: &'static str = format!("camera {}", settings.name).leak();
-        let camera = Camera {
-            settings: settings.clone(),
-            part,
-            configuration: config.arguments.clone(),
-            intake: intake.clone(),
-            engines: engines.clone(),
-            health: health.clone(),
-            state: Mutex::default(),
-        };
-        tasks.work(part, camera.run(tasks.stop()));
+        let parts = (
+            settings.clone(),
+            config.arguments.clone(),
+            intake.clone(),
+            engines.clone(),
+            health.clone(),
+            tasks.stop(),
+        );
+        tasks.keep_working(part, move || {
+            let (settings, configuration, intake, engines, health, stop) = parts.clone();
+            Camera {
+                settings,
+                part,
+                configuration,
+                intake,
+                engines,
+                health,
+                state: Mutex::default(),
+            }
+            .run(stop)
+        });
         camera_parts.push(part);
     }
 
@@ -222,15 +248,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         people: people.clone(),
         health: health.clone(),
     };
-    tasks.work("strangers", strangers.run(tasks.stop()));
-    tasks.work(
-        "erasure",
-        people.clone().keep_forgetting(health.clone(), tasks.stop()),
-    );
-    tasks.work(
-        "gallery backup",
-        people.clone().keep_backup(health.clone(), tasks.stop()),
-    );
+    let stop = tasks.stop();
+    tasks.keep_working("strangers", move || strangers.clone().run(stop.clone()));
+    let parts = (people.clone(), health.clone(), tasks.stop());
+    tasks.keep_working("erasure", move || {
+        let (people, health, stop) = parts.clone();
+        people.keep_forgetting(health, stop)
+    });
+    let parts = (people.clone(), health.clone(), tasks.stop());
+    tasks.keep_working("gallery backup", move || {
+        let (people, health, stop) = parts.clone();
+        people.keep_backup(health, stop)
+    });
     if let Some(listen) = config.facerecog_listen {
         let routes = Facerecog::new(Arc::clone(&reader), people.clone()).routes();
         let (health, stop) = (health.clone(), tasks.stop());

@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::backup::{self, BackupError, GALLERY, Received};
 use crate::domain;
 use crate::spool;
-use crate::store::{self, Contents, DATABASE, Store, StoreError, Waiting, set_lost_aside};
+use crate::store::{self, Contents, DATABASE, LeftOut, Store, StoreError, Waiting, set_lost_aside};
 
 /// Folder in which older programs kept enrolment pictures.
 const PEOPLE: &str = "people";
@@ -22,11 +22,12 @@ pub async fn open(state_dir: &Path) -> Result<(Store, Option<String>), StoreErro
     if state_dir.join(GALLERY).exists() {
         set_lost_aside(state_dir)?;
     }
+    let journal = store::lost_in_journal(state_dir);
     let (store, banner) = Store::open(state_dir)?;
     backup::sweep(state_dir);
     if banner.is_none() {
         take_pictures(&store, state_dir).await?;
-        return Ok((store, None));
+        return Ok((store, journal));
     }
     // An interrupted recovery is repeated.
     for (name, number) in store.damaged_unread().await? {
@@ -35,7 +36,8 @@ pub async fn open(state_dir: &Path) -> Result<(Store, Option<String>), StoreErro
     }
     take_pictures(&store, state_dir).await?;
     let banner = store.damaged_banner().await?;
-    Ok((store, banner))
+    let said: Vec<_> = banner.into_iter().chain(journal).collect();
+    Ok((store, (!said.is_empty()).then(|| said.join(" "))))
 }
 
 /// Recovers a damaged database; returns sentences about what came back and what is lost.
@@ -139,6 +141,13 @@ async fn say_waiting(
         "{} images that waited are in the queue again.",
         waiting.images.saturating_sub(left_out)
     )];
+    let LeftOut { named, rows } = &waiting.left_out;
+    if *rows > 0 {
+        said.push(format!(
+            "{rows} rows of images that waited stayed out: {}.",
+            named.join("; ")
+        ));
+    }
     if !waiting.unreadable.is_empty() {
         let ranges = waiting
             .unreadable

@@ -1,20 +1,35 @@
-//! Named tasks: the first to end for any reason ends the program, and the error names it.
+//! Named tasks: the first to end for any reason ends the program, and the error names it. A task
+//! that can begin anew does so when it panics, after growing waits. A panic of any other task ends
+//! the program, and the next start takes up what it left.
 //!
 //! Stopping has two phases within the drain time: sources and workers end first, then the sinks.
 //! Nothing else in the daemon spawns a task that outlives its caller.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+
+use crate::status::health::{Condition, Health};
 
 /// Least time of the delivering phase, however long the first phase took.
 const DELIVERY_GRACE: Duration = Duration::from_secs(2);
+/// First and longest wait before a task that panicked begins anew.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// A task that has run for so long since is well again.
+const WELL_AFTER: Duration = Duration::from_secs(3600);
+/// The part of health that says which tasks panicked.
+const PART: &str = "tasks";
 
 /// Returns the message of a caught panic as a sentence for the operator.
 pub fn fault(panic: &(dyn Any + Send)) -> String {
@@ -36,18 +51,99 @@ pub struct Supervisor {
     delivering: Tasks,
     stop: CancellationToken,
     finish: CancellationToken,
+    faults: Faults,
+}
+
+/// Tasks that panicked and began anew, each with what it said; clones share them.
+#[derive(Clone)]
+struct Faults {
+    health: Health,
+    current: Arc<Mutex<BTreeMap<&'static str, String>>>,
+}
+
+impl Faults {
+    fn note(&self, task: &'static str, fault: String, wait: Duration) {
+        let count = self.health.count_fault();
+        tracing::error!(
+            "the task {task} met {fault}; it begins anew in {wait:?}, and {count} faults were met so far"
+        );
+        self.change(|current| _ = current.insert(task, fault));
+    }
+
+    fn over(&self, task: &'static str) {
+        self.change(|current| _ = current.remove(task));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<&'static str, String>)) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut current);
+        let count = self.health.faults();
+        let said: Vec<_> = current
+            .iter()
+            .map(|(task, fault)| format!("the task {task} met {fault}"))
+            .collect();
+        let (condition, text) = match said.as_slice() {
+            [] => (
+                Condition::Ok,
+                format!("all run; {count} faults since the start"),
+            ),
+            said => (
+                Condition::Degraded,
+                format!(
+                    "{}; it began anew ({count} faults since the start)",
+                    said.join("; ")
+                ),
+            ),
+        };
+        self.health.set(PART, condition, text);
+    }
+}
+
+/// Runs a task, again after each panic, until it ends in another way or is stopped.
+async fn repeat<F: Future<Output = anyhow::Result<()>>>(
+    task: &'static str,
+    mut start: impl FnMut() -> F,
+    faults: Faults,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut wait = FIRST_WAIT;
+    loop {
+        let mut run = std::pin::pin!(AssertUnwindSafe(async { start().await }).catch_unwind());
+        let ended = match timeout(WELL_AFTER, &mut run).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                if wait > FIRST_WAIT {
+                    faults.over(task);
+                    wait = FIRST_WAIT;
+                }
+                run.await
+            }
+        };
+        let Err(panic) = ended else {
+            return ended.unwrap_or(Ok(()));
+        };
+        faults.note(task, fault(panic.as_ref()), wait);
+        if stop.run_until_cancelled(sleep(wait)).await.is_none() {
+            return Ok(());
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
 }
 
 impl Supervisor {
     /// Listens for stop signals from now on, so that a signal during the start is handled like any
     /// other.
-    pub fn new() -> anyhow::Result<Self> {
+    pub fn new(health: Health) -> anyhow::Result<Self> {
         Ok(Self {
             signals: Signals::new()?,
             working: Tasks::default(),
             delivering: Tasks::default(),
             stop: CancellationToken::new(),
             finish: CancellationToken::new(),
+            faults: Faults {
+                health,
+                current: Arc::default(),
+            },
         })
     }
 
@@ -67,7 +163,18 @@ impl Supervisor {
         name: &'static str,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
-        self.working.spawn(async move { (name, task.await) });
+        self.working
+            .spawn(async move { (name, without_panic(task).await) });
+    }
+
+    /// Runs a task that ends when `stop` is cancelled, and begins anew when it panics.
+    pub fn keep_working<F>(&mut self, name: &'static str, start: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let (faults, stop) = (self.faults.clone(), self.stop());
+        self.working
+            .spawn(async move { (name, repeat(name, start, faults, stop).await) });
     }
 
     /// Runs a task that ends when `finish` is cancelled.
@@ -76,7 +183,21 @@ impl Supervisor {
         name: &'static str,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
-        self.delivering.spawn(async move { (name, task.await) });
+        self.delivering
+            .spawn(async move { (name, without_panic(task).await) });
+    }
+
+    /// Runs a task that ends when `finish` is cancelled, and begins anew when it panics.
+    pub fn keep_delivering<F>(
+        &mut self,
+        name: &'static str,
+        start: impl FnMut() -> F + Send + 'static,
+    ) where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let (faults, finish) = (self.faults.clone(), self.finish());
+        self.delivering
+            .spawn(async move { (name, repeat(name, start, faults, finish).await) });
     }
 
     /// Waits for a stop signal or the first task to end, then stops everything within `drain`.
@@ -112,10 +233,21 @@ impl Supervisor {
             Some(end) => Err(match end {
                 Ok((name, Ok(()))) => anyhow!("the task {name} ended by itself"),
                 Ok((name, Err(error))) => error.context(format!("the task {name} failed")),
-                Err(panic) => anyhow!("a task panicked: {panic}"),
+                Err(broken) => anyhow!("a task was broken off: {broken}"),
             }),
         }
     }
+}
+
+/// A panic as the error that ends the program.
+async fn without_panic(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let ended = AssertUnwindSafe(task).catch_unwind().await;
+    ended.unwrap_or_else(|panic| {
+        bail!(
+            "{}; what was accepted is taken up at the next start",
+            fault(panic.as_ref())
+        )
+    })
 }
 
 async fn drain_tasks(tasks: &mut Tasks, deadline: Instant) -> anyhow::Result<()> {
@@ -169,7 +301,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_task_to_end_ends_the_program_and_is_named() {
-        let mut tasks = Supervisor::new().unwrap();
+        let mut tasks = Supervisor::new(Health::default()).unwrap();
         let stop = tasks.stop();
         tasks.work("patient", async move {
             stop.cancelled().await;
@@ -185,7 +317,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn deliveries_end_after_the_work_and_a_task_that_hangs_is_dropped_at_the_deadline() {
-        let mut tasks = Supervisor::new().unwrap();
+        let mut tasks = Supervisor::new(Health::default()).unwrap();
         let (stop, finish) = (tasks.stop(), tasks.finish());
         let stop_seen = stop.clone();
         tasks.deliver("sink", async move {
@@ -202,5 +334,94 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.to_string(), "the task over ended by itself");
         assert!(begun.elapsed() < Duration::from_secs(8));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_begins_anew_after_growing_waits() {
+        let health = Health::default();
+        let mut tasks = Supervisor::new(health.clone()).unwrap();
+        let begun = Instant::now();
+        let (begins, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let (stop, mut runs) = (tasks.stop(), 0);
+        tasks.keep_working("history", move || {
+            runs += 1;
+            let (run, begins, stop) = (runs, begins.clone(), stop.clone());
+            async move {
+                begins.send(begun.elapsed().as_secs()).unwrap();
+                assert!(run > 4, "row {run} of 4");
+                stop.cancelled().await;
+                Ok(())
+            }
+        });
+        let (stop, watched) = (tasks.stop(), health.clone());
+        tasks.work("operator", async move {
+            let mut waits = Vec::new();
+            for _ in 0..5 {
+                waits.extend(seen.recv().await);
+            }
+            assert_eq!(waits, [0, 1, 3, 7, 15]);
+            let part = watched.parts()[PART].clone();
+            assert_eq!(part.condition, Condition::Degraded);
+            assert_eq!(
+                part.text,
+                "the task history met a fault in kithd, please report it: row 4 of 4; it began anew (4 faults since the start)"
+            );
+            sleep(WELL_AFTER + FIRST_WAIT).await;
+            assert_eq!(watched.parts()[PART].condition, Condition::Ok);
+            stop.cancel();
+            Ok(())
+        });
+        // The operator's end.
+        let ended = tasks
+            .run_until_stopped(Duration::from_secs(5))
+            .await
+            .unwrap_err();
+        assert_eq!(ended.to_string(), "the task operator ended by itself");
+        assert_eq!(health.faults(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_at_each_beginning_can_be_stopped() {
+        let mut tasks = Supervisor::new(Health::default()).unwrap();
+        tasks.keep_delivering("outbox", || -> std::future::Ready<anyhow::Result<()>> {
+            panic!("at once")
+        });
+        tasks.work("over", async {
+            sleep(Duration::from_secs(10_000)).await;
+            Ok(())
+        });
+        let ended = tasks
+            .run_until_stopped(Duration::from_secs(5))
+            .await
+            .unwrap_err();
+        assert_eq!(ended.to_string(), "the task over ended by itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_of_a_task_that_cannot_begin_anew_ends_the_program_named() {
+        let mut tasks = Supervisor::new(Health::default()).unwrap();
+        tasks.work("dispatcher", async { panic!("index out of bounds") });
+        let error = tasks
+            .run_until_stopped(Duration::from_secs(1))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            format!("{error:#}"),
+            "the task dispatcher failed: a fault in kithd, please report it: index out of bounds; what was accepted is taken \
+             up at the next start"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_of_a_task_that_begins_anew_ends_the_program() {
+        let mut tasks = Supervisor::new(Health::default()).unwrap();
+        tasks.keep_working("retention", || async { bail!("the database is closed") });
+        let error = tasks
+            .run_until_stopped(Duration::from_secs(1))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            format!("{error:#}"),
+            "the task retention failed: the database is closed"
+        );
     }
 }

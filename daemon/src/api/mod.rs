@@ -1,5 +1,5 @@
-//! The HTTP API, a file for each resource: what `/v1` reads and changes, and the page's forms, which
-//! make the same changes.
+//! The HTTP API, a file for each resource: what `/v1` reads and changes, and the page's forms,
+//! which make the same changes.
 //!
 //! Access is not decided here: `web::auth` stands before all routes of the LAN, and every user who
 //! may open the control socket may change things. Submitting pictures to the queue is

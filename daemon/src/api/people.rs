@@ -1,5 +1,5 @@
-//! `/v1/people`: listed, shown, enrolled, renamed, merged, erased. The page's forms for the same are
-//! in `people/forms.rs`.
+//! `/v1/people`: listed, shown, enrolled, renamed, merged, erased. The page's forms for the same
+//! are in `people/forms.rs`.
 
 pub mod forms;
 

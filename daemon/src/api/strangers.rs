@@ -1,5 +1,5 @@
-//! `/v1/strangers`: groups of unknown faces listed, shown, named, ignored; and single faces named or
-//! marked as not a person. The page's forms for the same.
+//! `/v1/strangers`: groups of unknown faces listed, shown, named, ignored; and single faces named
+//! or marked as not a person. The page's forms for the same.
 
 use axum::Json;
 use axum::extract::rejection::{FormRejection, JsonRejection, PathRejection};

@@ -84,7 +84,8 @@ pub async fn start(
         )
         .await?,
     };
-    tasks.work("former names", former.run(tasks.stop()));
+    let stop = tasks.stop();
+    tasks.keep_working("former names", move || former.clone().run(stop.clone()));
 
     if let Some(shared) = &config.mqtt.shared {
         let settings = Settings {
@@ -304,20 +305,29 @@ fn carry_out(
     let (publisher, deliveries, connection, connected) =
         connect("mqtt out", settings, health.clone(), tasks);
 
-    let outbox = Outbox {
-        store: store.clone(),
-        publisher: publisher.clone(),
-        topics: topics.clone(),
-        event_expiry: config.mqtt.event_expiry,
-        last_face: home_assistant.enabled,
-        health: health.clone(),
-        refused_events: Mutex::default(),
-    };
-    let outbox = sinks::outbox::run(outbox, tasks.finish());
-    tasks.deliver("outbox", async move {
+    let parts = (
+        store.clone(),
+        publisher.clone(),
+        topics.clone(),
+        health.clone(),
+        tasks.finish(),
+    );
+    let (event_expiry, last_face) = (config.mqtt.event_expiry, home_assistant.enabled);
+    tasks.keep_delivering("outbox", move || {
         // The connection ends after the outbox's last attempt.
-        let _connected = connected;
-        outbox.await
+        let _connected = &connected;
+        let (store, publisher, topics, health, finish) = parts.clone();
+        let refused_events = Mutex::default();
+        let outbox = Outbox {
+            store,
+            publisher,
+            topics,
+            event_expiry,
+            last_face,
+            health,
+            refused_events,
+        };
+        sinks::outbox::run(outbox, finish)
     });
     let announcing = HomeAssistant {
         settings: home_assistant.clone(),
@@ -331,14 +341,20 @@ fn carry_out(
         erasures: people.erasures.subscribe(),
         health,
     };
-    tasks.work("home assistant", announcing.run(tasks.stop()));
-    let health_out = sinks::health::run(
+    let stop = tasks.stop();
+    tasks.keep_working("home assistant", move || {
+        announcing.clone().run(stop.clone())
+    });
+    let parts = (
         report.clone(),
         publisher.clone(),
         topics.health(),
         tasks.stop(),
     );
-    tasks.work("mqtt health", health_out);
+    tasks.keep_working("mqtt health", move || {
+        let (report, publisher, topic, stop) = parts.clone();
+        sinks::health::run(report, publisher, topic, stop)
+    });
     let commands = Commands {
         topics: topics.clone(),
         allowed: config.mqtt.commands.clone(),
@@ -374,16 +390,11 @@ fn connect(
         connection.run(disconnect.cancelled()).await;
         Ok(())
     });
-    tasks.deliver(
-        "mqtt state",
-        show(
-            part,
-            state.clone(),
-            deliveries.dropped(),
-            health,
-            tasks.finish(),
-        ),
-    );
+    let parts = (state.clone(), deliveries.dropped(), health, tasks.finish());
+    tasks.keep_delivering("mqtt state", move || {
+        let (state, dropped, health, finish) = parts.clone();
+        show(part, state, dropped, health, finish)
+    });
     (publisher, deliveries, state, connected)
 }
 

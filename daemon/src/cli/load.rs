@@ -388,12 +388,13 @@ impl Daemon {
     fn pss_kib(&self) -> anyhow::Result<u64> {
         let mut sum = 0;
         for pid in self.family()? {
-            let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+            // A process that ended after it was listed has no memory; one that is being forgotten
+            // has an empty file.
+            let rollup =
+                std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
             let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-            let kib = pss
-                .and_then(|rest| rest.split_whitespace().next())
-                .context("smaps_rollup has no Pss")?;
-            sum += kib.parse::<u64>()?;
+            let kib = pss.and_then(|rest| rest.split_whitespace().next());
+            sum += kib.map_or(Ok(0), str::parse::<u64>)?;
         }
         Ok(sum)
     }
@@ -409,8 +410,10 @@ impl Daemon {
         let mut next = 0;
         while let Some(pid) = family.get(next) {
             // The kernel lists children by the thread that started them.
-            for thread in
-                std::fs::read_dir(format!("/proc/{pid}/task"))?.collect::<Result<Vec<_>, _>>()?
+            for thread in std::fs::read_dir(format!("/proc/{pid}/task"))
+                .into_iter()
+                .flatten()
+                .flatten()
             {
                 let children =
                     std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();

@@ -3,13 +3,13 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::deliveries::{Acks, Delivery, Inbox, MOST_OWED};
@@ -116,7 +116,7 @@ impl Connection {
             () = stop.as_mut() => return Ok(()),
         };
 
-        let acks = Arc::new(Acks::new(client.clone(), settings.unsettled_budget()));
+        let acks = Arc::new(Acks::new(client.clone()));
         let outgoing = Arc::new(Outgoing::new(client, &broker));
         let (filters, invalid): (Vec<_>, Vec<_>) = settings
             .subscriptions
@@ -143,12 +143,21 @@ impl Connection {
             outgoing,
         };
 
-        let stopping = AtomicBool::new(false);
+        let stopping = CancellationToken::new();
         let receive = async {
-            let mut said_dropped = false;
+            let (mut said_dropped, mut waited) = (false, false);
             loop {
+                if self.inbox.has_room() {
+                    waited = false;
+                } else if !waited {
+                    // Messages wait unread, in the socket and at the broker.
+                    tokio::select! {
+                        room = timeout(settings.unread_most(), self.inbox.room()) => waited = room.is_err(),
+                        () = stopping.cancelled() => waited = true,
+                    }
+                }
                 match events.next().await? {
-                    Heard::Publish(arrival) => link.deliver(arrival, &mut said_dropped),
+                    Heard::Publish(arrival) => link.deliver(arrival, &mut said_dropped, reporter),
                     Heard::PubAck { pkid, result } => {
                         link.outgoing
                             .answered(pkid, result.map_err(PublishError::Refused));
@@ -163,7 +172,7 @@ impl Connection {
                         lock(reporter).connected(broker.session_present, refused);
                     }
                     Heard::Written(pkid) => link.outgoing.written(pkid),
-                    Heard::Disconnect if stopping.load(Ordering::Relaxed) => return Ok(()),
+                    Heard::Disconnect if stopping.is_cancelled() => return Ok(()),
                     Heard::Disconnect if link.acks.overflowed() => return Err(Lost::overflowed()),
                     // rumqttc reports an unknown topic alias this way; we allow no aliases.
                     Heard::Disconnect => return Err(Lost::down("the broker broke the protocol")),
@@ -177,7 +186,7 @@ impl Connection {
                 () = link.keep_born(reporter) => {}
                 () = &mut stop => {}
             }
-            stopping.store(true, Ordering::Relaxed);
+            stopping.cancel();
             if let Some(farewell) = &settings.farewell {
                 match timeout(FAREWELL_TIMEOUT, link.outgoing.publish(farewell.clone())).await {
                     Ok(Ok(())) => {}
@@ -191,6 +200,7 @@ impl Connection {
         // Queued behind the last acknowledgement, so that no settled message is redelivered.
         let start_over = async {
             link.acks.drained().await;
+            self.inbox.room().await;
             link.outgoing.disconnect();
             sleep(DISCONNECT_TIMEOUT).await;
         };
@@ -204,11 +214,7 @@ impl Connection {
         };
         // A connection lost during the farewell counts as stopped, and `stop` must not be polled
         // again.
-        if stopping.load(Ordering::Relaxed) {
-            Ok(())
-        } else {
-            end
-        }
+        if stopping.is_cancelled() { Ok(()) } else { end }
     }
 }
 
@@ -229,10 +235,11 @@ impl Drop for Link<'_> {
 }
 
 impl Link<'_> {
-    fn deliver(&self, arrival: Arrival, said_dropped: &mut bool) {
+    fn deliver(&self, arrival: Arrival, said_dropped: &mut bool, reporter: &Mutex<Reporter>) {
         let inbox = &self.connection.inbox;
-        if arrival.pkid == 0 && inbox.len() >= usize::from(self.connection.settings.receive_maximum)
-        {
+        let room = inbox.has_room();
+        let waiting = usize::from(self.connection.settings.receive_maximum);
+        if arrival.pkid == 0 && (!room || inbox.len() >= waiting) {
             inbox.count_dropped();
             if !std::mem::replace(said_dropped, true) {
                 warn!(
@@ -242,9 +249,10 @@ impl Link<'_> {
             }
             return;
         }
-        let Some(ack) = self.acks.arrived(&arrival) else {
-            return;
+        let Some(ack) = self.acks.arrived(&arrival, room) else {
+            return lock(reporter).turned_away();
         };
+        let held = inbox.hold(arrival.payload.len());
         let Arrival {
             topic,
             payload,
@@ -264,6 +272,7 @@ impl Link<'_> {
             response_topic,
             correlation,
             ack,
+            _held: held,
         });
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -30,6 +30,8 @@ pub struct Delivery {
     pub correlation: Option<Vec<u8>>,
     /// To be settled once the message is safe.
     pub ack: Ack,
+    /// Its place in memory.
+    pub(super) _held: Held,
 }
 
 impl Delivery {
@@ -71,7 +73,6 @@ pub(super) const MOST_OWED: usize = 4096;
 /// Acknowledgements owed on one connection.
 pub(super) struct Acks {
     client: Client,
-    budget: usize,
     owed: Mutex<Owed>,
     emptied: Notify,
 }
@@ -82,48 +83,42 @@ struct Owed {
     queue: VecDeque<Entry>,
     /// Number of the queue's first entry.
     first: u64,
-    /// Size of all messages in the queue.
-    bytes: usize,
     overflowed: bool,
     closed: bool,
 }
 
 struct Entry {
     pkid: u16,
-    bytes: usize,
     settled: bool,
 }
 
 impl Acks {
-    /// Creates the list; `budget` is the most bytes of unsettled messages.
-    pub(super) fn new(client: Client, budget: usize) -> Self {
+    pub(super) fn new(client: Client) -> Self {
         Self {
             client,
-            budget,
             owed: Mutex::default(),
             emptied: Notify::new(),
         }
     }
 
-    /// Notes an arrival. Returns `None` when there is no room for it, nor for anything behind it on
-    /// this connection: see [`Acks::drained`].
-    pub(super) fn arrived(self: &Arc<Self>, arrival: &Arrival) -> Option<Ack> {
+    /// Notes an arrival; `room` says whether memory has room for it. Returns `None` when it is
+    /// turned away, and so is everything behind it on this connection: see [`Acks::drained`].
+    pub(super) fn arrived(self: &Arc<Self>, arrival: &Arrival, room: bool) -> Option<Ack> {
         if arrival.pkid == 0 {
             return Some(Ack(None));
         }
-        let bytes = arrival.payload.len();
         let mut owed = lock(&self.owed);
-        let full = owed.queue.len() >= MOST_OWED || owed.bytes + bytes > self.budget;
-        if owed.overflowed || (full && !owed.queue.is_empty()) {
+        if owed.overflowed || !room || owed.queue.len() >= MOST_OWED {
             owed.overflowed = true;
+            if owed.queue.is_empty() {
+                self.emptied.notify_one();
+            }
             return None;
         }
         owed.queue.push_back(Entry {
             pkid: arrival.pkid,
-            bytes,
             settled: false,
         });
-        owed.bytes += bytes;
         Some(Ack(Some((
             Arc::clone(self),
             owed.first + owed.queue.len() as u64 - 1,
@@ -135,8 +130,8 @@ impl Acks {
         lock(&self.owed).overflowed
     }
 
-    /// Resolves when a message was refused and everything else is settled: on a new connection the
-    /// broker sends it again.
+    /// Resolves when a message was refused and everything else is settled: once there is room, the
+    /// broker sends it again on a new connection.
     pub(super) async fn drained(&self) {
         loop {
             {
@@ -170,7 +165,6 @@ impl Acks {
             // The request channel has room for every acknowledgement (see connection.rs), so this
             // fails only when the connection is gone, and the acknowledgement with it.
             self.client.acknowledge(entry.pkid);
-            owed.bytes -= entry.bytes;
             owed.first += 1;
         }
         if owed.queue.is_empty() {
@@ -181,11 +175,28 @@ impl Acks {
 
 /// Messages of the current connection that are not taken yet. Emptied when it is lost: the broker
 /// sends them again, and taking both would make duplicates.
-#[derive(Default)]
 pub(super) struct Inbox {
     waiting: Mutex<Waiting>,
     changed: Notify,
     dropped: AtomicU64,
+    /// With so many bytes held, nothing further is taken.
+    most_held: usize,
+    /// Bytes of all deliveries that exist, waiting or taken, of this connection or an earlier one.
+    held: AtomicUsize,
+    released: Notify,
+}
+
+/// Share of the memory budget that a delivery takes until it is dropped.
+pub(super) struct Held {
+    inbox: Arc<Inbox>,
+    bytes: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.inbox.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.inbox.released.notify_waiters();
+    }
 }
 
 #[derive(Default)]
@@ -195,6 +206,42 @@ struct Waiting {
 }
 
 impl Inbox {
+    pub(super) fn new(most_held: usize) -> Self {
+        let (waiting, changed, released) = (Mutex::default(), Notify::new(), Notify::new());
+        Self {
+            waiting,
+            changed,
+            dropped: AtomicU64::new(0),
+            most_held,
+            held: AtomicUsize::new(0),
+            released,
+        }
+    }
+
+    /// Returns true if another message may be taken, whatever its size.
+    pub(super) fn has_room(&self) -> bool {
+        self.held.load(Ordering::Relaxed) < self.most_held
+    }
+
+    /// Resolves when there is room.
+    pub(super) async fn room(&self) {
+        loop {
+            let released = self.released.notified();
+            if self.has_room() {
+                return;
+            }
+            released.await;
+        }
+    }
+
+    pub(super) fn hold(self: &Arc<Self>, bytes: usize) -> Held {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        Held {
+            inbox: Arc::clone(self),
+            bytes,
+        }
+    }
+
     pub(super) fn push(&self, delivery: Delivery) {
         lock(&self.waiting).queue.push_back(delivery);
         self.changed.notify_one();
@@ -219,6 +266,7 @@ impl Inbox {
 }
 
 /// Counter of QoS 0 messages that were dropped because too many were waiting.
+#[derive(Clone)]
 pub struct Dropped(Arc<Inbox>);
 
 impl Dropped {

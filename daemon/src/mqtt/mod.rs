@@ -12,14 +12,15 @@
 //!   (MQTT-4.6.0-2).
 //! - **A publish resolves when its own PubAck arrives**, and its reason code counts.
 //! - **Back-pressure** is `receive_maximum`, the number of messages the broker may send
-//!   unacknowledged. Mosquitto 2.0.11 exceeds it after a reconnect (measured: 254 instead of 16),
-//!   so `receive_maximum` × `max_packet_bytes` is also enforced here, in bytes: messages beyond it
-//!   are not taken, and once everything taken is settled the connection is replaced, and the broker
-//!   sends the rest again. Messages at QoS 0 have no back-pressure: while `receive_maximum`
-//!   deliveries wait, further ones are dropped, counted and logged.
-//!
-//! MQTT 3.1.1 has no receive maximum. There, this byte limit is the only back-pressure beside the
-//! broker's own limit on messages in flight (20 in mosquitto).
+//!   unacknowledged; in MQTT 3.1.1 it is the broker's own limit (20 in mosquitto). Mosquitto 2.0.11
+//!   exceeds it after a reconnect (measured: 254 instead of 16), and so many large messages would
+//!   not fit into memory. So there is a limit in bytes too: while the deliveries in memory hold a
+//!   quarter of `max_packet_bytes`, nothing further is read. At most one and a quarter of the
+//!   largest packets are held, beside the one that is being read. Reading stops for `unread_most`
+//!   at most, since the answers to pings are not read either. Then reading goes on and messages are
+//!   turned away; once everything taken is settled and there is room, the connection is replaced,
+//!   and the broker sends the rest again. Messages at QoS 0 have no back-pressure: while there is
+//!   no room, or `receive_maximum` deliveries wait, further ones are dropped, counted and logged.
 //!
 //! **Messages above `max_packet_bytes`.** The limit is announced to the broker. A compliant broker
 //! (mosquitto) silently discards larger messages for this client and sends the ones behind them, so
@@ -60,7 +61,7 @@ pub use topic::{is_filter, is_topic, matches};
 pub fn connect(settings: Settings) -> (Publisher, Deliveries, watch::Receiver<State>, Connection) {
     let (state, watch_state) = watch::channel(State::Connecting);
     let (link, current) = watch::channel(None);
-    let inbox = Arc::new(deliveries::Inbox::default());
+    let inbox = Arc::new(deliveries::Inbox::new(settings.most_held()));
     let deliveries = Deliveries::new(Arc::clone(&inbox));
     let connection = Connection::new(settings, inbox, link, state);
     (Publisher::new(current), deliveries, watch_state, connection)

@@ -59,6 +59,9 @@ pub struct Settings {
     pub reconnect_most: Duration,
     /// Delay of an owed answer after which the connection is replaced.
     pub stalled_after: Duration,
+    /// Longest time that messages wait unread for memory; half of `keep_alive` at most. After it
+    /// messages are turned away, and the broker sends them again later.
+    pub unread_most: Duration,
 }
 
 impl Settings {
@@ -83,15 +86,21 @@ impl Settings {
             reconnect_least: Duration::from_secs(1),
             reconnect_most: Duration::from_secs(60),
             stalled_after: Duration::from_secs(120),
+            unread_most: Duration::from_secs(10),
         }
     }
 }
 
 impl Settings {
-    /// Returns the most bytes of messages that may be unsettled.
-    pub(super) fn unsettled_budget(&self) -> usize {
-        let most = u64::from(self.receive_maximum) * u64::from(self.max_packet_bytes);
-        usize::try_from(most).unwrap_or(usize::MAX)
+    /// With so many bytes of deliveries in memory, no further message is taken.
+    pub(super) fn most_held(&self) -> usize {
+        self.max_packet_bytes as usize / 4 + 1
+    }
+
+    /// Longest time that messages wait unread.
+    pub(super) fn unread_most(&self) -> Duration {
+        self.unread_most
+            .min(self.keep_alive.max(LEAST_KEEP_ALIVE) / 2)
     }
 }
 

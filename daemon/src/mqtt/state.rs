@@ -46,6 +46,8 @@ pub struct Hindrances {
     pub publish: Vec<Refusal>,
     /// The broker ends this connection again and again.
     pub contended: bool,
+    /// Messages were turned away, and come again when those before them are stored.
+    pub turned_away: bool,
     /// Client id, for the sentence.
     pub client: String,
 }
@@ -106,6 +108,13 @@ impl fmt::Display for Hindrances {
             )?;
             and = "; and";
         }
+        if self.turned_away {
+            write!(
+                f,
+                "{and} messages wait at the broker until those that came before them are stored"
+            )?;
+            and = "; and";
+        }
         if self.contended {
             write!(
                 f,
@@ -148,8 +157,7 @@ impl Lost {
 
 impl Lost {
     pub(super) fn overflowed() -> Self {
-        let reason = "the broker sent more unacknowledged messages than our receive maximum; \
-                      asking for them again";
+        let reason = "messages for which there was no room are asked for again";
         Self {
             reason: reason.to_owned(),
             kind: LostKind::Overflowed,
@@ -206,7 +214,15 @@ impl Reporter {
         self.up_since = Some(Instant::now());
         self.session_present = session_present;
         self.hindrances.subscribe = refused;
+        self.hindrances.turned_away = false;
         self.show();
+    }
+
+    /// Notes that messages are turned away on this connection.
+    pub(super) fn turned_away(&mut self) {
+        if !std::mem::replace(&mut self.hindrances.turned_away, true) {
+            self.show();
+        }
     }
 
     /// Updates the refused birth messages, and forgets old closings.
@@ -226,9 +242,14 @@ impl Reporter {
             ..
         } = self;
         hindrances.contended = self.closings.len() >= CLOSINGS;
-        let well = hindrances.subscribe.is_empty()
-            && hindrances.publish.is_empty()
-            && !hindrances.contended;
+        let Hindrances {
+            subscribe,
+            publish,
+            contended,
+            turned_away,
+            ..
+        } = &*hindrances;
+        let well = subscribe.is_empty() && publish.is_empty() && !contended && !turned_away;
         let state = if well {
             State::Connected {
                 session_present: *session_present,

@@ -18,6 +18,8 @@ use super::state::{Lost, LostKind};
 use super::{Message, Settings, Version, tls};
 
 const CONNECT_TIMEOUT_SECONDS: u64 = 10;
+/// Receive buffer of the system for a connection.
+const RECEIVE_BUFFER_BYTES: u32 = 256 << 10;
 /// Range of packet ids rumqttc may use, unless the broker allows less.
 const PACKET_IDS: u16 = 64;
 /// Largest remaining length of a packet in both protocols.
@@ -94,6 +96,9 @@ pub(super) fn open(settings: &Settings, room: usize) -> Result<(Client, Events),
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(CONNECT_TIMEOUT_SECONDS);
+    // rumqttc reads on as long as something is there: from the system's own buffers, which grow to
+    // megabytes, it took nine messages of 30 MiB at once.
+    network.set_tcp_recv_buffer_size(RECEIVE_BUFFER_BYTES);
     Ok(match settings.version {
         Version::Five => {
             let mut options = five_options(settings);
@@ -360,11 +365,19 @@ impl Events {
     pub async fn next(&mut self) -> Result<Heard, Lost> {
         Ok(match self {
             Self::Five(events) => match events.poll().await? {
-                v5::Event::Incoming(packet) => heard_in_five(packet),
+                v5::Event::Incoming(packet) => {
+                    // A sign of life as good as the answer to a ping, which comes behind all
+                    // messages under way.
+                    events.state.await_pingresp = false;
+                    heard_in_five(packet)
+                }
                 v5::Event::Outgoing(done) => heard_of_ours(&done),
             },
             Self::Three(events) => match events.poll().await? {
-                rumqttc::Event::Incoming(packet) => heard_in_three(packet),
+                rumqttc::Event::Incoming(packet) => {
+                    events.state.await_pingresp = false;
+                    heard_in_three(packet)
+                }
                 rumqttc::Event::Outgoing(done) => heard_of_ours(&done),
             },
         })
@@ -382,6 +395,17 @@ fn heard_of_ours(done: &Outgoing) -> Heard {
 /// A subscription granted at QoS 0 counts as refused, because messages would be lost unseen.
 const ONLY_QOS_0: &str = "granted at QoS 0 only";
 
+/// A small payload away from the network buffer it lies in, which may be larger and shared with its
+/// neighbours. For a large one the buffer was made, and a copy would take as much again.
+fn apart(payload: Bytes) -> Bytes {
+    const LARGE: usize = 128 << 10;
+    if payload.len() < LARGE {
+        Bytes::copy_from_slice(&payload)
+    } else {
+        payload
+    }
+}
+
 fn heard_in_five(packet: five::Packet) -> Heard {
     match packet {
         five::Packet::Publish(publish) => {
@@ -393,9 +417,7 @@ fn heard_in_five(packet: five::Packet) -> Heard {
                     publish.pkid
                 },
                 topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-                // Copied, since the network buffer may be larger and shared with neighbouring
-                // messages.
-                payload: Bytes::copy_from_slice(&publish.payload),
+                payload: apart(publish.payload),
                 retain: publish.retain,
                 redelivered: publish.dup,
                 content_type: properties.content_type,
@@ -437,7 +459,7 @@ fn heard_in_three(packet: three::Packet) -> Heard {
                 publish.pkid
             },
             topic: publish.topic,
-            payload: Bytes::copy_from_slice(&publish.payload),
+            payload: apart(publish.payload),
             retain: publish.retain,
             redelivered: publish.dup,
             content_type: None,

@@ -30,6 +30,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const SHAPES_FROM: f32 = 0.8;
 
 /// Everything that the task needs.
+#[derive(Clone)]
 pub struct Strangers {
     /// Database, engines and gallery.
     pub people: People,

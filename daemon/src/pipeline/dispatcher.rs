@@ -3,16 +3,18 @@
 //! It subscribes to changes before it looks at the queue, so no wake-up is lost; a timer wakes it
 //! for retries.
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{
     Claimed, EngineError, EngineErrorKind, Identified, IdentifiedFace, ImageId, NamedCandidate,
-    Outcome, Timings, sha256,
+    Outcome, Standing, Timings, sha256,
 };
 use crate::engine_process::StageTimes;
 use crate::engines::Engines;
@@ -23,6 +25,7 @@ use crate::queue::{Failure, Queue, QueueError};
 use crate::status::health::{Condition, Health};
 use crate::status::heartbeat::Pulse;
 use crate::store::{Store, StoreError};
+use crate::supervise::fault;
 
 /// Longest sleep while images wait: a safety net, not a polling interval.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -98,8 +101,9 @@ impl Dispatcher {
                 for image in claim.images {
                     let (queue, reader) = (queue.clone(), Arc::clone(&reader));
                     let (identifier, stop) = (identifier.clone(), stop.clone());
+                    let health = health.clone();
                     in_flight.spawn(async move {
-                        process(&queue, &reader, &identifier, image, &stop).await
+                        process(&queue, &reader, &identifier, image, &health, &stop).await
                     });
                 }
                 if claimed_some {
@@ -143,6 +147,7 @@ async fn process(
     reader: &Reader,
     identifier: &Identifier,
     image: Claimed,
+    health: &Health,
     stop: &CancellationToken,
 ) -> Result<(), QueueError> {
     let path = PathBuf::from(&image.path);
@@ -160,7 +165,29 @@ async fn process(
         // A slow mount must not delay the stop. Pictures in the engine may finish.
         () = stop.cancelled() => return queue.hand_back(image).await,
     };
-    let identified = match bytes {
+    // A picture that makes us panic costs its attempt and fails in the end; others go on.
+    let identified = AssertUnwindSafe(identify_read(identifier, &image, path, bytes))
+        .catch_unwind()
+        .await;
+    let identified = identified.unwrap_or_else(|panic| {
+        let fault = fault(panic.as_ref());
+        health.count_fault();
+        tracing::error!(image = image.id, "{fault}");
+        Err(Failure::Fault(fault))
+    });
+    match identified {
+        Ok(identified) => queue.finish(image, identified).await.map(drop),
+        Err(failure) => queue.fail(image, &failure).await,
+    }
+}
+
+async fn identify_read(
+    identifier: &Identifier,
+    image: &Claimed,
+    path: PathBuf,
+    bytes: Result<(Vec<u8>, Option<Standing>), Failure>,
+) -> Result<Identified, Failure> {
+    match bytes {
         // Only an engine that shares the mounts can use a path. Spooled bytes are accessible to the
         // daemon only.
         Ok((bytes, standing)) => {
@@ -173,10 +200,6 @@ async fn process(
             identified.map(|identified| with_remark(identified, replaced))
         }
         Err(failure) => Err(failure),
-    };
-    match identified {
-        Ok(identified) => queue.finish(image, identified).await.map(drop),
-        Err(failure) => queue.fail(image, &failure).await,
     }
 }
 

@@ -116,6 +116,7 @@ fn status(failure: &Failure) -> Status {
         Failure::OutsideRoots(_) | Failure::Link(_) => Status::permission_denied(sentence),
         Failure::FileMissing { .. } | Failure::SpoolMissing(_) => Status::not_found(sentence),
         Failure::RootAbsent { .. } => Status::unavailable(sentence),
+        Failure::Fault(_) => Status::internal(sentence),
         Failure::Engine(error) => match error.kind {
             EngineErrorKind::Unreadable => Status::invalid_argument(sentence),
             EngineErrorKind::Died { lone: true }

@@ -28,6 +28,7 @@ const IDLE: Duration = Duration::from_secs(30);
 const DATABASE_RETRY: Duration = Duration::from_secs(1);
 
 /// Everything that the loop needs.
+#[derive(Clone)]
 pub struct Looker {
     /// The queue of images.
     pub queue: Queue,

@@ -51,6 +51,8 @@ pub enum Failure {
     SpoolMissing(String),
     /// The engine gave no answer.
     Engine(EngineError),
+    /// The daemon itself panicked over this picture.
+    Fault(String),
 }
 
 /// Retry policy for an image.
@@ -143,6 +145,7 @@ impl Failure {
                 false,
                 format!("the stored picture {file} is gone from the state folder"),
             ),
+            Self::Fault(what) => verdict(Again::Attempt, false, what.clone()),
             Self::Engine(error) => {
                 let why = &error.sentence;
                 match error.kind {
@@ -241,6 +244,15 @@ mod tests {
                 "{failure:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_fault_of_ours_costs_an_attempt_and_is_not_the_breakers_business() {
+        let verdict = Failure::Fault("a fault in kithd".into()).verdict();
+        assert_eq!(
+            (verdict.again, verdict.counts_for_breaker, verdict.alone),
+            (Again::Attempt, false, false)
+        );
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub struct Name {
 }
 
 /// Names to be cleared, with the task's dependencies.
+#[derive(Clone)]
 pub struct FormerNames {
     /// Store of the names.
     pub store: Store,

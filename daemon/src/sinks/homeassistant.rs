@@ -19,6 +19,7 @@ use crate::topics::Topics;
 const RETRY: Duration = Duration::from_secs(60);
 
 /// Dependencies of the announcement task.
+#[derive(Clone)]
 pub struct HomeAssistant {
     /// Configuration of the announcement.
     pub settings: config::HomeAssistant,

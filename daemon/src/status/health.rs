@@ -3,6 +3,7 @@
 //! Each part sets its own line; no decision depends on it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -60,9 +61,20 @@ pub struct Health {
     parts: Arc<Mutex<BTreeMap<&'static str, Part>>>,
     troubles: Arc<Mutex<BTreeMap<&'static str, Trouble>>>,
     version: watch::Sender<u64>,
+    faults: Arc<AtomicU64>,
 }
 
 impl Health {
+    /// Counts a panic that was caught; answers how many there were since the start.
+    pub fn count_fault(&self) -> u64 {
+        self.faults.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Panics that were caught since the start.
+    pub fn faults(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed)
+    }
+
     /// Sets a part's line; true when it differs from the last one.
     pub fn set(&self, name: &'static str, condition: Condition, text: impl Into<String>) -> bool {
         let text = text.into();

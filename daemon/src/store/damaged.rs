@@ -20,6 +20,8 @@ const FAR: i64 = 1_000_000;
 pub struct Waiting {
     /// Unfinished images.
     pub images: u64,
+    /// Rows that are not taken, by name.
+    pub left_out: LeftOut,
     /// Ranges of image numbers that cannot be read, first and last number of each.
     pub unreadable: Vec<(i64, i64)>,
     /// Spool files of finished images. Their results are lost, and they must not be recognised
@@ -116,6 +118,7 @@ pub fn waiting_of_damaged(damaged: &Path, clean: &Path) -> Result<Waiting, Forei
             }
         }
     }
+    waiting.left_out = left_out;
     // Due times are meaningless without the queue clock, which is lost with the rest.
     own.execute_batch(
         "UPDATE images SET attempts = max(0, attempts - 1) WHERE state = 'processing';

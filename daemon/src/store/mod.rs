@@ -14,6 +14,7 @@ mod folders;
 mod foreign;
 mod history;
 mod images;
+mod journal;
 mod listing;
 mod migrate;
 mod missing;
@@ -40,6 +41,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 
 use crate::status::disk;
+use crate::supervise::fault;
 pub use backup::{Contents, NoBackup, Origin, check_header, clean_copy, origin};
 pub use damaged::{Waiting, empty_copy, people_of_damaged, waiting_of_damaged};
 pub use fill::{Size, fill};
@@ -48,6 +50,7 @@ pub use folders::EndedFile;
 pub use foreign::{ForeignError, LeftOut};
 pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, PutBack};
+pub use journal::lost_in_journal;
 pub use listing::{
     Counts, FaceBox, FaceRow, ImageDetail, ImageRow, PictureBytes, counts, images as newest_images,
     picture_bytes,
@@ -156,6 +159,9 @@ pub enum StoreError {
     /// The writer thread has ended.
     #[error("the database is closed")]
     Closed,
+    /// Our own code panicked; the operation left no trace.
+    #[error("{0}")]
+    Fault(String),
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -259,8 +265,11 @@ impl Store {
             source,
         })?;
         let banner = damaged::damaged_banner(&connection, folder)?;
+        let marker = folder.join(journal::OPEN);
+        // Without it a journal that goes missing is not noticed; nothing else depends on it.
+        let _ = std::fs::write(&marker, "");
         let store = Self {
-            writer: Writer::start(connection)?,
+            writer: Writer::start(connection, marker)?,
             readers: Arc::new(Readers {
                 path,
                 file,
@@ -421,7 +430,10 @@ impl Store {
                 .push(connection);
             Ok(answer?)
         });
-        let answer = task.await.map_err(|_| StoreError::Closed)?;
+        let answer = task.await.map_err(|broken| match broken.try_into_panic() {
+            Ok(panic) => StoreError::Fault(fault(panic.as_ref())),
+            Err(_) => StoreError::Closed,
+        })?;
         self.note_damage(answer)
     }
 

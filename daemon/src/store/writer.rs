@@ -7,6 +7,8 @@
 //! and their transaction commits with the next urgent operation. A failed commit is reported to
 //! callers still waiting; operations already answered are replayed before anything else.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +18,7 @@ use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
 use super::StoreError;
+use crate::supervise::fault;
 
 /// Most operations in one transaction.
 const BATCH: usize = 256;
@@ -67,13 +70,22 @@ trait Operation: Send {
 
 struct Call<T, F> {
     operation: F,
-    result: Option<rusqlite::Result<T>>,
+    result: Option<Result<T, StoreError>>,
     caller: Option<oneshot::Sender<Result<T, StoreError>>>,
 }
 
 impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Operation for Call<T, F> {
     fn run(&mut self, connection: &Connection) -> bool {
-        let result = (self.operation)(connection);
+        // The thread outlives a panic: without it nothing could be accepted or ended any more.
+        let result = catch_unwind(AssertUnwindSafe(|| (self.operation)(connection)));
+        let result = match result {
+            Ok(result) => result.map_err(StoreError::from),
+            Err(panic) => {
+                let fault = fault(panic.as_ref());
+                tracing::error!("a change of the database met {fault}");
+                Err(StoreError::Fault(fault))
+            }
+        };
         let done = result.is_ok();
         self.result = Some(result);
         done
@@ -84,8 +96,7 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Operation for
             return;
         };
         let answer = match (self.result.take(), committed) {
-            (Some(Err(error)), _) => Err(error.into()),
-            (_, Err(error)) => Err(error),
+            (Some(Err(error)), _) | (_, Err(error)) => Err(error),
             (Some(Ok(value)), Ok(())) => Ok(value),
             (None, Ok(())) => Err(StoreError::Closed),
         };
@@ -113,7 +124,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn start(connection: Connection) -> Result<Self, StoreError> {
+    /// Starts the thread. It removes the marker once the database is closed in order.
+    pub fn start(connection: Connection, marker: PathBuf) -> Result<Self, StoreError> {
         let (queue, waiting) = channel();
         let (done, work) = watch::channel(0);
         let (changed, changes) = watch::channel(0);
@@ -131,6 +143,7 @@ impl Writer {
             results_at: None,
             now_at: None,
             stream: false,
+            marker,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -217,6 +230,8 @@ struct Pen {
     now_at: Option<Instant>,
     /// The urgent commit before that was less than [`COMPANY`] earlier.
     stream: bool,
+    /// There while the database is open.
+    marker: PathBuf,
 }
 
 impl Pen {
@@ -270,6 +285,8 @@ impl Pen {
         let _ = self
             .connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        // Before the connection takes the journal with it.
+        let _ = std::fs::remove_file(&self.marker);
     }
 
     /// Runs a batch and commits if it is time.
@@ -482,7 +499,8 @@ mod tests {
         connection
             .execute_batch("CREATE TABLE t (n INTEGER UNIQUE)")
             .unwrap();
-        (folder, Writer::start(connection).unwrap())
+        let marker = folder.path().join("open");
+        (folder, Writer::start(connection, marker).unwrap())
     }
 
     #[tokio::test]
@@ -502,6 +520,30 @@ mod tests {
             })
             .await;
         assert_eq!(count.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_operation_that_panics_leaves_no_trace_and_the_thread_alive() {
+        let (folder, writer) = writer();
+        let panicking = |urgency| {
+            writer.run(urgency, |c| -> rusqlite::Result<()> {
+                c.execute("INSERT INTO t VALUES (7)", [])?;
+                panic!("index out of bounds")
+            })
+        };
+        for urgency in [Urgency::Note, Urgency::Result, Urgency::Send, Urgency::Now] {
+            let (before, broken, after) = tokio::join!(
+                insert(&writer, urgency, 10 * urgency as i64 + 1),
+                panicking(urgency),
+                insert(&writer, urgency, 10 * urgency as i64 + 2)
+            );
+            assert!(before.is_ok() && after.is_ok(), "{urgency:?}");
+            assert!(
+                matches!(broken, Err(StoreError::Fault(said)) if said.ends_with("index out of bounds"))
+            );
+        }
+        writer.clone().stop().await;
+        assert_eq!(committed(&folder), 8);
     }
 
     #[tokio::test]

@@ -161,6 +161,9 @@ fn gather(
         "1 while a part does not work and is retried",
         degraded,
     );
+    let faults =
+        "Faults in kithd itself that cost a task its round or a picture its attempt, since start";
+    registry.register("faults", faults, ConstCounter::new(health.faults()));
     let info = Family::<InfoLabels, Gauge>::default();
     info.get_or_create(&InfoLabels {
         version: VERSION,

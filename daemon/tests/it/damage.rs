@@ -6,7 +6,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Board, part_is_ok, wait_for};
+use crate::broker::Mosquitto;
+use crate::support::{Board, part_is_ok, photo, publish, publish_with, wait_for};
 
 fn state(board: &Board, name: &str) -> PathBuf {
     board.folder.path().join("state").join(name)
@@ -167,4 +168,88 @@ fn a_name_that_is_no_text_any_more_costs_that_name() {
     assert_eq!(known(&board, "biden_2.jpg", "b.jpg"), "Joe\u{fffd}");
     let people = board.get("/v1/people");
     assert_eq!(people["people"].as_array().unwrap().len(), 3, "{people}");
+}
+
+#[test]
+fn paths_and_messages_lost_with_the_journal_are_said() {
+    for missing in [true, false] {
+        let broker = Mosquitto::running();
+        let mut board = Board::with_broker(broker.port());
+        let watched = board.folder.path().join("watched");
+        std::fs::create_dir(&watched).unwrap();
+        board.set(
+            "folder",
+            &format!("[{{path = {watched:?}, settle = \"100ms\", poll = \"200ms\"}}]"),
+        );
+        board.start();
+        part_is_ok(&board, "engine");
+        part_is_ok(&board, "mqtt");
+        assert!(board.kithd(["breaker", "open"]).status.success());
+        // The journal is copied into the database by a stop in order: what follows stands in it
+        // alone.
+        board.stop();
+        board.start();
+        part_is_ok(&board, "mqtt");
+        assert_eq!(board.get("/v1/status")["parts"]["database"]["text"], "open");
+        for n in 0..3 {
+            let picture = photo("noface.jpg");
+            publish(
+                broker.port(),
+                "kithd/board/image/post",
+                &board.put("noface.jpg", &format!("{n}.jpg")),
+            );
+            std::fs::copy(&picture, watched.join(format!("{n}.jpg"))).unwrap();
+            board.post_path(&board.put("noface.jpg", &format!("http-{n}.jpg")));
+        }
+        let mut picture = std::fs::read(photo("noface.jpg")).unwrap();
+        for n in 0..3 {
+            picture.push(n);
+            let file = board.folder.path().join("picture");
+            std::fs::write(&file, &picture).unwrap();
+            publish_with(
+                broker.port(),
+                "kithd/board/image",
+                &["-f", file.to_str().unwrap()],
+            );
+        }
+        let count = |board: &Board, of: &str| {
+            board.sql(&format!("select count(*) from images where {of}"))[0].clone()
+        };
+        wait_for("all to be accepted", || {
+            (count(&board, "true") == "12").then_some(())
+        });
+        board.kill();
+        let journal = state(&board, "kithd.db-wal");
+        if missing {
+            std::fs::remove_file(&journal).unwrap();
+        } else {
+            let mut bytes = std::fs::read(&journal).unwrap();
+            bytes[100] ^= 4;
+            std::fs::write(&journal, bytes).unwrap();
+        }
+        board.start();
+        // Pictures that came as bytes lie in the spool, and files in their folder; what hangs on
+        // the journal alone is said.
+        wait_for("messages and files", || {
+            (count(&board, "file is not null") == "3").then_some(())
+        });
+        wait_for("files", || {
+            (count(&board, "source = 'folder'") == "3").then_some(())
+        });
+        let part = board.get("/v1/status")["parts"]["database"].clone();
+        let how = if missing { "missing" } else { "damaged" };
+        let said = format!("The journal of the database (kithd.db-wal) was {how} at this start");
+        assert!(
+            part["condition"] == "degraded" && part["text"].as_str().unwrap().starts_with(&said),
+            "{part}"
+        );
+        assert!(board.get_text("/").contains("may be lost; send them again"));
+        assert_eq!(
+            count(&board, "source in ('mqtt', 'http') and file is null"),
+            "0"
+        );
+        board.stop();
+        board.start();
+        assert_eq!(board.get("/v1/status")["parts"]["database"]["text"], "open");
+    }
 }

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, Subscriber, mount_memory, photo, publish, wait_for, with_own_mounts};
+use crate::support::{
+    Board, Subscriber, mount_memory, part_is_ok, photo, publish, publish_with, wait_for,
+    with_own_mounts,
+};
 
 /// A board whose state folder is a disk of its own, that watches a folder elsewhere and has a
 /// broker.
@@ -24,7 +27,8 @@ struct Small {
 
 impl Small {
     fn new(size: &str, reserve: &str) -> Self {
-        let broker = Mosquitto::running();
+        // Saving all that waits each second would take all its time.
+        let broker = Mosquitto::running_with("autosave_interval 3600", &[]);
         let results = Subscriber::new(broker.port(), "kithd/board/result");
         let mut board = Board::with_broker(broker.port());
         mount_memory(&board.folder.path().join("state"), size);
@@ -303,4 +307,94 @@ fn below_the_reserve_nothing_comes_in_and_everything_else_goes_on() {
             .contains("\nkithd_disk_reserve_bytes 8388608\n")
     );
     small.goes_on();
+}
+
+/// Most memory the daemon has had resident, MiB.
+fn most_resident_mib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn large_messages_wait_at_the_broker_while_the_disk_is_full() {
+    if !with_own_mounts("disk::large_messages_wait_at_the_broker_while_the_disk_is_full") {
+        return;
+    }
+    // The largest number of messages in flight.
+    let (messages, bytes) = (16, 30 << 20);
+    let mut small = Small::new("600m", "0B");
+    small.board.stop();
+    small.board.set("mqtt.keep_alive", "5s");
+    small.board.start();
+    part_is_ok(&small.board, "mqtt");
+    part_is_ok(&small.board, "engine");
+    // Pictures that are recognised take memory too.
+    assert!(small.board.kithd(["breaker", "open"]).status.success());
+    wait_for("the disk to be refused", || {
+        small.fill(0);
+        (small.ready().0 == 503).then_some(())
+    });
+    let before = most_resident_mib(small.board.pid());
+    let picture = small.board.folder.path().join("large.jpg");
+    for n in 0..messages {
+        let mut large = std::fs::read(photo("noface.jpg")).unwrap();
+        large.resize(bytes, n);
+        std::fs::write(&picture, large).unwrap();
+        small.fill(0);
+        publish_with(
+            small.broker.port(),
+            "kithd/board/image",
+            &["-f", picture.to_str().unwrap()],
+        );
+    }
+    wait_for("the part to say where they wait", || {
+        small.fill(0);
+        let part = small.board.get("/v1/status")["parts"]["mqtt"].clone();
+        part["text"]
+            .as_str()?
+            .contains("wait at the broker")
+            .then_some(())
+    });
+    // Longer than the broker waits for a sign of life.
+    std::thread::sleep(std::time::Duration::from_secs(10));
+    small.fill(0);
+    let closed = small
+        .broker
+        .log()
+        .matches("kithd-board has exceeded timeout")
+        .count()
+        + small
+            .broker
+            .log()
+            .matches("kithd-board closed its connection")
+            .count();
+    assert_eq!(closed, 0, "{}", small.broker.log());
+    let most = most_resident_mib(small.board.pid());
+    println!(
+        "{messages} messages of {} MiB wait: {before} MiB before, {most} MiB at most",
+        bytes >> 20
+    );
+    assert!(
+        most - before <= 136,
+        "{before} MiB before, {most} MiB at most"
+    );
+    assert_eq!(small.board.sql("select count(*) from images"), ["0"]);
+    std::fs::remove_file(small.ballast()).unwrap();
+    wait_for("all of them, once each", || {
+        let rows = small
+            .board
+            .sql("select count(*), count(distinct path) from images");
+        (rows == [format!("{messages}|{messages}")]).then_some(())
+    });
+    part_is_ok(&small.board, "mqtt");
+    let most = most_resident_mib(small.board.pid());
+    println!("and {most} MiB at most when all are taken");
+    assert!(
+        most - before <= 136,
+        "{before} MiB before, {most} MiB at most"
+    );
 }

@@ -1,12 +1,14 @@
 //! Messages taken and acknowledged, as a scripted broker sees them.
 
+use std::time::Duration;
+
 use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason, SubscribeReasonCode};
 use tokio::time::sleep;
 
 use super::super::state::{Hindrances, Refusal};
 use super::super::{Delivery, Settings, State};
 use super::double::Double;
-use super::{BRIEFLY, Client, message, settings};
+use super::{BRIEFLY, Client, PATIENCE, message, settings};
 
 async fn subscriber() -> (Double, Client) {
     let double = Double::listen().await;
@@ -106,41 +108,102 @@ async fn messages_at_qos_0_are_dropped_and_counted_while_too_many_wait() {
     assert_eq!(client.deliveries.dropped().count(), 6);
 }
 
-#[tokio::test]
-async fn what_exceeds_the_room_for_unsettled_messages_is_asked_for_again_once_they_are_settled() {
+/// Memory for two messages of sixty bytes.
+async fn small_room(unread_most: Duration) -> (Double, Client) {
     let double = Double::listen().await;
-    let mut client = Client::start(Settings {
-        receive_maximum: 2,
-        max_packet_bytes: 100,
+    let settings = Settings {
+        max_packet_bytes: 400,
+        unread_most,
         ..settings(double.port(), "kith", &["in"])
-    });
+    };
+    let client = Client::start(settings);
+    (double, client)
+}
+
+fn sixty(pkid: u16) -> String {
+    format!("{pkid:060}")
+}
+
+#[tokio::test]
+async fn messages_without_room_wait_unread_and_are_taken_when_there_is() {
+    let (double, mut client) = small_room(PATIENCE).await;
     let mut peer = double.accept_subscribed().await;
-    let payload = |pkid: u16| format!("{pkid:060}");
     for pkid in 1..=5 {
-        peer.publish(pkid, &payload(pkid)).await;
+        peer.publish(pkid, &sixty(pkid)).await;
     }
-    // A budget of two hundred bytes holds three messages of sixty.
-    let held = [
-        client.recv().await,
-        client.recv().await,
-        client.recv().await,
-    ];
+    let (first, second) = (client.recv().await, client.recv().await);
     client.nothing_arrives().await;
-    assert!(client.state.borrow().is_connected());
+    first.settle();
+    second.settle();
+    for pkid in 3..=5 {
+        let delivery = client.recv().await;
+        assert_eq!(delivery.payload, sixty(pkid).as_bytes());
+        delivery.settle();
+    }
+    for pkid in 1..=5 {
+        assert_eq!(peer.recv_puback().await, pkid);
+    }
+}
+
+#[tokio::test]
+async fn messages_that_waited_long_are_asked_for_again() {
+    let (double, mut client) = small_room(BRIEFLY).await;
+    let mut peer = double.accept_subscribed().await;
+    for pkid in 1..=5 {
+        peer.publish(pkid, &sixty(pkid)).await;
+    }
+    let held = [client.recv().await, client.recv().await];
+    client.nothing_arrives().await;
+    let state = client
+        .state(|state| matches!(state, State::Hindered(_)))
+        .await;
+    assert_eq!(
+        state.to_string(),
+        "connected, but messages wait at the broker until those that came before them are stored"
+    );
     held.into_iter().for_each(Delivery::settle);
-    for pkid in 1..=3 {
+    for pkid in 1..=2 {
         assert_eq!(peer.recv_puback().await, pkid);
     }
     assert!(matches!(peer.recv().await, Packet::Disconnect(_)));
 
     let mut peer = double.accept_subscribed().await;
-    for pkid in 4..=5 {
-        peer.publish(pkid, &payload(pkid)).await;
+    client
+        .state(|state| matches!(state, State::Connected { .. }))
+        .await;
+    for pkid in 3..=5 {
+        peer.publish(pkid, &sixty(pkid)).await;
         let delivery = client.recv().await;
-        assert_eq!(delivery.payload, payload(pkid).as_bytes());
+        assert_eq!(delivery.payload, sixty(pkid).as_bytes());
         delivery.settle();
         assert_eq!(peer.recv_puback().await, pkid);
     }
+}
+
+#[tokio::test]
+async fn deliveries_of_a_lost_connection_take_their_room_too() {
+    let (double, mut client) = small_room(BRIEFLY).await;
+    let mut peer = double.accept_subscribed().await;
+    for pkid in 1..=2 {
+        peer.publish(pkid, &sixty(pkid)).await;
+    }
+    let held = [client.recv().await, client.recv().await];
+    drop(peer);
+    let mut peer = double.accept_subscribed().await;
+    for pkid in 1..=2 {
+        peer.publish(pkid, &sixty(pkid)).await;
+    }
+    client.nothing_arrives().await;
+    assert!(
+        client.state.borrow().is_connected(),
+        "it is not made anew before there is room"
+    );
+    held.into_iter().for_each(Delivery::settle);
+    assert!(matches!(peer.recv().await, Packet::Disconnect(_)));
+    let mut peer = double.accept_subscribed().await;
+    peer.publish(1, &sixty(1)).await;
+    client.recv().await.settle();
+    assert_eq!(peer.recv_puback().await, 1);
 }
 
 #[tokio::test]

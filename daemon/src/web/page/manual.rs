@@ -37,7 +37,8 @@ const TEXTS: [(&str, &str); 17] = texts![
     "design/jpeg",
 ];
 
-/// Pages outside `docs/` that those link to: how the figures were reached, packages, images, tables.
+/// Pages outside `docs/` that those link to: how the figures were reached, packages, images,
+/// tables.
 const FURTHER: [(&str, &str); 9] = texts![
     "":
     "models/benches/README",
@@ -110,15 +111,17 @@ fn title(text: &str) -> &str {
         .trim_start_matches("# ")
 }
 
-/// A page's Markdown as HTML. HTML in it is left out, as are pictures but for what stands in their place and the alignment of
-/// columns, which would be inline style: the page's policy allows none. A link to a page that is not built in becomes text.
+/// A page's Markdown as HTML. HTML in it is left out, as are pictures but for what stands in their
+/// place and the alignment of columns, which would be inline style: the page's policy allows none.
+/// A link to a page that is not built in becomes text.
 fn rendered(name: &str, text: &str) -> String {
     let mut events = Vec::new();
     let mut linked = Vec::new();
     for event in Parser::new_ext(text, Options::ENABLE_TABLES) {
         let event = match event {
-            Event::Html(_) | Event::InlineHtml(_) => continue,
-            Event::Start(Tag::HtmlBlock | Tag::Image { .. })
+            Event::Html(_)
+            | Event::InlineHtml(_)
+            | Event::Start(Tag::HtmlBlock | Tag::Image { .. })
             | Event::End(TagEnd::HtmlBlock | TagEnd::Image) => continue,
             Event::Start(Tag::Table(_)) => Event::Start(Tag::Table(Vec::new())),
             Event::Start(Tag::Link {
@@ -178,7 +181,7 @@ fn name_heading(events: &mut [Event<'_>]) {
     );
 }
 
-/// Where a link of a page leads on this site; `None` if to nothing that is built in.
+/// Returns the target of a link on this site; `None` if it leads to no page that is built in.
 fn target(name: &str, link: &str) -> Option<String> {
     if link.starts_with('#') || link.starts_with("http://") || link.starts_with("https://") {
         return Some(link.into());
