@@ -22,6 +22,7 @@ import zipfile
 import dlib_recogniser
 import half
 import mtcnn
+import mtcnn_int8
 import quantise
 import sface
 
@@ -62,11 +63,12 @@ def build(sdist, mtcnn_wheel, sface_wheel, out):
     dlib, face = (out / pack.name for pack in (PACK, SFACE))
     for folder in (dlib, face):
         folder.mkdir(parents=True, exist_ok=True)
+    detector = json.loads((HERE / "mtcnn_ranges.json").read_text())["fits"]
     with zipfile.ZipFile(mtcnn_wheel) as archive:
         for name, make in (("pnet", mtcnn.make_pnet), ("rnet", mtcnn.make_rnet), ("onet", mtcnn.make_onet)):
             with archive.open(f"facenet_pytorch/data/{name}.pt") as file:
                 make(mtcnn.load_torch_weights(file), dlib / f"{name}.onnx")
-            shutil.copyfile(dlib / f"{name}.onnx", face / f"{name}.onnx")
+            mtcnn_int8.quantise(dlib / f"{name}.onnx", detector[name], face / f"{name}.onnx")
     with tarfile.open(sdist) as archive:
         weights = archive.extractfile(DLIB_WEIGHTS).read()
     dlib_recogniser.make_recogniser(weights, dlib / "recogniser_float32.onnx")

@@ -49,9 +49,8 @@ def chips(pipeline, folders):
     return found
 
 
-def extremes(model, inputs):
-    """Returns the range of each channel, as lowest and highest values, for each PRelu."""
-    names = [node.output[0] for node in model.graph.node if node.op_type == "PRelu"]
+def extremes(model, inputs, names):
+    """Returns the range of each channel, as lowest and highest values, for each of these tensors."""
     lows, highs = [[] for _ in names], [[] for _ in names]
     for values in calibrate.outputs(model, names, inputs):
         for low, high, value in zip(lows, highs, values):
@@ -102,7 +101,8 @@ def main(pack, target, *folders):
     used = chips(pipeline, folders)
     model = onnx.load(pack / "recogniser.onnx")
     of_layers = list(layers(model.graph))
-    ranges = extremes(model, [pipeline.input([chip])[0] for _, chip in used.values()])
+    slopes = [node.output[0] for node in model.graph.node if node.op_type == "PRelu"]
+    ranges = extremes(model, [pipeline.input([chip])[0] for _, chip in used.values()], slopes)
     found = list(fits(of_layers, ranges))
     text = json.dumps({
         "what": "for sface.py: behind each convolution a factor for each channel, and scale and zero point of all",

@@ -21,6 +21,7 @@ import build
 import cohort
 import half
 import mtcnn
+import mtcnn_int8
 import quantise
 import reference
 import sface
@@ -101,6 +102,27 @@ def random_weights(name, generator):
         else:
             layer(f"conv4_{i}", (ROWS[output], 32, 1, 1))
     return weights
+
+
+class Int8Detectors(unittest.TestCase):
+    """The networks of sface are those of dlib-mtcnn in 8 bits."""
+
+    def test_the_packs_int8_networks_are_made_from_the_float_ones(self):
+        fits = json.loads((build.HERE / "mtcnn_ranges.json").read_text())["fits"]
+        with tempfile.TemporaryDirectory() as folder:
+            for name in NETS:
+                path = pathlib.Path(folder) / f"{name}.onnx"
+                mtcnn_int8.quantise(build.PACK / path.name, fits[name], path)
+                self.assertEqual(path.read_bytes(), (build.SFACE / path.name).read_bytes(), name)
+
+    def test_int8_networks_say_nearly_the_same_of_a_face(self):
+        picture = reference.read_picture(build.SFACE / "selftest.jpg")
+        for name, (_, _, _, _, size) in NETS.items():
+            x = reference.cut(picture, np.array([[130, 50, 240, 160]]), size or 60)
+            both = [reference.session(pack / f"{name}.onnx").run(OUTPUTS[name], {"input": x})
+                    for pack in (build.PACK, build.SFACE)]
+            for output, ours, theirs in zip(OUTPUTS[name], *both):
+                self.assertLess(np.abs(ours - theirs).mean(), 0.02, f"{name} {output}")
 
 
 class RewritingKeepsResults(unittest.TestCase):

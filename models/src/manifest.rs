@@ -107,11 +107,14 @@ pub(crate) struct MtcnnSpec {
     pub(crate) thresholds: [f32; 3],
     /// Intersection over union above which suppression drops a box between R-Net and O-Net.
     pub(crate) overlap: f32,
-    /// Score from which O-Net's first look, and the picture as given, are enough.
+    /// From which score the picture as given is enough, and O-Net's first look unless every face is looked at twice.
     pub(crate) sure: f32,
     /// Score that a face in the turned picture must have.
     pub(crate) upright: f32,
     pub(crate) pyramid_factor: f32,
+    /// Whether O-Net looks at every face a second time, and landmarks are the mean of both looks.
+    #[serde(default)]
+    pub(crate) every_face_twice: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -48,6 +48,7 @@ pub(crate) struct Mtcnn {
     thresholds: [f32; 3],
     overlap: f32,
     pyramid_factor: f64,
+    every_face_twice: bool,
 }
 
 /// A network that takes cut-out squares, any number at a time.
@@ -117,6 +118,7 @@ impl Mtcnn {
             thresholds: spec.thresholds,
             overlap: spec.overlap,
             pyramid_factor: f64::from(spec.pyramid_factor),
+            every_face_twice: spec.every_face_twice,
         })
     }
 
@@ -160,17 +162,16 @@ impl Mtcnn {
         )
     }
 
-    /// Looks again at faces below the score `sure`, mirrored and with the corrected box, which
-    /// false positives rarely survive. A face's score becomes the mean of both looks.
+    /// Looks again at faces, mirrored and with the corrected box, which false positives rarely
+    /// survive. A face's score becomes the mean of both looks, and its landmarks as well if the pack
+    /// wants every face looked at twice; otherwise faces from the score `sure` on are left out.
     fn confirm(
         &self,
         picture: &Pyramid,
-        faces: Vec<Detection>,
+        mut faces: Vec<Detection>,
         sure: f32,
         cores: &Cores,
     ) -> Result<Vec<Detection>, VisionError> {
-        let (mut faces, mut doubtful): (Vec<_>, Vec<_>) =
-            faces.into_iter().partition(|face| face.score >= sure);
         let again = |face: &Detection| Candidate {
             bounds: squared(face.bounds),
             score: face.score,
@@ -178,15 +179,28 @@ impl Mtcnn {
             points: [0.0; 10],
             mirrored: true,
         };
-        let again: Vec<Candidate> = doubtful.iter().map(again).collect();
+        let is_seen_again = |face: &Detection| self.every_face_twice || face.score < sure;
+        let seen_again: Vec<Candidate> = faces
+            .iter()
+            .filter(|face| is_seen_again(face))
+            .map(again)
+            .collect();
         let looks = self
             .onet
-            .refine(picture, &again, f32::NEG_INFINITY, cores)?;
-        for (face, look) in doubtful.iter_mut().zip(&looks) {
+            .refine(picture, &seen_again, f32::NEG_INFINITY, cores)?;
+        for (face, look) in faces
+            .iter_mut()
+            .filter(|face| is_seen_again(face))
+            .zip(&looks)
+        {
             face.score = (face.score + look.score) / 2.0;
+            if self.every_face_twice {
+                for (first, second) in face.landmarks.iter_mut().zip(look.detection().landmarks) {
+                    *first = [(first[0] + second[0]) / 2.0, (first[1] + second[1]) / 2.0];
+                }
+            }
         }
-        doubtful.retain(|face| face.score >= self.thresholds[2]);
-        faces.append(&mut doubtful);
+        faces.retain(|face| face.score >= self.thresholds[2]);
         Ok(faces)
     }
 
@@ -440,9 +454,20 @@ impl Candidate {
         } = self.bounds;
         let (width, height) = (right - left + 1.0, bottom - top + 1.0);
         let point = |ix: usize| {
+            // Which eye and which corner of the mouth it is, a mirror turns over as well.
+            let seen = if self.mirrored {
+                [1, 0, 2, 4, 3][ix]
+            } else {
+                ix
+            };
+            let across = if self.mirrored {
+                1.0 - self.points[seen]
+            } else {
+                self.points[seen]
+            };
             [
-                left + self.points[ix] * width - 1.0,
-                top + self.points[ix + 5] * height - 1.0,
+                left + across * width - 1.0,
+                top + self.points[seen + 5] * height - 1.0,
             ]
         };
         Detection {
