@@ -534,7 +534,7 @@ mod tests {
             let name = face.person.map(|person| person.name).unwrap_or_default();
             let taken = face
                 .objection
-                .is_some_and(|why| why.contains("nearer in another face"));
+                .is_some_and(|why| why.contains("Another face"));
             (
                 face.outcome,
                 name,

@@ -665,7 +665,7 @@ async fn what_is_not_there_has_a_page_that_says_so() {
         ("/people/9", 404, "nobody"),
         ("/strangers/9", 404, "no stranger 9"),
         ("/people/x", 400, "whole number"),
-        ("/people?after=x", 400, "link of another page"),
+        ("/people?after=x", 400, "link on another page"),
         ("/strangers?before=x", 400, "older ones"),
         ("/health?hours=5", 400, "168"),
         ("/?state=done", 400, "state"),
