@@ -253,7 +253,7 @@ fn image_is_named(said: &str, id: i64) -> bool {
     if said.contains(&format!("images {id}: ")) {
         return true;
     }
-    if said.contains("Images that waited could not be read") || said.contains("Nothing came back") {
+    if said.contains("Waiting images could not be read") || said.contains("Nothing came back") {
         return true;
     }
     let ranges = said
@@ -276,7 +276,7 @@ fn image_is_named(said: &str, id: i64) -> bool {
 /// Returns true if a sentence speaks of the loss of this person, or of all people.
 fn person_is_named(said: &str, name: &str) -> bool {
     let all = [
-        "Nobody came back",
+        "No people came back",
         "Nothing came back",
         "came back from the gallery's backup",
     ];
