@@ -524,8 +524,9 @@ mod tests {
     use crate::queue::Rules;
     use crate::store::Store;
 
+    /// Pictures from other sources are accepted.
     #[tokio::test]
-    async fn a_camera_whose_frames_fill_its_spool_pauses_and_other_pictures_are_taken() {
+    async fn a_full_camera_spool_pauses_only_the_camera() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         let rules = Rules {

@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_window_of_time_is_found_however_often_the_clock_was_set_back() {
+    async fn a_window_of_time_is_found_though_the_clock_was_set_back() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         const HOUR: i64 = 3_600_000;
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_search_goes_on_where_it_stopped_and_a_backlog_is_listed_newest_first() {
+    async fn a_long_search_resumes_and_a_backlog_is_listed_newest_first() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         let count = LOOKED_AT + FETCHED;

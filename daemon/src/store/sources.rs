@@ -67,7 +67,7 @@ mod tests {
     use crate::store::End;
 
     #[tokio::test]
-    async fn each_source_has_its_own_newest_picture_and_its_own_newest_failure() {
+    async fn each_source_has_its_own_newest_picture_and_failure() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         for (at_ms, (source, path)) in (100..).zip([

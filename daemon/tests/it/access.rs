@@ -186,7 +186,7 @@ fn a_renamed_board_leaves_nothing_of_its_old_name_at_the_broker() {
 }
 
 #[test]
-fn a_copied_card_touches_nothing_of_the_board_it_was_copied_from() {
+fn a_copied_card_touches_nothing_of_the_board_it_came_from() {
     let broker = Mosquitto::running();
     let mut first = Board::with_broker(broker.port());
     first.set("device", "t1");

@@ -64,7 +64,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn everybody_is_found_again_in_their_other_pictures_and_nobody_is_taken_for_somebody_else() {
+fn all_are_found_in_their_other_pictures_and_none_is_confused() {
     let Some(faces) = shared_faces() else { return };
     let mut board = Board::new();
     board.start();
@@ -129,7 +129,7 @@ fn everybody_is_found_again_in_their_other_pictures_and_nobody_is_taken_for_some
 }
 
 #[test]
-fn labeled_faces_in_the_wild_are_told_apart_as_promised_in_both_precisions() {
+fn labeled_faces_in_the_wild_are_told_apart_in_both_precisions() {
     let Some(faces) = shared_faces() else { return };
     let pairs = faces.join("lfw-dev/pairs.csv");
     let board = Board::new();
@@ -155,8 +155,9 @@ fn labeled_faces_in_the_wild_are_told_apart_as_promised_in_both_precisions() {
     );
 }
 
+/// The pack lies in a folder that the configuration names.
 #[test]
-fn another_model_pack_runs_from_a_folder_given_by_configuration_and_takes_the_gallery_over() {
+fn another_model_pack_runs_and_takes_the_gallery_over() {
     let Some(faces) = shared_faces() else { return };
     let mut board = Board::new();
     board.start();
@@ -190,7 +191,7 @@ fn another_model_pack_runs_from_a_folder_given_by_configuration_and_takes_the_ga
 }
 
 #[test]
-fn in_group_pictures_every_face_gets_its_box_and_the_enrolled_ones_their_names() {
+fn in_group_pictures_faces_get_boxes_and_the_enrolled_names() {
     let Some(faces) = shared_faces() else { return };
     let mut board = Board::new();
     board.start();
@@ -253,7 +254,7 @@ fn in_group_pictures_every_face_gets_its_box_and_the_enrolled_ones_their_names()
 }
 
 #[test]
-fn difficult_pictures_still_name_the_right_person_and_never_call_a_phantom_known() {
+fn difficult_pictures_name_the_right_person_and_no_phantom() {
     let Some(faces) = shared_faces() else { return };
     let mut board = Board::new();
     board.start();

@@ -52,8 +52,9 @@ fn ids(page: &Value) -> Vec<i64> {
         .collect()
 }
 
+/// Filters: state, outcome, person, source, time and path.
 #[test]
-fn images_are_found_by_state_outcome_person_source_time_and_path_and_by_several_at_once() {
+fn images_are_found_by_each_filter_and_several_at_once() {
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();
@@ -151,7 +152,7 @@ fn images_are_found_by_state_outcome_person_source_time_and_path_and_by_several_
 }
 
 #[test]
-fn a_failed_image_is_tried_again_and_its_result_names_the_one_it_replaces() {
+fn a_failed_image_is_retried_and_its_result_names_the_old_one() {
     let mut board = Board::new();
     board.start();
     let path = board.put_bytes(b"no picture", "later.jpg");
@@ -409,7 +410,7 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
 }
 
 #[test]
-fn strangers_are_named_faces_corrected_and_both_heeded_from_then_on() {
+fn named_strangers_and_corrected_faces_are_heeded_from_then_on() {
     let mut board = Board::new();
     board.start();
     wait_for("the engine", || {
@@ -527,7 +528,7 @@ fn strangers_are_named_faces_corrected_and_both_heeded_from_then_on() {
 }
 
 #[test]
-fn whoever_has_an_answer_already_is_told_so_and_it_changes_with_what_it_says() {
+fn an_unchanged_answer_is_a_304_and_a_changed_one_is_sent() {
     let mut board = Board::new();
     board.start();
     upload(&board, "noface.jpg");

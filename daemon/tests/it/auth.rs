@@ -78,8 +78,9 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
+/// Until the token is replaced by another.
 #[test]
-fn a_token_is_made_at_the_first_start_and_changes_need_it_until_it_is_replaced() {
+fn a_token_is_made_at_the_first_start_and_guards_changes() {
     let mut board = Board::new();
     board.start();
     let file = board.folder.path().join("state/token");
@@ -159,7 +160,7 @@ fn a_token_is_made_at_the_first_start_and_changes_need_it_until_it_is_replaced()
 }
 
 #[test]
-fn people_log_in_by_a_form_and_out_again_and_other_sites_use_neither() {
+fn people_log_in_and_out_by_a_form_and_other_sites_cannot() {
     let mut board = Board::new();
     board.set("http.open_read", "false");
     board.start();
@@ -282,7 +283,7 @@ fn people_log_in_by_a_form_and_out_again_and_other_sites_use_neither() {
 }
 
 #[test]
-fn pictures_are_free_from_the_board_unless_a_page_of_another_site_sends_them() {
+fn pictures_need_no_token_from_the_board_except_by_other_sites() {
     let mut board = Board::new();
     board.start();
     let body = serde_json::json!({ "path": board.put("noface.jpg", "a.jpg") }).to_string();
@@ -406,7 +407,7 @@ fn wrong_tokens_lock_nobody_out_and_are_said_now_and_then() {
 }
 
 #[test]
-fn half_sent_requests_and_idle_connections_however_many_keep_nobody_from_the_page() {
+fn half_sent_requests_and_idle_connections_block_no_page() {
     let mut board = Board::new();
     board.start();
     let mut half = Vec::new();
@@ -441,7 +442,7 @@ fn half_sent_requests_and_idle_connections_however_many_keep_nobody_from_the_pag
 }
 
 #[test]
-fn one_address_that_keeps_all_its_connections_at_work_keeps_no_other_from_the_page() {
+fn one_busy_address_keeps_no_other_from_the_page() {
     let mut board = Board::new();
     board.start();
     let head = format!(
@@ -481,7 +482,7 @@ fn one_address_that_keeps_all_its_connections_at_work_keeps_no_other_from_the_pa
 }
 
 #[test]
-fn heads_that_are_too_large_and_bodies_of_forms_are_refused_with_their_own_status() {
+fn too_large_heads_and_forms_are_refused_with_their_status() {
     let mut board = Board::new();
     board.start();
     let long = "x".repeat(40_000);
@@ -498,7 +499,7 @@ fn heads_that_are_too_large_and_bodies_of_forms_are_refused_with_their_own_statu
 }
 
 #[test]
-fn the_page_can_be_encrypted_with_a_certificate_the_board_makes_itself() {
+fn the_page_can_be_encrypted_with_the_boards_own_certificate() {
     let mut board = Board::new();
     board.set("http.tls", "self-signed");
     board.start();
@@ -566,7 +567,7 @@ fn the_page_can_be_encrypted_with_a_certificate_the_board_makes_itself() {
 }
 
 #[test]
-fn a_given_certificate_that_is_missing_degrades_the_page_only_and_is_taken_up_when_it_is_there() {
+fn a_missing_certificate_degrades_only_the_page_while_missing() {
     let mut board = Board::new();
     let (certificate, key) = (
         board.folder.path().join("page.pem"),

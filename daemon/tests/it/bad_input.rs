@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::support::{Board, photo, wait_for};
 
 #[test]
-fn damaged_pictures_fail_with_a_reason_and_their_neighbour_succeeds() {
+fn damaged_pictures_fail_with_a_reason_and_others_succeed() {
     let mut board = Board::new();
     board.start();
     let whole = std::fs::read(photo("obama_1.jpg")).unwrap();
@@ -134,7 +134,7 @@ fn a_path_outside_the_roots_is_refused_at_the_door() {
 }
 
 #[test]
-fn links_out_folders_and_pipes_fail_with_the_reason_and_never_hang() {
+fn links_out_folders_and_pipes_fail_with_a_reason_and_no_hang() {
     let mut board = Board::new();
     board.start();
     let inbox = board.folder.path().join("inbox");
@@ -162,7 +162,7 @@ fn links_out_folders_and_pipes_fail_with_the_reason_and_never_hang() {
 }
 
 #[test]
-fn a_missing_file_waits_with_its_reason_and_is_done_when_it_comes() {
+fn a_missing_file_waits_with_a_reason_and_is_done_when_it_comes() {
     let mut board = Board::new();
     board.start();
     let path = board.folder.path().join("inbox/late.jpg");

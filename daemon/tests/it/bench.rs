@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::{Board, text};
 
 #[test]
-fn the_boards_bench_finds_the_faces_it_drew_and_knows_them_in_every_precision() {
+fn the_boards_bench_finds_its_faces_in_every_precision() {
     let output = Board::new().kithd(["bench", "board", "--rounds=1", "--json"]);
     assert!(output.status.success(), "{}", text(&output));
     let speed: Value = serde_json::from_slice(&output.stdout).unwrap();

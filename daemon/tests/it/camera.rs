@@ -204,7 +204,7 @@ fn noisy(front: &Front, name: &str, scene: &RgbImage) {
 }
 
 #[test]
-fn a_picture_is_taken_every_so_often_cut_at_its_end_and_identified() {
+fn a_picture_is_taken_every_interval_trimmed_and_identified() {
     let mut front = Front::new("every = \"300ms\", burst = 1");
     front.frame("still-1", &scene("obama_2.jpg"));
     // Larger: what is left of it lies behind the smaller one's end, as in a driver's buffer.
@@ -267,7 +267,7 @@ fn motion_takes_one_picture_in_a_cool_down_and_noise_takes_none() {
 }
 
 #[test]
-fn the_sharp_face_among_blurred_and_faceless_frames_of_a_burst_wins() {
+fn the_sharp_face_wins_among_blurred_and_faceless_frames() {
     let mut front = Front::new("every = \"1h\", burst = 6");
     let face = scene("obama_1.jpg");
     let blurred = imageops::blur(&face, 9.0);
@@ -310,7 +310,7 @@ fn the_sharp_face_among_blurred_and_faceless_frames_of_a_burst_wins() {
 }
 
 #[test]
-fn with_no_engine_to_ask_the_sharpest_frame_of_a_burst_is_queued_at_once() {
+fn without_an_engine_the_sharpest_frame_is_queued_at_once() {
     let mut front = Front::new("every = \"1h\", burst = 3");
     front.board.set("models.pack", "\"/nowhere/pack\"");
     let room = scene("noface.jpg");
@@ -329,7 +329,7 @@ fn with_no_engine_to_ask_the_sharpest_frame_of_a_burst_is_queued_at_once() {
 }
 
 #[test]
-fn a_camera_that_stalls_is_killed_and_started_again_and_holds_up_nobody() {
+fn a_stalled_camera_is_killed_and_restarted_and_blocks_no_other() {
     let mut front = Front::new("every = \"200ms\", burst = 1, stall_after = \"1s\"");
     front.frame("still", &scene("noface.jpg"));
     front.board.start();
@@ -367,7 +367,7 @@ fn a_camera_that_stalls_is_killed_and_started_again_and_holds_up_nobody() {
 }
 
 #[test]
-fn broken_frames_are_dropped_counted_and_said_and_a_camera_of_nothing_else_is_degraded() {
+fn broken_frames_are_dropped_and_a_camera_of_only_them_degraded() {
     let mut front = Front::new("every = \"100ms\", burst = 2, stall_after = \"1s\"");
     front.frame("still", &scene("noface.jpg"));
     front.tell("glitch still");
@@ -395,7 +395,7 @@ fn broken_frames_are_dropped_counted_and_said_and_a_camera_of_nothing_else_is_de
 }
 
 #[test]
-fn a_frame_that_broke_off_is_dropped_though_the_end_of_an_older_one_makes_it_look_whole() {
+fn a_cut_frame_is_dropped_though_an_older_one_ends_it() {
     let mut front = Front::new("every = \"100ms\", burst = 1");
     front.board.set("models.pack", "\"/nowhere/pack\"");
     // More scenes than the camera has buffers, so that each buffer gets another scene every time.
@@ -432,7 +432,7 @@ fn a_frame_that_broke_off_is_dropped_though_the_end_of_an_older_one_makes_it_loo
 }
 
 #[test]
-fn a_camera_that_is_not_there_comes_or_goes_is_waited_for_while_the_daemon_works() {
+fn a_missing_or_unplugged_camera_is_awaited_during_other_work() {
     let mut front = Front::new("every = \"200ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));
     front.tell("gone still");
@@ -461,7 +461,7 @@ fn a_camera_that_is_not_there_comes_or_goes_is_waited_for_while_the_daemon_works
 }
 
 #[test]
-fn what_keeps_a_camera_from_being_opened_is_said_in_words_and_tried_again() {
+fn a_camera_that_cannot_be_opened_is_explained_and_retried() {
     let mut front = Front::new("every = \"200ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));
     front.tell("busy still");
@@ -480,7 +480,7 @@ fn what_keeps_a_camera_from_being_opened_is_said_in_words_and_tried_again() {
 }
 
 #[test]
-fn a_full_disk_and_a_full_queue_pause_the_camera_until_there_is_room() {
+fn a_full_disk_or_queue_pauses_the_camera_until_there_is_room() {
     let mut front = Front::new("every = \"200ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));
     let stat = rustix::fs::statvfs(front.board.folder.path()).unwrap();
@@ -526,7 +526,7 @@ fn a_full_disk_and_a_full_queue_pause_the_camera_until_there_is_room() {
 }
 
 #[test]
-fn frames_that_fill_the_cameras_own_share_pause_the_camera_and_nobody_else() {
+fn frames_that_fill_the_cameras_share_pause_only_the_camera() {
     let mut front = Front::new("every = \"100ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));
     front.board.set("retention.camera.bytes", "512KiB");
@@ -562,7 +562,7 @@ fn frames_that_fill_the_cameras_own_share_pause_the_camera_and_nobody_else() {
 }
 
 #[test]
-fn no_camera_process_outlives_its_daemon_and_none_holds_up_its_end() {
+fn no_camera_process_outlives_its_daemon_or_delays_its_end() {
     let mut front = Front::new("every = \"1h\"");
     front.frame("still", &scene("noface.jpg"));
     front.board.start();
@@ -607,7 +607,7 @@ fn raw_frames_become_jpegs() {
 }
 
 #[test]
-fn the_command_line_lists_cameras_and_takes_a_picture_or_says_why_not() {
+fn the_cli_lists_cameras_and_takes_a_picture_or_says_why_not() {
     let front = Front::new("every = \"1h\"");
     front.frame("still", &scene("obama_1.jpg"));
     let listed = text(&front.board.kithd(["camera", "list"]));

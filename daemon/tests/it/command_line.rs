@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::{Board, as_plain_user, photo, text};
 
 #[test]
-fn a_folder_of_known_people_is_enrolled_by_file_name_and_sub_folder_with_a_table() {
+fn a_folder_of_people_is_enrolled_by_file_and_folder_name() {
     let board = Board::new();
     let known = board.folder.path().join("known");
     std::fs::create_dir_all(known.join("Joe Biden")).unwrap();
@@ -86,7 +86,7 @@ fn a_folder_from_a_nas_a_mac_and_a_phone_enrols_people_only() {
 }
 
 #[test]
-fn a_small_a_blurred_a_dark_or_a_cut_face_is_rejected_with_the_reason() {
+fn a_small_blurred_dark_or_cut_face_is_rejected_with_the_reason() {
     let board = Board::new();
     let face = image::open(photo("obama_1.jpg")).unwrap();
     let bundled = concat!(
@@ -124,7 +124,7 @@ fn a_small_a_blurred_a_dark_or_a_cut_face_is_rejected_with_the_reason() {
 }
 
 #[test]
-fn why_nobody_is_known_by_a_poor_face_reaches_the_result_the_page_the_api_and_the_command_line() {
+fn the_reason_of_a_poor_face_reaches_result_page_api_and_cli() {
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();
@@ -157,8 +157,9 @@ fn why_nobody_is_known_by_a_poor_face_reaches_the_result_the_page_the_api_and_th
     );
 }
 
+/// Also how many strangers are taken for known people.
 #[test]
-fn eval_tells_accuracy_strangers_another_precision_and_what_quality_is_worth_in_one_run() {
+fn one_eval_run_tells_accuracy_precision_and_use_of_quality() {
     let board = Board::new();
     let pairs = photo("pairs.csv");
     let options = [
@@ -354,7 +355,7 @@ fn identify_answers_as_text_and_json_and_changes_nothing() {
 }
 
 #[test]
-fn a_picture_that_is_not_upright_is_known_unless_looking_at_it_turned_is_switched_off() {
+fn a_turned_picture_is_known_unless_turning_is_switched_off() {
     let board = Board::new();
     board.enroll_everybody();
     let upright = image::open(photo("obama_2.jpg")).unwrap();
@@ -393,7 +394,7 @@ fn identify_needs_no_database() {
 }
 
 #[test]
-fn status_shows_counts_and_the_last_results_with_and_without_the_daemon() {
+fn status_shows_counts_and_results_with_and_without_the_daemon() {
     let mut board = Board::new();
     assert!(text(&board.kithd(["status"])).contains("there is no database"));
     board.start();

@@ -6,7 +6,7 @@ use crate::broker::Mosquitto;
 use crate::support::{Board, Subscriber, ask, part_is_ok, photo, publish, publish_with, wait_for};
 
 #[test]
-fn status_and_identify_are_answered_where_the_sender_wants_it_and_store_nothing() {
+fn status_and_identify_answer_where_asked_and_store_nothing() {
     let broker = Mosquitto::running();
     let mut board = Board::with_broker(broker.port());
     board.start();

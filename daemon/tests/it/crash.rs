@@ -15,7 +15,7 @@ fn processed(board: &Board) -> u64 {
 }
 
 #[test]
-fn a_stop_in_the_middle_of_work_ends_with_0_in_time_and_loses_nothing() {
+fn a_stop_during_work_ends_with_0_in_time_and_loses_nothing() {
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();

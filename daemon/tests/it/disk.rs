@@ -209,11 +209,10 @@ impl Drop for Small {
     }
 }
 
+/// The page goes on meanwhile.
 #[test]
-fn on_a_disk_that_is_really_full_senders_wait_the_page_goes_on_and_nothing_accepted_is_lost() {
-    if !with_own_mounts(
-        "disk::on_a_disk_that_is_really_full_senders_wait_the_page_goes_on_and_nothing_accepted_is_lost",
-    ) {
+fn on_a_full_disk_senders_wait_and_nothing_accepted_is_lost() {
+    if !with_own_mounts("disk::on_a_full_disk_senders_wait_and_nothing_accepted_is_lost") {
         return;
     }
     let mut small = Small::new("16m", "0B");
@@ -267,8 +266,8 @@ fn on_a_disk_that_is_really_full_senders_wait_the_page_goes_on_and_nothing_accep
 }
 
 #[test]
-fn below_the_reserve_nothing_comes_in_and_everything_else_goes_on() {
-    if !with_own_mounts("disk::below_the_reserve_nothing_comes_in_and_everything_else_goes_on") {
+fn below_the_reserve_nothing_comes_in_and_all_else_goes_on() {
+    if !with_own_mounts("disk::below_the_reserve_nothing_comes_in_and_all_else_goes_on") {
         return;
     }
     let mut small = Small::new("32m", "8MiB");

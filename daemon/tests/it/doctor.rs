@@ -37,7 +37,7 @@ fn verdict(found: &Value, part: &str) -> (String, String) {
 }
 
 #[test]
-fn a_board_that_is_well_is_found_well_with_and_without_its_daemon() {
+fn a_well_board_is_found_well_with_and_without_its_daemon() {
     let broker = Mosquitto::running();
     let mut board = Board::with_broker(broker.port());
     let (found, code) = doctor(&board);
@@ -88,7 +88,7 @@ fn a_board_that_is_well_is_found_well_with_and_without_its_daemon() {
 }
 
 #[test]
-fn what_is_wrong_is_found_with_what_to_do_and_the_exit_code_is_1() {
+fn a_problem_is_found_with_its_remedy_and_the_exit_code_is_1() {
     let mut board = Board::with_broker(1);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     board.set("http.listen", &taken.local_addr().unwrap().to_string());

@@ -469,7 +469,7 @@ fn the_boards_own_addresses_are_its_own_through_a_proxy_too() {
 }
 
 #[test]
-fn a_strange_name_is_said_on_the_page_in_the_log_and_by_the_doctor() {
+fn a_wrong_host_name_is_named_on_page_in_log_and_by_doctor() {
     let mut board = Board::new();
     board.start();
     for _ in 0..5 {
@@ -604,7 +604,7 @@ fn a_client_generated_in_python_lists_enrols_and_submits() {
 }
 
 #[test]
-fn requests_of_the_old_version_without_a_host_are_told_what_is_missing() {
+fn http_1_0_requests_without_a_host_are_told_what_is_missing() {
     let mut board = Board::new();
     board.start();
     let mut stream = TcpStream::connect(board.address()).unwrap();

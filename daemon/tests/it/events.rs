@@ -6,7 +6,7 @@ use crate::broker::Mosquitto;
 use crate::support::{Board, Subscriber, part_is_ok, publish, wait_for};
 
 #[test]
-fn a_known_person_is_an_event_that_expires_and_is_never_retained() {
+fn a_known_person_is_an_event_that_expires_unretained() {
     let broker = Mosquitto::running();
     let mut events = Subscriber::new(broker.port(), "kithd/board/person/#");
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
@@ -52,7 +52,7 @@ fn a_known_person_is_an_event_that_expires_and_is_never_retained() {
 }
 
 #[test]
-fn events_that_became_old_while_the_broker_was_away_are_not_published_but_their_results_are() {
+fn events_that_aged_in_an_outage_are_dropped_results_are_not() {
     let mut broker = Mosquitto::running();
     let mut events = Subscriber::lasting(broker.port(), "kithd/board/person/#", "events");
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "results");
@@ -87,8 +87,9 @@ fn events_that_became_old_while_the_broker_was_away_are_not_published_but_their_
     assert_eq!(events.wait(1)[0]["image_id"], json!(new));
 }
 
+/// The board's status names the refusal.
 #[test]
-fn a_broker_that_refuses_events_gets_the_results_all_the_same_and_the_board_says_so() {
+fn a_broker_that_refuses_events_still_gets_the_results() {
     let acl = "topic readwrite kithd/board/result\ntopic readwrite kithd/board/status\ntopic readwrite kithd/board/health\n";
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", acl)]);
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
@@ -110,7 +111,7 @@ fn a_broker_that_refuses_events_gets_the_results_all_the_same_and_the_board_says
 }
 
 #[test]
-fn home_assistant_is_told_what_there_is_again_when_it_starts_and_no_more_when_switched_off() {
+fn home_assistant_is_told_again_at_its_start_unless_it_is_off() {
     let broker = Mosquitto::running();
     let mut board = Board::with_broker(broker.port());
     board.set("homeassistant.enabled", "true");
@@ -183,8 +184,7 @@ fn home_assistant_is_told_what_there_is_again_when_it_starts_and_no_more_when_sw
 }
 
 #[test]
-fn results_that_the_broker_refuses_wait_and_go_out_in_order_once_it_takes_them_with_each_event_once()
- {
+fn refused_results_wait_and_leave_in_order_with_each_event_once() {
     let all = "topic readwrite #\n";
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", all)]);
     let mut events = Subscriber::new(broker.port(), "kithd/board/person/#");

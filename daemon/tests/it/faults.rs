@@ -209,7 +209,7 @@ fn some_done(board: &Board, some: usize) {
 }
 
 #[test]
-fn an_engine_killed_in_the_middle_of_calls_is_replaced_and_nothing_is_lost() {
+fn an_engine_killed_during_calls_is_replaced_without_loss() {
     let mut board = board();
     board.start();
     board.enroll_everybody();
@@ -255,7 +255,7 @@ fn a_stopped_engine_is_killed_after_the_deadline_and_replaced() {
 }
 
 #[test]
-fn answers_that_make_no_sense_open_the_breaker_and_cost_no_picture_anything() {
+fn nonsense_answers_open_the_breaker_and_cost_no_attempt() {
     let engine = LyingEngine::start();
     let mut board = board();
     board.set("engine.address", &engine.address());
@@ -283,8 +283,7 @@ fn answers_that_make_no_sense_open_the_breaker_and_cost_no_picture_anything() {
 }
 
 #[test]
-fn bytes_that_are_no_grpc_and_an_engine_that_hangs_up_open_the_breaker_and_it_closes_when_they_end()
-{
+fn non_grpc_bytes_and_hang_ups_open_the_breaker_until_they_end() {
     let mut engine = LyingEngine::start();
     let mut board = board();
     board.set("engine.address", &engine.address());
@@ -318,7 +317,7 @@ fn bytes_that_are_no_grpc_and_an_engine_that_hangs_up_open_the_breaker_and_it_cl
 }
 
 #[test]
-fn an_engine_that_lies_is_found_by_its_self_test_and_its_results_are_made_again() {
+fn a_lying_engine_fails_its_self_test_and_its_work_is_redone() {
     let engine = LyingEngine::start();
     let mut board = board();
     board.set("engine.address", &engine.address());
@@ -409,8 +408,9 @@ fn an_engine_that_leaks_is_started_again_between_pictures() {
     assert_eq!(board.sql("select max(attempts) from images"), ["1"]);
 }
 
+/// Waiting costs the pictures no attempt.
 #[test]
-fn an_engine_that_cannot_start_says_why_and_pictures_wait_without_losing_attempts() {
+fn an_engine_that_cannot_start_says_why_and_pictures_wait() {
     let mut board = board();
     preload(&mut board);
     let broken = board.folder.path().join("broken");
@@ -441,8 +441,9 @@ fn an_engine_that_cannot_start_says_why_and_pictures_wait_without_losing_attempt
     watch.report("cannot start");
 }
 
+/// Its results name the engine that made them.
 #[test]
-fn a_fallback_engine_takes_over_while_the_breaker_is_open_and_its_results_say_so() {
+fn a_fallback_takes_over_while_the_breaker_is_open() {
     let mut board = board();
     preload(&mut board);
     let broken = board.folder.path().join("broken");
@@ -510,8 +511,9 @@ fn poison(board: &Board, name: &str) -> PathBuf {
         .into()
 }
 
+/// Pictures beside it are processed.
 #[test]
-fn a_picture_that_kills_the_engine_each_time_fails_alone_and_takes_nobody_with_it() {
+fn a_picture_that_always_kills_the_engine_fails_alone() {
     let mut board = board();
     preload(&mut board);
     board.environment("FAULT_POISON", "1");
@@ -542,7 +544,7 @@ fn a_picture_that_kills_the_engine_each_time_fails_alone_and_takes_nobody_with_i
 }
 
 #[test]
-fn an_operator_holds_the_breaker_open_over_a_restart_and_lets_it_go() {
+fn an_operator_holds_the_breaker_open_over_a_restart() {
     let mut board = board();
     board.start();
     board.enroll_everybody();
@@ -619,7 +621,7 @@ fn any_server_at_a_unix_socket_can_be_the_engine() {
 }
 
 #[test]
-fn no_engine_outlives_a_daemon_that_is_killed_not_even_a_stopped_one() {
+fn no_engine_even_stopped_outlives_a_killed_daemon() {
     for stopped in [false, true] {
         let mut board = board();
         board.start();
@@ -639,7 +641,7 @@ fn no_engine_outlives_a_daemon_that_is_killed_not_even_a_stopped_one() {
 }
 
 #[test]
-fn the_engine_has_given_up_files_new_privileges_and_system_calls() {
+fn the_engine_gave_up_files_new_privileges_and_system_calls() {
     let mut board = board();
     board.start();
     let pid = wait_for("an engine", || engine_pid(&board));
@@ -697,7 +699,7 @@ fn the_precision_is_measured_once_on_each_board_and_shown() {
 }
 
 #[test]
-fn an_open_breaker_is_still_open_after_a_restart_and_the_engine_was_not_asked_meanwhile() {
+fn an_open_breaker_stays_open_over_a_restart_without_a_call() {
     let mut board = board();
     board.set("breaker.cool_down", "20s");
     board.set("breaker.longest_cool_down", "60s");

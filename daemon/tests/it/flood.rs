@@ -271,15 +271,17 @@ impl Flood {
     }
 }
 
+/// The daemon is killed and the broker restarted again and again.
 #[test]
-fn each_of_many_files_ends_as_one_row_while_the_daemon_is_killed_and_the_broker_restarted() {
+fn each_file_ends_as_one_row_while_daemon_and_broker_die() {
     let mut flood = Flood::new();
     flood.stream(Mosquitto::terminate);
     flood.every_file_ends_as_one_row();
 }
 
+/// mosquitto writes its messages to disk at intervals, so a kill loses the newest.
 #[test]
-fn a_broker_that_is_killed_loses_messages_and_a_sender_that_sends_again_loses_none() {
+fn a_killed_broker_loses_messages_that_resending_makes_good() {
     let mut flood = Flood::new();
     flood.stream(Mosquitto::kill);
     loop {
@@ -293,8 +295,9 @@ fn a_broker_that_is_killed_loses_messages_and_a_sender_that_sends_again_loses_no
     flood.every_file_ends_as_one_row();
 }
 
+/// The results of hours without a broker.
 #[test]
-fn results_of_hours_without_a_broker_go_out_whole_and_in_order_from_flat_memory() {
+fn results_of_an_outage_leave_in_order_from_flat_memory() {
     let count = if full() { 20_000 } else { 2_000 };
     let mut broker = Mosquitto::running_with("max_queued_messages 0", &[]);
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "watcher");

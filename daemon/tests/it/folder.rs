@@ -45,8 +45,9 @@ fn settled(board: &Board, folder: &Path, files: usize) {
     });
 }
 
+/// Neither a restart nor retention makes it new.
 #[test]
-fn what_lies_there_is_taken_once_whatever_restarts_and_retention_do_and_a_rewritten_file_again() {
+fn a_file_is_taken_once_and_again_only_when_rewritten() {
     let (mut board, folder) = watching("full_scan = \"1s\"");
     std::fs::create_dir(folder.join("front door")).unwrap();
     for name in ["a.jpg", "front door/b.JPG"] {
@@ -96,7 +97,7 @@ fn what_lies_there_is_taken_once_whatever_restarts_and_retention_do_and_a_rewrit
 }
 
 #[test]
-fn done_and_failed_files_are_moved_once_the_engine_is_vouched_for() {
+fn finished_files_are_moved_once_the_engine_is_verified() {
     let (mut board, folder) = watching("then = \"move\"");
     board.set("breaker.self_test", "1s");
     std::fs::copy(photo("noface.jpg"), folder.join("a.jpg")).unwrap();
@@ -120,7 +121,7 @@ fn done_and_failed_files_are_moved_once_the_engine_is_vouched_for() {
 }
 
 #[test]
-fn a_mount_that_hangs_is_named_in_time_holds_up_nobody_else_and_is_taken_up_again() {
+fn a_hung_mount_is_named_blocks_no_other_and_is_taken_up_again() {
     let (mut board, folder) = watching("report_after = \"300ms\"");
     let library = board.folder.path().join("slow_mount.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/slow_mount.c");
@@ -171,8 +172,9 @@ fn a_folder_that_goes_away_is_named_and_forgets_nothing() {
     assert_eq!(rows(&board), 1);
 }
 
+/// Also over a kill.
 #[test]
-fn a_hundred_thousand_files_are_taken_once_with_flat_memory_and_once_only_over_a_kill() {
+fn a_hundred_thousand_files_are_taken_once_in_flat_memory() {
     let files = if full() { 100_000 } else { 20_000 };
     let (mut board, folder) = watching("");
     board.set("intake.max_pending", "200000");
@@ -226,7 +228,7 @@ fn a_hundred_thousand_files_are_taken_once_with_flat_memory_and_once_only_over_a
 }
 
 #[test]
-fn a_name_that_cannot_be_queued_or_a_file_that_cannot_be_moved_keeps_no_other_back() {
+fn a_bad_name_or_an_immovable_file_keeps_no_other_back() {
     let (mut board, folder) = watching("then = \"move\"");
     board.set("breaker.self_test", "1s");
     std::fs::create_dir_all(folder.join("sub")).unwrap();

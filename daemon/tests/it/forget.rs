@@ -99,7 +99,7 @@ fn enroll(board: &Board, name: &str, picture: &str) {
 }
 
 #[test]
-fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_back() {
+fn a_forgotten_person_is_in_no_file_and_no_backup_brings_them() {
     let mut board = Board::new();
     board.start();
     enroll(&board, NAME, "obama_1.jpg");
@@ -208,8 +208,9 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
     }
 }
 
+/// What the reader holds back in the journal follows when it ends.
 #[test]
-fn somebody_is_forgotten_at_once_although_the_journal_is_being_read_and_the_rest_follows() {
+fn a_person_is_forgotten_at_once_though_the_journal_is_read() {
     let mut board = Board::new();
     board.start();
     enroll(&board, NAME, "obama_1.jpg");
@@ -253,7 +254,7 @@ fn somebody_is_forgotten_at_once_although_the_journal_is_being_read_and_the_rest
 }
 
 #[test]
-fn without_a_daemon_somebody_is_forgotten_too_and_what_was_moved_aside_is_named() {
+fn without_a_daemon_a_person_is_forgotten_and_leftovers_named() {
     let mut board = Board::new();
     enroll(&board, NAME, "obama_1.jpg");
     board.start();
@@ -294,8 +295,9 @@ fn without_a_daemon_somebody_is_forgotten_too_and_what_was_moved_aside_is_named(
     );
 }
 
+/// Names stay unique.
 #[test]
-fn people_are_renamed_and_merged_with_their_past_and_names_stay_unique() {
+fn people_are_renamed_and_merged_with_their_past() {
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();
@@ -356,7 +358,7 @@ fn people_are_renamed_and_merged_with_their_past_and_names_stay_unique() {
 }
 
 #[test]
-fn home_assistants_last_face_is_cleared_when_somebody_is_forgotten() {
+fn home_assistants_last_face_is_cleared_with_its_person() {
     let broker = Mosquitto::running();
     let mut board = Board::with_broker(broker.port());
     board.set("homeassistant.enabled", "true");

@@ -117,8 +117,9 @@ fn nonsense_is_acknowledged_counted_and_kept_for_the_operator() {
     );
 }
 
+/// The missing broker is logged once; results are published when it comes.
 #[test]
-fn the_daemon_works_without_a_broker_says_it_once_and_publishes_when_it_comes() {
+fn without_a_broker_work_goes_on_and_is_published_later() {
     // The daemon has run before, with a subscriber for results, who must miss nothing while it
     // reconnects.
     let mut broker = Mosquitto::running();
@@ -191,7 +192,7 @@ fn an_equal_path_is_dropped_only_while_the_first_is_unfinished() {
 }
 
 #[test]
-fn messages_sent_while_the_daemon_is_down_are_taken_at_the_next_start() {
+fn messages_sent_to_a_stopped_daemon_are_taken_at_its_start() {
     let broker = Mosquitto::running();
     let mut board = Board::with_broker(broker.port());
     board.start();
@@ -208,8 +209,9 @@ fn messages_sent_while_the_daemon_is_down_are_taken_at_the_next_start() {
     wait_for("all of them", || (ended(&board) == 20).then_some(()));
 }
 
+/// Its state is part of the retained health message.
 #[test]
-fn the_breaker_is_worked_by_mqtt_only_where_configured_and_shown_in_retained_health() {
+fn the_breaker_obeys_mqtt_only_where_configured() {
     let broker = Mosquitto::running();
     let mut board = Board::with_broker(broker.port());
     board.set("mqtt.commands", "[\"breaker\"]");
@@ -294,7 +296,7 @@ fn the_boards_state_is_online_then_offline_retained() {
 }
 
 #[test]
-fn the_bytes_of_a_picture_are_taken_and_what_is_no_picture_is_rejected() {
+fn the_bytes_of_a_picture_are_taken_and_other_bytes_rejected() {
     let broker = Mosquitto::running();
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
     let mut board = Board::with_broker(broker.port());
@@ -350,7 +352,7 @@ fn the_bytes_of_a_picture_are_taken_and_what_is_no_picture_is_rejected() {
 }
 
 #[test]
-fn snapshots_of_frigate_are_pictures_and_the_ones_the_broker_kept_are_not_taken_again() {
+fn frigates_snapshots_are_taken_and_retained_ones_not_again() {
     let broker = Mosquitto::running();
     let topic = "frigate/front/person/snapshot";
     let picture = photo("obama_2.jpg");
@@ -423,7 +425,7 @@ fn mqtt_3_1_1_does_all_of_it_and_keeps_its_session_too() {
 }
 
 #[test]
-fn another_client_with_our_name_is_said_and_nothing_is_lost_to_it() {
+fn another_client_of_our_name_is_reported_and_takes_nothing() {
     let broker = Mosquitto::running();
     let mut board = Board::with_broker(broker.port());
     board.start();
@@ -467,8 +469,9 @@ fn another_client_with_our_name_is_said_and_nothing_is_lost_to_it() {
     wait_for("all of them", || (ended(&board) == 5).then_some(()));
 }
 
+/// The session at the broker outlasts the change.
 #[test]
-fn a_topic_that_is_no_longer_configured_is_no_longer_sent_although_the_session_lasts() {
+fn a_topic_taken_out_of_the_configuration_is_unsubscribed() {
     let broker = Mosquitto::running();
     for version in ["5", "3.1.1"] {
         let mut board = Board::with_broker(broker.port());

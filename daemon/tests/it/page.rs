@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::{Board, photo, wait_for};
 
 #[test]
-fn the_pages_are_live_and_whole_without_javascript_on_a_phone_and_by_keyboard() {
+fn the_pages_are_live_and_work_without_js_by_phone_and_keyboard() {
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();
@@ -17,8 +17,9 @@ fn the_pages_are_live_and_whole_without_javascript_on_a_phone_and_by_keyboard() 
     browse("page.mjs", &[&board.url("/"), &picture]);
 }
 
+/// It also lets the page retry images.
 #[test]
-fn with_the_token_strangers_are_named_images_tried_again_and_people_managed_on_the_page() {
+fn the_token_lets_the_page_name_strangers_and_manage_people() {
     let mut board = Board::new();
     board.start();
     let astronaut = photo("astronaut_1.jpg");

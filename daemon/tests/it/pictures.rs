@@ -71,7 +71,7 @@ fn strangers_are_unknown_and_a_scene_has_no_face() {
 }
 
 #[test]
-fn a_list_of_paths_gives_as_many_ids_and_each_post_is_a_new_image() {
+fn each_path_of_a_list_and_each_post_is_a_new_image() {
     let mut board = Board::new();
     board.start();
     let path = board.put("obama_1.jpg", "x.jpg");
@@ -118,7 +118,7 @@ fn the_same_idempotency_key_is_the_same_image() {
 }
 
 #[test]
-fn bytes_come_in_raw_and_as_a_form_and_leave_the_spool_when_done() {
+fn bytes_come_raw_or_as_a_form_and_leave_the_spool_when_done() {
     let mut board = Board::new();
     // The bytes are kept until the engine that did them is vouched for.
     board.set("breaker.self_test", "1s");

@@ -123,7 +123,7 @@ fn a_refused_message_is_kept_whole_and_can_be_saved_and_dropped() {
 }
 
 #[test]
-fn a_refused_picture_becomes_an_image_once_nothing_is_against_it() {
+fn a_refused_picture_becomes_an_image_once_its_cause_is_gone() {
     let broker = Mosquitto::running();
     let mut board = Board::with_broker(broker.port());
     board.set("intake.max_bytes", "64KiB");

@@ -15,8 +15,9 @@ fn status_of(board: &Board, path: &str) -> u16 {
         .as_u16()
 }
 
+/// Thumbnails and files go with their images.
 #[test]
-fn the_newest_images_and_thumbnails_are_kept_files_go_with_theirs_and_the_metrics_count_it() {
+fn the_newest_images_are_kept_and_the_metrics_count_the_rest() {
     let mut board = Board::new();
     board.set("retention.images.count", "4");
     board.set("retention.thumbnails.count", "2");
@@ -78,10 +79,8 @@ fn the_newest_images_and_thumbnails_are_kept_files_go_with_theirs_and_the_metric
 }
 
 #[test]
-fn with_a_synchronised_clock_strangers_are_forgotten_in_time_and_their_images_stay() {
-    if !with_own_mounts(
-        "retention::with_a_synchronised_clock_strangers_are_forgotten_in_time_and_their_images_stay",
-    ) {
+fn with_a_synchronised_clock_strangers_expire_and_images_stay() {
+    if !with_own_mounts("retention::with_a_synchronised_clock_strangers_expire_and_images_stay") {
         return;
     }
     // systemd-timesyncd creates this file when a time server has answered.

@@ -81,8 +81,9 @@ fn parts(board: &Board) -> Value {
     board.get("/v1/status")["parts"].clone()
 }
 
+/// A part that is broken has reported, too.
 #[test]
-fn systemd_hears_ready_once_all_have_said_how_they_are_and_a_broken_world_is_said_too() {
+fn systemd_hears_ready_once_all_parts_have_reported() {
     let mut board = Board::with_broker(1);
     board.set("models.pack", "\"/nowhere/pack\"");
     board.set("facerecog.listen", "127.0.0.1:0");
@@ -130,7 +131,7 @@ fn systemd_hears_ready_once_all_have_said_how_they_are_and_a_broken_world_is_sai
 }
 
 #[test]
-fn ready_waits_for_the_engine_and_the_watchdog_does_not_care_about_it() {
+fn ready_waits_for_the_engine_and_the_watchdog_does_not() {
     let mut board = Board::new();
     let mut systemd = Systemd::around(&mut board);
     board.start();
@@ -160,7 +161,7 @@ fn ready_waits_for_the_engine_and_the_watchdog_does_not_care_about_it() {
 }
 
 #[test]
-fn the_watchdog_is_not_fed_while_the_writer_thread_hangs_in_the_disk() {
+fn the_watchdog_is_not_fed_while_the_writer_thread_hangs() {
     let mut board = Board::new();
     let library = slow_sync(board.folder.path());
     let hang = board.folder.path().join("hang");
@@ -228,7 +229,7 @@ fn the_brokers_password_may_come_as_a_credential_of_systemd() {
 }
 
 #[test]
-fn allow_adds_a_root_and_the_drop_in_it_needs_and_takes_both_back() {
+fn allow_adds_a_root_with_its_drop_in_and_takes_both_back() {
     let board = Board::new();
     let (config, units) = (
         board.folder.path().join("kithd.toml"),
@@ -336,7 +337,7 @@ fn installed(folder: &Path, drop_in: Option<&str>) -> std::path::PathBuf {
 }
 
 #[test]
-fn the_unit_is_valid_and_its_exposure_stays_within_what_was_promised() {
+fn the_unit_is_valid_and_its_exposure_stays_within_the_limit() {
     let folder = tempfile::tempdir().unwrap();
     // Tenths: 1.2 on the processor, 1.5 with a camera; CUDA states its own in its drop-in.
     for (drop_in, most) in [
@@ -379,7 +380,7 @@ fn the_unit_is_valid_and_its_exposure_stays_within_what_was_promised() {
 }
 
 #[test]
-fn packages_get_completions_and_a_man_page_for_every_command_that_help_shows() {
+fn packages_get_completions_and_a_man_page_per_command() {
     let board = Board::new();
     let completion = board.kithd(["completion", "bash"]);
     assert!(completion.status.success());

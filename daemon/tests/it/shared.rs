@@ -78,7 +78,7 @@ fn by_path(mut messages: Vec<String>) -> BTreeMap<String, Vec<Value>> {
 }
 
 #[test]
-fn two_boards_share_one_topic_and_one_that_is_killed_and_returns_loses_nothing() {
+fn two_boards_share_a_topic_and_a_kill_loses_nothing() {
     let broker = Mosquitto::running();
     let mount = tempfile::tempdir().unwrap();
     let mut seen = Subscriber::new(broker.port(), "kithd/+/result");
@@ -116,7 +116,7 @@ fn two_boards_share_one_topic_and_one_that_is_killed_and_returns_loses_nothing()
 }
 
 #[test]
-fn a_board_that_never_returns_is_replaced_by_one_of_its_name_and_nothing_is_lost() {
+fn a_board_that_never_returns_is_replaced_by_one_of_its_name() {
     let broker = Mosquitto::running();
     let mount = tempfile::tempdir().unwrap();
     let mut seen = Subscriber::new(broker.port(), "kithd/+/result");
@@ -149,9 +149,9 @@ fn a_board_that_never_returns_is_replaced_by_one_of_its_name_and_nothing_is_lost
     );
 }
 
+/// Only these messages are processed twice.
 #[test]
-fn of_a_board_that_never_returns_another_takes_over_what_it_did_not_acknowledge_and_only_that_is_done_twice()
- {
+fn another_takes_over_what_a_lost_board_did_not_acknowledge() {
     let broker = HandingBroker::running();
     let mount = tempfile::tempdir().unwrap();
     let mut first = member(broker.port(), "first", mount.path());

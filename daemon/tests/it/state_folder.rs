@@ -69,7 +69,7 @@ fn accepts_again(board: &Board) {
 }
 
 #[test]
-fn a_state_folder_that_is_moved_away_takes_nothing_until_it_is_back() {
+fn a_state_folder_moved_away_takes_nothing_until_it_is_back() {
     let mut board = Board::new();
     board.start();
     assert_eq!(upload(&board).0, 202);

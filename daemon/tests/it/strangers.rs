@@ -16,7 +16,7 @@ fn groups(board: &Board) -> Vec<String> {
 }
 
 #[test]
-fn two_unknown_people_make_two_groups_that_outlast_a_restart_and_a_change_of_model_pack() {
+fn two_strangers_make_groups_that_outlast_restart_and_new_pack() {
     let mut board = Board::new();
     board.start();
     for name in ["obama_1.jpg", "biden_1.jpg", "obama_2.jpg"] {
@@ -68,7 +68,7 @@ fn two_unknown_people_make_two_groups_that_outlast_a_restart_and_a_change_of_mod
 }
 
 #[test]
-fn the_gallery_says_what_it_thinks_of_the_threshold_whether_the_daemon_runs_or_not() {
+fn the_gallery_advises_a_threshold_with_or_without_the_daemon() {
     let mut board = Board::new();
     // Its lines do not follow the gallery.
     board.set("models.pack", &pack("dlib-mtcnn"));
@@ -194,7 +194,7 @@ fn a_threshold_of_ones_own_decides_who_is_known() {
 }
 
 #[test]
-fn who_was_named_and_who_a_face_is_not_are_heeded_after_a_change_of_model_pack() {
+fn names_and_rejections_are_heeded_after_a_change_of_pack() {
     let mut board = Board::new();
     board.start();
     for name in ["obama_1.jpg", "biden_1.jpg"] {
@@ -250,7 +250,7 @@ fn who_was_named_and_who_a_face_is_not_are_heeded_after_a_change_of_model_pack()
 }
 
 #[test]
-fn that_a_face_is_not_somebody_ends_when_it_is_named_after_all_and_when_its_image_is_forgotten() {
+fn a_rejection_ends_when_the_face_is_named_or_its_image_goes() {
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();

@@ -361,6 +361,43 @@ fn main_stays_short_and_nothing_is_left_unfinished() {
     }
 }
 
+/// Names of the tests in a file: each `fn` behind a `#[test]` or `#[tokio::test]`.
+fn test_names(text: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let line = line.trim_start();
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            let name = lines.by_ref().find_map(|line| {
+                let (_, rest) = line.split_once("fn ")?;
+                rest.split_once('(').map(|(name, _)| name)
+            });
+            names.extend(name);
+        }
+    }
+    names
+}
+
+#[test]
+fn names_of_tests_are_sentences_of_at_most_60_characters() {
+    let mut count = 0;
+    for (path, text) in files("daemon", "rs")
+        .into_iter()
+        .chain(files("models", "rs"))
+    {
+        for name in test_names(&text) {
+            count += 1;
+            assert!(
+                name.len() <= 60,
+                "{}: {name} has {} characters; the rest of the sentence belongs into an assert or a doc comment",
+                path.display(),
+                name.len()
+            );
+        }
+    }
+    assert!(count > 800, "only {count} tests were found");
+}
+
 #[test]
 fn every_migration_is_built_in_and_numbered_without_gaps() {
     let mut names: Vec<_> = files("migrations", "sql")

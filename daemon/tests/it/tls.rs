@@ -92,9 +92,9 @@ fn quoted(path: &Path) -> String {
     format!("{:?}", path.display().to_string())
 }
 
+/// A certificate that is mended is taken up without a restart.
 #[test]
-fn a_broker_that_demands_a_certificate_gets_ours_and_trouble_with_it_is_said_and_mended_without_a_restart()
- {
+fn a_broker_that_demands_a_certificate_gets_ours_or_is_reported() {
     let authority = Authority::new();
     authority.sign("server", "IP:127.0.0.1");
     authority.sign("board", "DNS:board");

@@ -5,8 +5,9 @@ use serde_json::Value;
 use crate::broker::Mosquitto;
 use crate::support::{Board, text};
 
+/// Thumbnails and crops are not counted.
 #[test]
-fn ten_pictures_a_second_write_less_than_22_kb_each_thumbnails_and_crops_apart() {
+fn ten_pictures_a_second_write_less_than_22_kb_each() {
     let broker = Mosquitto::running();
     let url = format!("mqtt://127.0.0.1:{}", broker.port());
     // Beside the build, on a disk; in memory nothing would be counted, and the command refuses.

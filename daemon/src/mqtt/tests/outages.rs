@@ -13,7 +13,7 @@ use super::double::Double;
 use super::{BRIEFLY, Client, message, publisher, settings};
 
 #[tokio::test]
-async fn a_broker_that_never_answers_the_subscribe_gets_a_new_connection() {
+async fn a_broker_silent_on_subscribe_gets_a_new_connection() {
     let double = Double::listen().await;
     let mut client = Client::start(Settings {
         stalled_after: BRIEFLY,
@@ -28,7 +28,7 @@ async fn a_broker_that_never_answers_the_subscribe_gets_a_new_connection() {
 }
 
 #[tokio::test]
-async fn the_longest_pause_follows_when_another_client_took_the_session() {
+async fn the_longest_pause_follows_a_session_taken_by_another_client() {
     let (double, mut client) =
         publisher(|settings| settings.reconnect_most = Duration::from_secs(2)).await;
     let mut peer = double.accept_publisher().await;

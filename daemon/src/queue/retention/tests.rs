@@ -109,8 +109,7 @@ fn ended_files(from: u32, to: u32, source: &str, state: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_oldest_finished_images_go_and_none_that_is_unfinished_not_vouched_for_or_waits_for_the_broker()
- {
+async fn the_oldest_finished_images_go_but_no_unsent_or_unverified() {
     let shelf = Shelf::new().await;
     shelf.write(
         "INSERT INTO images (id, state, outcome, reason, source, path, accepted_at_ms, unverified) VALUES
@@ -176,7 +175,7 @@ async fn with_mqtt_switched_off_no_image_is_kept_for_a_broker() {
 }
 
 #[tokio::test]
-async fn the_oldest_images_go_until_pages_and_files_are_below_the_bytes_allowed() {
+async fn the_oldest_images_go_until_the_bytes_are_below_the_limit() {
     let shelf = Shelf::new().await;
     shelf.write(&ended_files(1, 400, "folder", "failed"));
     shelf.write("INSERT INTO thumbnails SELECT id, zeroblob(10000) FROM images");
@@ -202,7 +201,7 @@ async fn the_oldest_images_go_until_pages_and_files_are_below_the_bytes_allowed(
 }
 
 #[tokio::test]
-async fn by_age_nothing_goes_before_the_clock_has_been_right_for_an_hour() {
+async fn nothing_expires_before_the_clock_was_right_for_an_hour() {
     let shelf = Shelf::new().await;
     let (now, day) = (wall_clock_ms(), DAY.as_millis() as i64);
     let insert = |id, accepted| {
@@ -226,8 +225,9 @@ async fn by_age_nothing_goes_before_the_clock_has_been_right_for_an_hour() {
     assert_eq!(shelf.images(), [2]);
 }
 
+/// Their age follows from their neighbours and the time the board was in use.
 #[tokio::test]
-async fn what_came_in_with_a_wrong_clock_is_judged_by_its_neighbours_and_by_the_time_in_use() {
+async fn images_of_a_wrong_clock_are_aged_by_neighbours_and_uptime() {
     let shelf = Shelf::new().await;
     let (now, age) = (1_000_000, 1000);
     let insert = |rows: &str| {
@@ -280,7 +280,7 @@ async fn what_came_in_with_a_wrong_clock_is_judged_by_its_neighbours_and_by_the_
 }
 
 #[tokio::test]
-async fn the_newest_camera_frames_are_kept_and_a_file_goes_after_its_row_has_forgotten_it() {
+async fn the_newest_camera_frames_stay_and_a_file_goes_after_its_row() {
     let shelf = Shelf::new().await;
     shelf.write(&ended_files(1, 6, "camera", "processed"));
     shelf.write("UPDATE images SET state = 'pending', outcome = NULL WHERE id = 2");
@@ -319,7 +319,7 @@ async fn the_newest_camera_frames_are_kept_and_a_file_goes_after_its_row_has_for
 }
 
 #[tokio::test]
-async fn uploads_go_when_they_are_processed_and_failed_ones_with_their_caps() {
+async fn processed_uploads_go_at_once_and_failed_ones_by_their_caps() {
     let shelf = Shelf::new().await;
     shelf.write(&ended_files(1, 1, "http", "processed"));
     shelf.write(&ended_files(2, 5, "http", "failed"));
@@ -420,8 +420,7 @@ fn identified() -> Identified {
 }
 
 #[tokio::test]
-async fn strangers_lose_embedding_and_crop_when_they_are_old_enough_and_vouched_for_and_nobody_else_does()
- {
+async fn only_old_verified_strangers_lose_embedding_and_crop() {
     let shelf = Shelf::new().await;
     let store = shelf.store();
     let id = shelf.queue.submit(vec![frame(1)]).await.unwrap()[0].id;
@@ -472,8 +471,9 @@ async fn strangers_lose_embedding_and_crop_when_they_are_old_enough_and_vouched_
     );
 }
 
+/// A face that becomes a stranger's late, or comes back under a low number.
 #[tokio::test]
-async fn a_face_that_becomes_a_strangers_late_or_comes_back_with_a_low_number_is_forgotten_too() {
+async fn late_strangers_and_reused_numbers_are_forgotten_too() {
     let shelf = Shelf::new().await;
     let store = shelf.store();
     let image = |id: i64, outcome: &str| {
@@ -510,8 +510,9 @@ async fn a_face_that_becomes_a_strangers_late_or_comes_back_with_a_low_number_is
     assert_eq!(store.removed().strangers, 3);
 }
 
+/// Finished frames make room.
 #[tokio::test]
-async fn frames_that_wait_fill_the_cameras_spool_until_some_are_done_and_over_a_restart() {
+async fn waiting_frames_fill_the_cameras_spool_over_a_restart() {
     let shelf = Shelf::new().await;
     shelf.queue.submit(vec![frame(1000)]).await.unwrap();
     shelf.queue.submit(vec![frame(1500)]).await.unwrap();
