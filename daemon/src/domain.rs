@@ -171,6 +171,22 @@ pub struct NewImage {
     pub seen: Option<SeenFile>,
 }
 
+impl NewImage {
+    /// An image whose picture lies at `path`, with no bytes or key of its sender's.
+    pub fn path(source: Source, path: impl Into<String>) -> Self {
+        Self {
+            source,
+            path: path.into(),
+            file: None,
+            bytes: 0,
+            idempotency_key: None,
+            picture_key: None,
+            unless_unfinished: false,
+            seen: None,
+        }
+    }
+}
+
 /// Key of a file below a watched folder: the first 16 bytes of its path's SHA-256.
 pub type FileKey = [u8; 16];
 

@@ -12,32 +12,18 @@ async fn queue(
     change: impl FnOnce(&mut config::Retry),
 ) -> (Store, Queue) {
     let (store, _) = Store::open(folder).unwrap();
-    let mut retry = Config::default().retry;
-    change(&mut retry);
-    let rules = Rules {
-        retry,
-        max_pending: 1000,
+    let mut rules = Rules {
         max_missing: 3,
-        max_camera_bytes: None,
-        device: "board".into(),
-        publish: true,
+        ..Rules::for_tests()
     };
+    change(&mut rules.retry);
     let queue = Queue::open(store.clone(), rules).await.unwrap();
     queue.recover().await.unwrap();
     (store, queue)
 }
 
 fn image(path: &str) -> NewImage {
-    NewImage {
-        source: Source::Http,
-        path: path.into(),
-        file: None,
-        bytes: 0,
-        idempotency_key: None,
-        picture_key: None,
-        unless_unfinished: false,
-        seen: None,
-    }
+    NewImage::path(Source::Http, path)
 }
 
 fn nothing_found() -> Identified {

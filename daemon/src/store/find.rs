@@ -348,17 +348,8 @@ mod tests {
     use super::*;
     use crate::domain::NewImage;
 
-    fn image(path: String) -> NewImage {
-        NewImage {
-            source: Source::Http,
-            path,
-            file: None,
-            bytes: 0,
-            idempotency_key: None,
-            picture_key: None,
-            unless_unfinished: false,
-            seen: None,
-        }
+    fn image(path: impl Into<String>) -> NewImage {
+        NewImage::path(Source::Http, path)
     }
 
     #[tokio::test]
@@ -373,7 +364,7 @@ mod tests {
             for minute in 0..3 {
                 let at = hour * HOUR + minute * 60_000;
                 store
-                    .accept(vec![image("/in/a.jpg".into())], 0, at, true)
+                    .accept(vec![image("/in/a.jpg")], 0, at, true)
                     .await
                     .unwrap()
                     .unwrap();
@@ -424,7 +415,7 @@ mod tests {
         let count = LOOKED_AT + FETCHED;
         let images = (1..=count).map(|n| {
             image(if n == 2 {
-                "/in/needle.jpg".into()
+                "/in/needle.jpg".to_string()
             } else {
                 format!("/in/{n}.jpg")
             })
@@ -449,7 +440,7 @@ mod tests {
 
         store
             .accept(
-                vec![image("/in/Zoe\u{308} MÜLLER 100%.jpg".into())],
+                vec![image("/in/Zoe\u{308} MÜLLER 100%.jpg")],
                 0,
                 0,
                 true,

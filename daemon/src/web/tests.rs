@@ -102,16 +102,7 @@ impl Site {
     }
 
     async fn accept(&self, path: &str) -> i64 {
-        let image = NewImage {
-            source: Source::Http,
-            path: path.into(),
-            file: None,
-            bytes: 0,
-            idempotency_key: None,
-            picture_key: None,
-            unless_unfinished: false,
-            seen: None,
-        };
+        let image = NewImage::path(Source::Http, path);
         self.web
             .store
             .accept(vec![image], 0, 1_795_418_465_000, true)

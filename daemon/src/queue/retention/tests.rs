@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::*;
-use crate::config::{self, Config};
+use crate::config;
 use crate::domain::{EngineRole, Identified, IdentifiedFace, NewImage, Outcome, Source};
 use crate::queue::{Failure, QueueError, Rules};
 use crate::store::Relabel;
@@ -84,12 +84,8 @@ impl Shelf {
 async fn open(folder: &Path) -> Queue {
     let (store, _) = Store::open(folder).unwrap();
     let rules = Rules {
-        retry: Config::default().retry,
-        max_pending: 1000,
-        max_missing: 10,
         max_camera_bytes: Some(3000),
-        device: "board".into(),
-        publish: true,
+        ..Rules::for_tests()
     };
     Queue::open(store, rules).await.unwrap()
 }
@@ -393,14 +389,9 @@ fn face(outcome: Outcome) -> IdentifiedFace {
 
 fn frame(bytes: u64) -> NewImage {
     NewImage {
-        source: Source::Camera,
-        path: "frame".into(),
         file: Some(format!("spool/{bytes}")),
         bytes,
-        idempotency_key: None,
-        picture_key: None,
-        unless_unfinished: false,
-        seen: None,
+        ..NewImage::path(Source::Camera, "frame")
     }
 }
 
