@@ -439,12 +439,7 @@ mod tests {
         );
 
         store
-            .accept(
-                vec![image("/in/Zoe\u{308} MÜLLER 100%.jpg")],
-                0,
-                0,
-                true,
-            )
+            .accept(vec![image("/in/Zoe\u{308} MÜLLER 100%.jpg")], 0, 0, true)
             .await
             .unwrap()
             .unwrap();

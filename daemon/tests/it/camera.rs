@@ -12,7 +12,7 @@ use image::imageops::{self, FilterType};
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 
-use crate::support::{Board, photo, text, wait_for};
+use crate::support::{TestDaemon, photo, text, wait_for};
 
 /// The same as in fake_camera.c.
 const SIZE: (u32, u32) = (640, 480);
@@ -20,13 +20,13 @@ const WORDS: usize = 64;
 
 /// A board with a fake camera called front, and these further lines of its configuration.
 struct Front {
-    board: Board,
+    board: TestDaemon,
     folder: PathBuf,
 }
 
 impl Front {
     fn new(lines: &str) -> Self {
-        let mut board = Board::new();
+        let mut board = TestDaemon::new();
         let folder = board.folder.path().join("camera");
         std::fs::create_dir(&folder).unwrap();
         let mut control = vec![b' '; 2 * WORDS];
@@ -63,7 +63,7 @@ impl Front {
             .unwrap();
     }
 
-    /// Returns the number of frames that the camera gave since it was opened.
+    /// Returns the number of frames since the camera was opened.
     fn frames(&self) -> u64 {
         let mut count = [0; WORDS];
         File::open(self.folder.join("control"))
@@ -74,7 +74,7 @@ impl Front {
         std::str::from_utf8(count).unwrap().parse().unwrap_or(0)
     }
 
-    /// Waits until the camera has given so many more.
+    /// Waits for so many more frames.
     fn wait_frames(&self, more: u64) {
         let before = self.frames();
         wait_for(&format!("{more} frames"), || {
@@ -91,7 +91,7 @@ impl Front {
         self.board.get("/v1/status")["parts"]["camera front"].clone()
     }
 
-    /// Waits until the part is in that condition and says that.
+    /// Waits until the camera's part has that condition and contains these words.
     fn says(&self, condition: &str, words: &str) -> String {
         wait_for(&format!("{condition}: {words}"), || {
             let part = self.part();
@@ -170,7 +170,7 @@ fn scene(name: &str) -> RgbImage {
     scene
 }
 
-/// The same with a square of a colour in its upper right corner, to be known again by.
+/// The same with a coloured square in its upper right corner, to recognise the frame by.
 fn marked(mut scene: RgbImage, colour: [u8; 3]) -> RgbImage {
     imageops::overlay(
         &mut scene,
@@ -182,7 +182,7 @@ fn marked(mut scene: RgbImage, colour: [u8; 3]) -> RgbImage {
 }
 
 /// The colour in the upper right corner of an image's thumbnail.
-fn mark(board: &Board, id: usize) -> [u8; 3] {
+fn mark(board: &TestDaemon, id: usize) -> [u8; 3] {
     let mut answer = ureq::get(board.url(&format!("/v1/images/{id}/thumbnail.jpg")))
         .call()
         .unwrap();
@@ -207,7 +207,7 @@ fn noisy(front: &Front, name: &str, scene: &RgbImage) {
 fn a_picture_is_taken_every_interval_trimmed_and_identified() {
     let mut front = Front::new("every = \"300ms\", burst = 1");
     front.frame("still-1", &scene("obama_2.jpg"));
-    // Larger: what is left of it lies behind the smaller one's end, as in a driver's buffer.
+    // A larger frame: its rest lies behind the smaller one's end, as in a driver's buffer.
     front.frame("still-0", &scene("group.jpg"));
     front.board.enroll_everybody();
     front.board.start();
@@ -289,7 +289,7 @@ fn the_sharp_face_wins_among_blurred_and_faceless_frames() {
     }
     front.frame("still-3", &marked(face, [0, 255, 0]));
     front.board.enroll_everybody();
-    // Asked once the engine is there.
+    // The camera asks the engine once it is up.
     front.tell("stall still");
     front.board.start();
     wait_for("the engine", || {
@@ -356,7 +356,7 @@ fn a_stalled_camera_is_killed_and_restarted_and_blocks_no_other() {
             .log()
             .contains("camera front: frames come again")
     );
-    // A stopped process sends nothing either.
+    // A stopped process says nothing either.
     let stopped = front.process();
     signal("-STOP", stopped);
     wait_for("the stopped process to be gone", || {
@@ -398,7 +398,8 @@ fn broken_frames_are_dropped_and_a_camera_of_only_them_degraded() {
 fn a_cut_frame_is_dropped_though_an_older_one_ends_it() {
     let mut front = Front::new("every = \"100ms\", burst = 1");
     front.board.set("models.pack", "\"/nowhere/pack\"");
-    // More scenes than the camera has buffers, so that each buffer gets another scene every time.
+    // There is one scene more than the camera has buffers, so each buffer gets another one each
+    // time.
     let scenes = [
         "obama_1.jpg",
         "biden_1.jpg",
@@ -485,7 +486,7 @@ fn a_full_disk_or_queue_pauses_the_camera_until_there_is_room() {
     front.frame("still", &scene("noface.jpg"));
     let stat = rustix::fs::statvfs(front.board.folder.path()).unwrap();
     let free = stat.f_bavail * stat.f_frsize;
-    // Enough that what else happens on this disk meanwhile does not matter.
+    // A reserve so large that other writes to this disk do not matter.
     let margin = (free / 8).min(1 << 30);
     front
         .board
@@ -553,7 +554,7 @@ fn frames_that_fill_the_cameras_share_pause_only_the_camera() {
         "ok"
     );
 
-    // With an engine the frames that waited make room by being done.
+    // With an engine the waiting frames are processed and make room.
     assert_eq!(front.board.stop(), Some(0));
     front.board.unset("models.pack");
     front.board.start();

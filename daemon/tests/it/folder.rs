@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::support::{Board, as_plain_user, full, photo, wait_for, with_own_limits};
+use crate::support::{TestDaemon, as_plain_user, full, photo, wait_for, with_own_limits};
 
 /// A board that watches a folder of its own, with these further lines of configuration.
-fn watching(lines: &str) -> (Board, std::path::PathBuf) {
-    let mut board = Board::new();
+fn watching(lines: &str) -> (TestDaemon, std::path::PathBuf) {
+    let mut board = TestDaemon::new();
     let folder = board.folder.path().join("watched");
     std::fs::create_dir(&folder).unwrap();
     let path = folder.display();
@@ -22,20 +22,20 @@ fn watching(lines: &str) -> (Board, std::path::PathBuf) {
     (board, folder)
 }
 
-fn part(board: &Board, folder: &Path) -> Value {
+fn part(board: &TestDaemon, folder: &Path) -> Value {
     board.get("/v1/status")["parts"][format!("folder {}", folder.display())].clone()
 }
 
-fn rows(board: &Board) -> usize {
+fn rows(board: &TestDaemon) -> usize {
     board.sql("select count(*) from images")[0].parse().unwrap()
 }
 
-fn seen(board: &Board) -> usize {
+fn seen(board: &TestDaemon) -> usize {
     board.sql("select count(*) from seen")[0].parse().unwrap()
 }
 
 /// Waits until every file so far is known and nothing is being written.
-fn settled(board: &Board, folder: &Path, files: usize) {
+fn settled(board: &TestDaemon, folder: &Path, files: usize) {
     wait_for(&format!("{files} files to be taken"), || {
         let part = part(board, folder);
         let text = part["text"].as_str()?;
@@ -69,13 +69,7 @@ fn a_file_is_taken_once_and_again_only_when_rewritten() {
     assert_eq!(board.stop(), Some(0));
 
     // Retention does the same.
-    let database = board.folder.path().join("state/kithd.db");
-    let emptied = Command::new("sqlite3")
-        .arg(database)
-        .arg("delete from outbox; delete from images")
-        .status()
-        .unwrap();
-    assert!(emptied.success());
+    board.change("delete from outbox; delete from images");
     board.start();
     settled(&board, &folder, 3);
     assert_eq!(rows(&board), 0);
@@ -185,11 +179,11 @@ fn a_hundred_thousand_files_are_taken_once_in_flat_memory() {
             std::fs::create_dir(&inner).unwrap();
             std::fs::write(inner.join("0.jpg"), &bytes).unwrap();
         } else {
-            // The same picture under many names: only the names matter here.
+            // Links to one picture serve, because names count here.
             std::fs::hard_link(inner.join("0.jpg"), inner.join(format!("{n}.jpg"))).unwrap();
         }
     }
-    // Held back, so that only the taking is seen.
+    // The breaker is open, so that only the taking is measured.
     board.start();
     wait_for("the breaker to be opened", || {
         board
@@ -205,7 +199,7 @@ fn a_hundred_thousand_files_are_taken_once_in_flat_memory() {
         files as f64 / begun.elapsed().as_secs_f64()
     );
     assert_eq!(rows(&board), files);
-    let memory = |board: &Board| -> u64 {
+    let memory = |board: &TestDaemon| -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", board.pid())).unwrap();
         let line = status
             .lines()
@@ -233,7 +227,7 @@ fn a_bad_name_or_an_immovable_file_keeps_no_other_back() {
     board.set("breaker.self_test", "1s");
     std::fs::create_dir_all(folder.join("sub")).unwrap();
     std::fs::create_dir_all(folder.join("done")).unwrap();
-    // A file takes the place of the folder for it.
+    // A file lies in the place of its folder.
     std::fs::write(folder.join("done/sub"), "in the way").unwrap();
     for name in ["a.jpg", "sub/stuck.jpg", "b.jpg", "bad\nname.jpg"] {
         std::fs::copy(photo("noface.jpg"), folder.join(name)).unwrap();
@@ -261,13 +255,7 @@ fn a_bad_name_or_an_immovable_file_keeps_no_other_back() {
     assert_eq!(board.stop(), Some(0));
 
     // Retention takes its image; it still lies there, and is neither moved nor taken again.
-    let database = board.folder.path().join("state/kithd.db");
-    let emptied = Command::new("sqlite3")
-        .arg(database)
-        .arg("delete from outbox; delete from images")
-        .status()
-        .unwrap();
-    assert!(emptied.success());
+    board.change("delete from outbox; delete from images");
     std::fs::remove_file(folder.join("done/sub")).unwrap();
     board.start();
     wait_for("the file to be left", || {
@@ -281,8 +269,8 @@ fn a_bad_name_or_an_immovable_file_keeps_no_other_back() {
     assert_eq!(rows(&board), 1);
 }
 
-/// Returns the sentence of the folder's part.
-fn says(board: &Board, folder: &Path) -> String {
+/// Returns the text of the folder's part.
+fn says(board: &TestDaemon, folder: &Path) -> String {
     part(board, folder)["text"]
         .as_str()
         .unwrap_or_default()
@@ -399,8 +387,8 @@ fn a_linked_folder_is_neither_watched_nor_taken_twice() {
     });
 }
 
-/// Returns the number of folders that the kernel watches for the daemon.
-fn watches(board: &Board) -> usize {
+/// Returns the number of folders the kernel watches for the daemon.
+fn watches(board: &TestDaemon) -> usize {
     let files = std::fs::read_dir(format!("/proc/{}/fdinfo", board.pid())).unwrap();
     let info = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
     info.map(|text| {
@@ -501,7 +489,7 @@ fn a_file_that_is_written_over_for_ever_is_taken_now_and_then() {
     board.start();
     settled(&board, &folder, 1);
     let (picture, snapshot) = (photo("noface.jpg"), folder.join("snapshot.jpg"));
-    // Ends with the folder.
+    // The thread ends when the folder is gone.
     std::thread::spawn(move || {
         while std::fs::copy(&picture, &snapshot).is_ok() {
             std::thread::sleep(std::time::Duration::from_millis(40));

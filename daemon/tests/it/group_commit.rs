@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::Board;
+use crate::support::TestDaemon;
 
 /// Compiles the preload that counts fsync and fdatasync into a file and sleeps before each.
 pub fn slow_sync(folder: &Path) -> PathBuf {
@@ -30,7 +30,7 @@ struct Run {
 }
 
 fn run(delay_ms: u64, clients: usize, each: usize) -> Run {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     let library = slow_sync(board.folder.path());
     let counter = board.folder.path().join("syncs");
     std::fs::write(&counter, "").unwrap();

@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Board, photo, wait_for};
+use crate::support::{TestDaemon, photo, wait_for};
 
 #[test]
 fn the_pages_are_live_and_work_without_js_by_phone_and_keyboard() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
-    // A stranger and a known person, before the first page is opened.
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
+    // The first page already shows a known person.
     let first = board.post_path(&board.put("biden_2.jpg", "known.jpg"));
     board.ended(first);
     let picture = board.put("obama_2.jpg", "browser.jpg");
@@ -20,7 +19,7 @@ fn the_pages_are_live_and_work_without_js_by_phone_and_keyboard() {
 /// It also lets the page retry images.
 #[test]
 fn the_token_lets_the_page_name_strangers_and_manage_people() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let astronaut = photo("astronaut_1.jpg");
     let enrolled = board.kithd([

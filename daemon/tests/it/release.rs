@@ -47,7 +47,7 @@ impl Repository {
         self.git(&["commit", "-q", "-m", "Change"]);
     }
 
-    /// Returns the gate's output; empty if it lets the release pass.
+    /// Returns the gate's complaint; empty if it lets the release pass.
     fn gate(&self) -> String {
         let output = Command::new("./dev")
             .args(["release", "check"])

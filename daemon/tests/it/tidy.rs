@@ -1,5 +1,5 @@
-//! House rules as tests: dependencies between modules, the place of SQL, the beginning of files and
-//! comments, and words that must not be written.
+//! House rules as tests: dependencies between modules, the place of SQL, the heads of files, names
+//! of tests, and forbidden words.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ fn files(folder: &str, extension: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The program part of a file: all but the items that only tests have, wherever they stand.
+/// Returns the program part of a file, without `#[cfg(test)]` items.
 fn program(text: &str) -> String {
     let mut program = String::new();
     let mut lines = text.lines();
@@ -34,8 +34,7 @@ fn program(text: &str) -> String {
             continue;
         }
         let indent = line.len() - line.trim_start().len();
-        // Formatted as they are, the last line of an item is the first that ends one where it
-        // began.
+        // In formatted code the last line of an item is the first closing line at its indentation.
         let ends = |line: &&str| {
             line.len() - line.trim_start().len() == indent && line.ends_with([';', '}', ','])
         };
@@ -361,7 +360,7 @@ fn main_stays_short_and_nothing_is_left_unfinished() {
     }
 }
 
-/// Names of the tests in a file: each `fn` behind a `#[test]` or `#[tokio::test]`.
+/// Returns the names of a file's tests: each `fn` behind a `#[test]` or `#[tokio::test]`.
 fn test_names(text: &str) -> Vec<&str> {
     let mut names = Vec::new();
     let mut lines = text.lines();

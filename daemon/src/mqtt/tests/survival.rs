@@ -1,17 +1,11 @@
 //! Behaviour across crashes of the client, the broker and the line, with a real broker.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-use tokio::time::sleep;
 
 use super::super::{Delivery, PublishError, Settings, State};
 use super::broker::Mosquitto;
 use super::line::Line;
 use super::{Client, message, retained, settings};
-
-/// Time in which the broker saves its state, at an interval of one second.
-const SAVED: Duration = Duration::from_millis(2500);
 
 #[tokio::test]
 async fn after_our_crash_only_unacknowledged_deliveries_come_again() {
@@ -81,7 +75,7 @@ async fn after_a_broker_crash_subscriptions_and_messages_are_back() {
     client.connected().await;
     client.publish("in", "kept by the broker").await;
     let unsettled = client.recv().await;
-    sleep(SAVED).await;
+    broker.wait_for_saved("kept by the broker");
     broker.kill();
     client
         .state(|state| matches!(state, State::Down { .. }))
