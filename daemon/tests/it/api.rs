@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{TestDaemon, photo, text, wait_for};
+use crate::support::{TestDaemon, part_is_ok, photo, text, wait_for};
 
 /// Sends a request with the administrator's token; returns its status and its JSON, if any.
 fn ask(board: &TestDaemon, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
@@ -277,9 +277,7 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
     let mut board = TestDaemon::new();
     board.start();
     let picture = |name: &str| std::fs::read(photo(name)).unwrap();
-    wait_for("the engine", || {
-        (board.get("/v1/health")["parts"]["engine"]["condition"] == "ok").then_some(())
-    });
+    part_is_ok(&board, "engine");
     let (status, ann) = ask(
         &board,
         "POST",
@@ -411,9 +409,7 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
 fn named_strangers_and_corrected_faces_are_heeded_from_then_on() {
     let mut board = TestDaemon::new();
     board.start();
-    wait_for("the engine", || {
-        (board.get("/v1/health")["parts"]["engine"]["condition"] == "ok").then_some(())
-    });
+    part_is_ok(&board, "engine");
     let (first, second) = (upload(&board, "obama_1.jpg"), upload(&board, "obama_2.jpg"));
     let other = upload(&board, "biden_1.jpg");
     let strangers = || {

@@ -12,7 +12,7 @@ use image::imageops::{self, FilterType};
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 
-use crate::support::{TestDaemon, photo, text, wait_for};
+use crate::support::{TestDaemon, part_is_ok, photo, text, wait_for};
 
 /// The same as in fake_camera.c.
 const SIZE: (u32, u32) = (640, 480);
@@ -32,16 +32,7 @@ impl Front {
         let mut control = vec![b' '; 2 * WORDS];
         control[WORDS..].fill(0);
         std::fs::write(folder.join("control"), control).unwrap();
-        let library = board.folder.path().join("fake_camera.so");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fake_camera.c");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&library)
-            .arg(source)
-            .status()
-            .unwrap();
-        assert!(built.success(), "cc could not compile {source}");
-        board.environment("LD_PRELOAD", library.to_str().unwrap());
+        board.preload("fake_camera.c");
         board.environment("FAKE_CAMERA", folder.to_str().unwrap());
         let section = format!(
             "[{{name = \"front\", device = \"/dev/video77\", resolution = \"640x480\", rate = 30, {lines}}}]"
@@ -292,9 +283,7 @@ fn the_sharp_face_wins_among_blurred_and_faceless_frames() {
     // The camera asks the engine once it is up.
     front.tell("stall still");
     front.board.start();
-    wait_for("the engine", || {
-        (front.board.get("/v1/status")["parts"]["engine"]["condition"] == "ok").then_some(())
-    });
+    part_is_ok(&front.board, "engine");
     front.tell("play still");
     front.wait_rows(1);
     let image = front.board.ended(1);

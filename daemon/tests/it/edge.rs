@@ -589,9 +589,7 @@ fn a_client_generated_in_python_lists_enrols_and_submits() {
     ] {
         assert!(!said.contains(left_out), "{said}");
     }
-    wait_for("the engine", || {
-        (board.get("/v1/health")["parts"]["engine"]["condition"] == "ok").then_some(())
-    });
+    part_is_ok(&board, "engine");
     let used = Command::new(Path::new(&programs).join("python3"))
         .env("PYTHONPATH", board.folder.path())
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client.py"))

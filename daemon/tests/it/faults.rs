@@ -35,20 +35,6 @@ fn board() -> TestDaemon {
     board
 }
 
-/// Compiles the library that is preloaded into engines.
-fn preload(board: &mut TestDaemon) {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/faulty_engine.c");
-    let library = board.folder.path().join("faulty_engine.so");
-    let status = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
-        .arg(&library)
-        .arg(source)
-        .status()
-        .unwrap();
-    assert!(status.success(), "cc could not compile {source}");
-    board.environment("LD_PRELOAD", library.to_str().unwrap());
-}
-
 fn engine_pid(board: &TestDaemon) -> Option<String> {
     board.get("/v1/breaker")["primary"]["pid"]
         .as_u64()
@@ -394,7 +380,7 @@ fn slow_answers_are_kept_and_open_the_breaker() {
 #[test]
 fn an_engine_that_leaks_is_started_again_between_pictures() {
     let mut board = board();
-    preload(&mut board);
+    board.preload("faulty_engine.c");
     board.environment("FAULT_LEAK_MB", "20");
     board.set("engine.memory_limit", "300MiB");
     board.start_with_everybody();
@@ -414,7 +400,7 @@ fn an_engine_that_leaks_is_started_again_between_pictures() {
 #[test]
 fn an_engine_that_cannot_start_says_why_and_pictures_wait() {
     let mut board = board();
-    preload(&mut board);
+    board.preload("faulty_engine.c");
     let broken = board.folder.path().join("broken");
     board.environment("FAULT_NO_START", broken.to_str().unwrap());
     board.start_with_everybody();
@@ -446,7 +432,7 @@ fn an_engine_that_cannot_start_says_why_and_pictures_wait() {
 #[test]
 fn a_fallback_takes_over_while_the_breaker_is_open() {
     let mut board = board();
-    preload(&mut board);
+    board.preload("faulty_engine.c");
     let broken = board.folder.path().join("broken");
     std::fs::write(&broken, "").unwrap();
     board.environment("FAULT_NO_START", broken.to_str().unwrap());
@@ -515,7 +501,7 @@ fn poison(board: &TestDaemon, name: &str) -> PathBuf {
 #[test]
 fn a_picture_that_always_kills_the_engine_fails_alone() {
     let mut board = board();
-    preload(&mut board);
+    board.preload("faulty_engine.c");
     board.environment("FAULT_POISON", "1");
     board.set("retry.attempts", "3");
     board.start_with_everybody();
@@ -705,7 +691,7 @@ fn an_open_breaker_stays_open_over_a_restart_without_a_call() {
     let mut board = board();
     board.set("breaker.cool_down", "20s");
     board.set("breaker.longest_cool_down", "60s");
-    preload(&mut board);
+    board.preload("faulty_engine.c");
     let broken = board.folder.path().join("broken");
     std::fs::write(&broken, "").unwrap();
     board.environment("FAULT_NO_START", broken.to_str().unwrap());

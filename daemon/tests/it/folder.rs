@@ -2,7 +2,6 @@
 //! files.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -117,17 +116,8 @@ fn finished_files_are_moved_once_the_engine_is_verified() {
 #[test]
 fn a_hung_mount_is_named_blocks_no_other_and_is_taken_up_again() {
     let (mut board, folder) = watching("report_after = \"300ms\"");
-    let library = board.folder.path().join("slow_mount.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/slow_mount.c");
-    let built = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .arg(&library)
-        .arg(source)
-        .status()
-        .unwrap();
-    assert!(built.success(), "cc could not compile {source}");
+    board.preload("slow_mount.c");
     let hang = board.folder.path().join("server-is-away");
-    board.environment("LD_PRELOAD", library.to_str().unwrap());
     board.environment("HANG_PATH", "/watched");
     board.environment("HANG_WHILE", hang.to_str().unwrap());
     board.start();

@@ -1,27 +1,11 @@
 //! Durability seen from outside: every sync of the real daemon is counted, and slowed, by a
 //! preloaded library.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::support::TestDaemon;
-
-/// Compiles the preload that counts fsync and fdatasync into a file and sleeps before each.
-pub fn slow_sync(folder: &Path) -> PathBuf {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/slow_sync.c");
-    let library = folder.join("slow_sync.so");
-    let status = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .arg(&library)
-        .arg(source)
-        .status()
-        .unwrap();
-    assert!(status.success(), "cc could not compile {source}");
-    library
-}
 
 struct Run {
     accepted: usize,
@@ -31,10 +15,9 @@ struct Run {
 
 fn run(delay_ms: u64, clients: usize, each: usize) -> Run {
     let mut board = TestDaemon::new();
-    let library = slow_sync(board.folder.path());
+    board.preload("slow_sync.c");
     let counter = board.folder.path().join("syncs");
     std::fs::write(&counter, "").unwrap();
-    board.environment("LD_PRELOAD", library.to_str().unwrap());
     board.environment("SYNC_COUNTER", counter.to_str().unwrap());
     board.environment("SYNC_DELAY_MS", &delay_ms.to_string());
     board.start();

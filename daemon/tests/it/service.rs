@@ -11,7 +11,6 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::broker::Mosquitto;
-use crate::group_commit::slow_sync;
 use crate::support::{TestDaemon, text, wait_for};
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
@@ -163,9 +162,8 @@ fn ready_waits_for_the_engine_and_the_watchdog_does_not() {
 #[test]
 fn the_watchdog_is_not_fed_while_the_writer_thread_hangs() {
     let mut board = TestDaemon::new();
-    let library = slow_sync(board.folder.path());
+    board.preload("slow_sync.c");
     let hang = board.folder.path().join("hang");
-    board.environment("LD_PRELOAD", library.to_str().unwrap());
     board.environment("SYNC_HANG", hang.to_str().unwrap());
     let mut systemd = Systemd::around(&mut board);
     board.start();

@@ -208,6 +208,23 @@ impl TestDaemon {
         self.environment.insert(name.into(), value.into());
     }
 
+    /// Compiles a C file beside this one and preloads it into every process of kithd.
+    pub fn preload(&mut self, source: &str) {
+        let library = self.folder.path().join(source).with_extension("so");
+        let status = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
+            .arg(&library)
+            .arg(
+                Path::new(env!("CARGO_MANIFEST_DIR"))
+                    .join("tests/it")
+                    .join(source),
+            )
+            .status()
+            .unwrap();
+        assert!(status.success(), "cc could not compile {source}");
+        self.environment("LD_PRELOAD", library.to_str().unwrap());
+    }
+
     /// Runs one command of kithd with this board's settings to its end.
     pub fn kithd<S: AsRef<std::ffi::OsStr>>(
         &self,
