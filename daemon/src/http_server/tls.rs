@@ -496,7 +496,7 @@ mod tests {
         .unwrap()
     }
 
-    /// However often the certificate is asked for; it is read as soon as the mount answers.
+    /// Repeated requests share the thread; the certificate is read as soon as the mount answers.
     #[test]
     fn a_certificate_on_a_hung_mount_takes_one_thread() {
         let runtime = tokio::runtime::Builder::new_current_thread()

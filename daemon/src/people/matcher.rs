@@ -550,7 +550,7 @@ mod tests {
             .collect()
     }
 
-    /// Whether its engine gave one or not.
+    /// The reason does not depend on the engine giving one.
     #[test]
     fn a_face_too_poor_to_be_known_always_has_a_reason() {
         let matcher = matcher(false, &[(1, "Ann", at(0.0))]);

@@ -1053,7 +1053,7 @@ mod tests {
         );
     }
 
-    /// Erasing a person and erasing an image alike.
+    /// This holds for erasing a person and for erasing an image.
     #[tokio::test]
     async fn erasing_takes_counter_examples_of_other_packs_too() {
         let board = Board::new().await;
@@ -1104,7 +1104,7 @@ mod tests {
         assert_eq!(board.ask::<u32>(kept), 0);
     }
 
-    /// Whichever model pack embedded them.
+    /// The model pack that embedded them does not matter.
     #[tokio::test]
     async fn merging_drops_counter_examples_between_the_two() {
         let board = Board::new().await;

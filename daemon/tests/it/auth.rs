@@ -77,7 +77,7 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// Until the token is replaced by another.
+/// The old token is worth nothing once it is replaced.
 #[test]
 fn a_token_is_made_at_the_first_start_and_guards_changes() {
     let mut board = TestDaemon::new();

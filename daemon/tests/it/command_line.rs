@@ -156,7 +156,7 @@ fn the_reason_of_a_poor_face_reaches_result_page_api_and_cli() {
     );
 }
 
-/// Also how many strangers are taken for known people.
+/// The run also counts strangers that are taken for known people.
 #[test]
 fn one_eval_run_tells_accuracy_precision_and_use_of_quality() {
     let board = TestDaemon::new();

@@ -295,7 +295,7 @@ fn a_killed_broker_loses_messages_that_resending_makes_good() {
     flood.every_file_ends_as_one_row();
 }
 
-/// The results of hours without a broker.
+/// The results of hours pile up without a broker.
 #[test]
 fn results_of_an_outage_leave_in_order_from_flat_memory() {
     let count = if full() { 20_000 } else { 2_000 };

@@ -156,7 +156,7 @@ fn a_folder_that_goes_away_is_named_and_forgets_nothing() {
     assert_eq!(rows(&board), 1);
 }
 
-/// Also over a kill.
+/// A kill of the daemon does not change that.
 #[test]
 fn a_hundred_thousand_files_are_taken_once_in_flat_memory() {
     let files = if full() { 100_000 } else { 20_000 };

@@ -339,7 +339,7 @@ fn group_pictures_show_every_face_of_40_pixels_and_no_other() {
     assert!(wanted > 140, "{wanted}");
 }
 
-/// Although some clothes look like an upright face.
+/// Some of the clothes look like an upright face.
 #[test]
 fn turned_group_pictures_show_every_face_of_40_pixels() {
     let Some(folder) = shared("turned groups test", "faces/groups") else {

@@ -327,7 +327,7 @@ fn objection(picture: &Rgb) -> Option<Objection> {
         .objection(pack.quality_limits())
 }
 
-/// Dark, cut, blurred and small.
+/// The face is made dark, cut, blurred and small.
 #[test]
 fn each_way_to_spoil_a_good_face_has_exactly_its_reason() {
     let whole = decode(

@@ -89,7 +89,7 @@ fn a_confined_engine_opens_no_file_or_socket_runs_no_program() {
     bystander.wait().unwrap();
 }
 
-/// On kernels that have Landlock.
+/// The test needs a kernel with Landlock.
 #[test]
 fn landlock_alone_refuses_files_tcp_and_signals() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();

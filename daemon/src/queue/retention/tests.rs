@@ -462,7 +462,7 @@ async fn only_old_verified_strangers_lose_embedding_and_crop() {
     );
 }
 
-/// A face that becomes a stranger's late, or comes back under a low number.
+/// Faces that become a stranger's late, or come back under a low number, expire as well.
 #[tokio::test]
 async fn late_strangers_and_reused_numbers_are_forgotten_too() {
     let shelf = Shelf::new().await;
