@@ -345,7 +345,7 @@ fn a_full_queue_and_a_full_disk_say_so_and_the_page_goes_on() {
 fn a_damaged_database_is_moved_aside_and_the_daemon_starts() {
     let mut board = TestDaemon::new();
     std::fs::create_dir_all(board.state("people")).unwrap();
-    std::fs::write(board.folder.path().join("state/people/kept"), b"picture").unwrap();
+    std::fs::write(board.state("people/kept"), b"picture").unwrap();
     std::fs::write(
         board.state("kithd.db"),
         b"this is no database, not even a small one".repeat(200),
@@ -367,7 +367,7 @@ fn a_damaged_database_is_moved_aside_and_the_daemon_starts() {
         "the notice is gone after a restart"
     );
     assert_eq!(
-        std::fs::read(board.folder.path().join("state/people.damaged-1/kept")).unwrap(),
+        std::fs::read(board.state("people.damaged-1/kept")).unwrap(),
         b"picture"
     );
     assert_eq!(

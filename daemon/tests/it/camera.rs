@@ -103,6 +103,11 @@ impl Front {
         });
     }
 
+    /// Returns a spooled frame. Its row is committed before the file gets its name.
+    fn kept(&self, file: &str) -> Vec<u8> {
+        wait_for("the file", || std::fs::read(self.board.state(file)).ok())
+    }
+
     /// The camera process of the running daemon.
     fn process(&self) -> u32 {
         wait_for("the camera process", || {
@@ -309,7 +314,7 @@ fn without_an_engine_the_sharpest_frame_is_queued_at_once() {
     front.board.start();
     front.wait_rows(1);
     let file = front.board.sql("select file from images")[0].clone();
-    let kept = std::fs::read(front.board.folder.path().join("state").join(file)).unwrap();
+    let kept = front.kept(&file);
     assert_eq!(
         image::load_from_memory(&kept).unwrap().into_rgb8(),
         image::load_from_memory(&jpeg(&room)).unwrap().into_rgb8()
@@ -412,7 +417,7 @@ fn a_cut_frame_is_dropped_though_an_older_one_ends_it() {
     });
     let whole = scenes.map(|scene| image::load_from_memory(&jpeg(&scene)).unwrap().into_rgb8());
     for file in front.board.sql("select file from images") {
-        let kept = std::fs::read(front.board.folder.path().join("state").join(&file)).unwrap();
+        let kept = front.kept(&file);
         let kept = image::load_from_memory(&kept).unwrap().into_rgb8();
         assert!(
             whole.contains(&kept),
@@ -580,7 +585,7 @@ fn raw_frames_become_jpegs() {
     front.board.start();
     front.wait_rows(1);
     let file = front.board.sql("select file from images")[0].clone();
-    let kept = std::fs::read(front.board.folder.path().join("state").join(file)).unwrap();
+    let kept = front.kept(&file);
     let kept = image::load_from_memory_with_format(&kept, ImageFormat::Jpeg)
         .unwrap()
         .into_rgb8();
