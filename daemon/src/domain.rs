@@ -171,6 +171,22 @@ pub struct NewImage {
     pub seen: Option<SeenFile>,
 }
 
+impl NewImage {
+    /// An image whose picture lies at `path`, with no bytes or key of its sender's.
+    pub fn path(source: Source, path: impl Into<String>) -> Self {
+        Self {
+            source,
+            path: path.into(),
+            file: None,
+            bytes: 0,
+            idempotency_key: None,
+            picture_key: None,
+            unless_unfinished: false,
+            seen: None,
+        }
+    }
+}
+
 /// Key of a file below a watched folder: the first 16 bytes of its path's SHA-256.
 pub type FileKey = [u8; 16];
 
@@ -525,7 +541,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_read_as_iso_and_as_words_over_leap_days_and_before_1970() {
+    fn moments_read_as_iso_and_words_over_leap_days_and_before_1970() {
         assert_eq!(Moment::from_ms(0).iso, "1970-01-01T00:00:00.000Z");
         assert_eq!(
             Moment::from_ms(951_782_400_123).iso,
@@ -553,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_reads_back_as_it_is_spelled_and_a_wrong_one_lists_the_right_ones() {
+    fn words_read_back_as_spelled_and_a_wrong_one_lists_the_others() {
         for state in State::ALL {
             assert_eq!(state.as_str().parse::<State>(), Ok(*state));
         }

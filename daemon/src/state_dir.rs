@@ -203,8 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_just_being_let_go_is_waited_for_and_one_that_is_held_is_refused_with_what_to_do()
-     {
+    fn a_lock_being_released_is_awaited_and_a_held_one_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let held = StateDir::hold(folder.path()).unwrap();
         let error = StateDir::hold(folder.path()).unwrap_err().to_string();

@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn deliveries_end_after_the_work_and_a_task_that_hangs_is_dropped_at_the_deadline() {
+    async fn deliveries_end_after_the_work_and_hung_tasks_are_dropped() {
         let mut tasks = Supervisor::new(Health::default()).unwrap();
         let (stop, finish) = (tasks.stop(), tasks.finish());
         let stop_seen = stop.clone();
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_panic_of_a_task_that_cannot_begin_anew_ends_the_program_named() {
+    async fn a_panic_of_a_task_that_cannot_restart_ends_the_program_named() {
         let mut tasks = Supervisor::new(Health::default()).unwrap();
         tasks.work("dispatcher", async { panic!("index out of bounds") });
         let error = tasks

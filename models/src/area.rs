@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn halved_copies_change_a_large_reduction_by_no_more_than_one_step() {
+    fn halved_copies_change_a_large_reduction_by_one_step_at_most() {
         let pixel = |i: usize| {
             [
                 (i % 1203 / 5) as u8,

@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn the_recommendation_lies_between_people_and_strangers_and_shares_add_up() {
+    fn the_advice_lies_between_people_and_strangers() {
         let people: [&[f32]; 3] = [
             &[0.0, 0.05, 0.1, 0.15, 0.2],
             &[1.0, 1.05, 1.1, 1.15, 1.2],
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_that_show_the_same_and_pairs_of_too_few_people_recommend_nothing() {
+    fn identical_pairs_and_too_few_people_give_no_advice() {
         let row = [0.0, 0.3, 0.6, 0.9, 1.2];
         let far = |from: f32| row.map(|place| place + from);
         let alike = Distances::of(&gallery(&[&row, &far(9.0), &[20.0, 20.1]]), 0.6);
@@ -377,8 +377,9 @@ mod tests {
         assert!(enough.recommended(0.6).is_some());
     }
 
+    /// The advice is the same each time.
     #[test]
-    fn of_very_many_pairs_the_same_ones_are_drawn_each_time_and_say_the_same() {
+    fn of_very_many_pairs_the_same_sample_is_drawn_each_time() {
         let mut gallery = Gallery::new(Metric::Euclidean, 2);
         for picture in 0..3000 {
             let person = picture % 4;
@@ -399,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_called_redundant_an_outlier_or_like_somebody_else() {
+    fn a_picture_is_called_redundant_an_outlier_or_a_lookalike() {
         let gallery = gallery(&[&[0.0, 0.01, 0.4, 2.0], &[5.0, 7.5], &[7.6]]);
         let of = |person| remarks(&gallery, person, 0.6, 0.6);
         let [

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn who_resembles_a_mean_more_than_is_typical_grows_and_who_resembles_none_shrinks() {
+    fn distances_grow_near_the_cohort_and_shrink_far_from_it() {
         let cohort = Cohort::new(&bytes(&[[1.0, 0.0], [0.0, 1.0]]), 2, 0.9, 2.0).unwrap();
         let lengthened = |mut embedding: [f32; 2]| {
             cohort.lengthen(&mut embedding);

@@ -161,14 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn a_fifth_less_time_is_worth_changing_for_and_anything_short_of_it_is_not() {
+    fn only_a_fifth_less_time_is_worth_a_change() {
         assert!(is_better(&trial(80, true), NOW, None));
         assert!(!is_better(&trial(81, true), NOW, None));
         assert!(!is_better(&trial(120, true), NOW, None));
     }
 
     #[test]
-    fn a_precision_outside_its_tolerance_is_never_better_however_fast() {
+    fn a_precision_outside_its_tolerance_is_never_better() {
         assert!(!is_better(&trial(1, false), NOW, None));
     }
 

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_on_a_borrowed_core_is_the_pictures_and_gives_the_core_back() {
+    fn a_panic_on_a_borrowed_core_fails_the_picture_and_frees_it() {
         let cores = Cores::new(2);
         let _mine = cores.take();
         let all = Barrier::new(2);

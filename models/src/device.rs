@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_is_offered_no_int8_and_a_processor_no_float16_it_would_emulate() {
+    fn a_gpu_is_offered_no_int8_and_a_cpu_no_emulated_float16() {
         assert!(!Device::Cuda.has_arithmetic_for(Precision::Int8));
         assert!(Device::Cuda.has_arithmetic_for(Precision::Float16));
         assert!(Device::Cpu.has_arithmetic_for(Precision::Int8));

@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mirrored_chip_has_left_and_right_exchanged_and_its_colours_kept() {
+    fn a_mirrored_chip_swaps_left_and_right_and_keeps_its_colours() {
         let chip = Rgb {
             width: 3,
             height: 2,

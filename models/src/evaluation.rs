@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn every_picture_is_compared_with_every_picture_of_others_and_the_rate_bounds_how_many_pass() {
+    fn all_pictures_are_compared_and_the_rate_bounds_how_many_pass() {
         let strangers = line(&[(0, [0.0]), (0, [1.0]), (1, [3.0]), (2, [7.0])]);
         let distances: Vec<_> = strangers.pairs.iter().map(|pair| pair.distance).collect();
         assert_eq!(distances, [2.0, 3.0, 4.0, 6.0, 7.0]);
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn two_recognisers_differ_where_one_lets_pass_what_the_other_does_not() {
+    fn two_recognisers_differ_where_only_one_accepts() {
         let (one, other) = (of(&[0.1, 0.7], &[0.3, 0.9]), of(&[0.1, 0.5], &[0.7, 0.5]));
         assert_eq!(one.answered_differently(0.6, &other, 0.6, &all()), 0.75);
         assert_eq!(one.answered_differently(0.6, &one, 0.6, &all()), 0.0);
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_that_of_the_binomial_when_everybody_has_one_picture() {
+    fn with_one_picture_each_the_interval_is_the_binomials() {
         // 100 people with 20 hits among them: a standard deviation of 0.04, so 95 % lie between
         // 0.12 and 0.28.
         let hits = |sample: &Sample| {
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn putting_the_worst_faces_aside_takes_their_comparisons_with_them() {
+    fn leaving_out_the_worst_faces_takes_their_comparisons_too() {
         // Faces 0 and 1 are missed, and 0 is the worst of ten.
         let quality = [0.1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.35, 0.3, 0.2];
         let genuine = [

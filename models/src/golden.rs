@@ -171,7 +171,7 @@ fn the_second_packs_networks_answer_as_onnxruntime_does() {
 }
 
 #[test]
-fn a_gpu_answers_as_onnxruntime_does_and_runs_every_layer_of_the_recogniser() {
+fn a_gpu_agrees_with_onnxruntime_and_runs_every_layer() {
     if let Err(error) = on_gpu(|| Ok(())) {
         println!("NOT RUN: {error}");
         return;

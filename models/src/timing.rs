@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_network_of_the_pack_is_timed_on_what_its_detector_shows_it() {
+    fn every_network_of_the_pack_is_timed_on_its_real_input() {
         let pack =
             Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("packs/dlib-mtcnn")).unwrap();
         let found = time_networks(&pack, Device::Cpu, 2).unwrap();

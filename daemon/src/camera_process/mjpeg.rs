@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_huffman_tables_are_filled_in_and_what_is_written_beside_the_picture_is_left_out() {
+    fn missing_huffman_tables_are_filled_in_and_trailing_bytes_cut() {
         let mut jpeg = Vec::new();
         let pixels: Vec<u8> = (0..64 * 64 * 3).map(|i| (i * 7 % 251) as u8).collect();
         JpegEncoder::new(&mut jpeg)

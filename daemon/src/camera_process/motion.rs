@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn who_stands_still_becomes_furniture_and_the_first_frames_are_only_learned() {
+    fn a_still_object_becomes_background_and_first_frames_teach() {
         let (mut gate, now) = gate();
         for _ in 0..40 {
             gate.opens(&with_change(100, 200), now);

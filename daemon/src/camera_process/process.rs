@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn every_so_often_a_burst_is_taken_and_what_was_missed_is_not_made_up_for() {
+    fn a_burst_is_taken_every_interval_and_missed_ones_are_skipped() {
         let settings = settings("every = \"2s\"\nburst = 3\n");
         let mut taking = Taking::new(&settings, 1 << 20, Vec::new());
         let mut now = Instant::now();
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_frames_are_left_out_of_a_burst_and_nothing_but_them_ends_the_process() {
+    fn broken_frames_leave_the_burst_and_only_they_end_the_process() {
         let settings = settings("every = \"2s\"\nburst = 2\nstall_after = \"5s\"\n");
         let mut taking = Taking::new(&settings, 1 << 20, Vec::new());
         let mut now = Instant::now();

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn raw_frames_keep_their_colours_whatever_their_layout_and_padding() {
+    fn raw_frames_keep_their_colours_in_every_layout_and_padding() {
         let layout = |format, stride| Layout {
             format,
             width: 2,

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_written_is_read_and_what_is_too_large_or_nonsense_is_not() {
+    async fn messages_survive_the_wire_but_large_or_malformed_ones_fail() {
         let frame = Word::Frame {
             sharpness: 1.5,
             last: true,

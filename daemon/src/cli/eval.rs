@@ -678,7 +678,7 @@ mod tests {
     }
 
     #[test]
-    fn people_are_numbered_and_a_half_has_only_pairs_of_its_own_people() {
+    fn people_are_numbered_and_a_half_pairs_only_its_own_people() {
         let text = "path_a,path_b,same\nA_0001.jpg,A_0002.jpg,1\nB_0001.jpg,B_0002.jpg,1\nA_0001.jpg,B_0001.jpg,0\n";
         let all = List::parse(text, Path::new("/x"), Half::All).unwrap();
         assert_eq!((all.pairs.len(), all.pictures.len(), all.people), (3, 4, 2));
@@ -693,7 +693,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_contradicts_the_names_is_refused_unless_it_names_the_people() {
+    fn a_list_contradicting_the_names_must_name_the_people() {
         let refused = |text: &str| {
             format!(
                 "{:#}",

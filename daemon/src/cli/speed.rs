@@ -630,7 +630,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pc_is_named_by_its_processor_and_a_machine_that_says_nothing_is_no_failure() {
+    fn a_pc_is_named_by_its_processor_and_silence_is_no_failure() {
         let found = machine(&[(
             "proc/cpuinfo",
             "model name\t: AMD EPYC\nflags\t\t: sse2 avx2 fma avx512_vnni\n",

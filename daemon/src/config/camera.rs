@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_camera_needs_a_name_and_an_occasion_and_has_defaults_for_the_rest() {
+    fn a_camera_needs_a_name_and_a_trigger_the_rest_has_defaults() {
         let text = "[[camera]]\nname = \"front\"\nevery = \"10s\"\n";
         let camera = Config::check(Raw::parse(text)).0.unwrap().cameras.remove(0);
         assert_eq!(

@@ -805,8 +805,9 @@ mod tests {
         );
     }
 
+    /// The shipped file is also the default configuration.
     #[test]
-    fn the_shipped_file_shows_every_key_at_its_default_and_is_the_default_configuration() {
+    fn the_shipped_file_shows_every_key_at_its_default() {
         let shipped = include_str!("../../../deploy/kithd.toml");
         let (config, keys) = Config::check(Raw::parse(shipped));
         assert_eq!(config.unwrap(), Config::default());
@@ -823,7 +824,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_has_a_stand_in_and_time_to_compile_its_kernels_unless_told_otherwise() {
+    fn a_gpu_gets_a_fallback_and_time_to_compile_its_kernels() {
         let engine = |text: &str| Config::check(Raw::parse(text)).0.unwrap().engine;
         assert!(!engine("").fallback);
         let cuda = engine("[engine]\ndevice = \"cuda\"\n");

@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_group_needs_topics_and_mqtt_5_and_filters_are_checked() {
+    fn a_shared_group_needs_topics_and_mqtt_5_with_valid_filters() {
         let shared = "[shared]\ngroup = \"boards\"\npath_topics = [\"site/paths\"]\n";
         assert_eq!(
             Config::check(Raw::parse(shared))

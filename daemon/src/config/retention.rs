@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_sections_are_checked_and_the_old_key_is_told_where_it_went() {
+    fn nested_sections_are_checked_and_an_old_key_names_the_new_one() {
         let problems = |text: &str| {
             let problems = Config::check(Raw::parse(text)).0.unwrap_err();
             Config::problems_text("kithd.toml", &problems)

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thin_picture_keeps_one_pixel_of_width_however_small_the_side_asked_for() {
+    fn a_thin_picture_keeps_one_pixel_of_width_at_any_size() {
         assert_eq!(
             size(&thumbnail(&left_red_right_blue(1, 4000), 320).unwrap()),
             (1, 320)

@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_open_it_and_name_the_images_they_cost_an_attempt() {
+    fn failures_in_a_row_open_it_and_name_the_images_charged() {
         let (mut breaker, now) = breaker();
         assert_eq!(fail(&mut breaker, 1, now), None);
         assert_eq!(fail(&mut breaker, 2, now), None);
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn one_picture_that_fails_each_time_opens_it_and_gets_nothing_back() {
+    fn one_picture_that_always_fails_opens_it_and_is_not_refunded() {
         let (mut breaker, now) = breaker();
         assert_eq!(
             (fail(&mut breaker, 1, now), fail(&mut breaker, 1, now)),
@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_answers_count_as_failures_and_have_no_attempt_to_give_back() {
+    fn slow_answers_count_as_failures_without_a_refund() {
         let (mut breaker, now) = breaker();
         let mut last = None;
         for image in 0..3 {
@@ -562,8 +562,9 @@ mod tests {
         assert_eq!(breaker.counters().successes, 0);
     }
 
+    /// Calls that ended after the breaker opened are late.
     #[test]
-    fn calls_that_end_after_it_opened_change_nothing_not_even_after_it_closed_again() {
+    fn late_calls_change_nothing_even_after_it_closed_again() {
         let (mut breaker, now) = breaker();
         let ticket = breaker.begin().unwrap();
         breaker
@@ -588,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn it_pings_once_after_the_cool_down_and_closes_when_that_passes() {
+    fn it_pings_once_after_the_cool_down_and_closes_if_that_passes() {
         let (mut breaker, now) = opened();
         assert_eq!(breaker.begin_ping(now + 9 * SECOND), None);
         let later = now + 12 * SECOND;
@@ -602,9 +603,9 @@ mod tests {
         assert!(breaker.begin().is_some());
     }
 
+    /// The doubling stops at the longest cool-down.
     #[test]
-    fn the_cool_down_doubles_with_each_failed_ping_up_to_the_longest_and_starts_anew_after_closing()
-    {
+    fn the_cool_down_doubles_per_failed_ping_and_resets_on_close() {
         let (mut breaker, mut now) = opened();
         for seconds in [10, 20, 40, 60, 60] {
             let wait = breaker.next_ping(now).unwrap();
@@ -673,7 +674,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_breaker_is_open_for_the_rest_of_its_time_after_a_restart() {
+    fn an_open_breaker_stays_open_for_its_time_over_a_restart() {
         let (open, now) = opened();
         let kept = open.snapshot(now + 4 * SECOND);
         let text = serde_json::to_string(&kept).unwrap();
@@ -689,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_cut_off_by_a_restart_is_due_at_once_and_force_stays_force() {
+    fn a_ping_cut_off_by_a_restart_is_due_at_once_and_force_stays() {
         let (mut open, now) = opened();
         open.begin_ping(now + 12 * SECOND).unwrap();
         let (mut restarted, later) = breaker();
@@ -741,7 +742,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_happens_in_whatever_order_it_closes_only_after_a_ping_or_by_an_operator() {
+    fn in_any_order_it_closes_only_after_a_ping_or_by_an_operator() {
         let mut chance = fastrand::Rng::with_seed(7);
         let (mut breaker, mut now) = breaker();
         let mut tickets: Vec<Ticket> = Vec::new();

@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn endings_are_compared_without_case_and_sizes_of_sites_are_no_ending() {
+    fn extensions_ignore_case_and_a_sites_size_suffix_is_none() {
         for name in [
             "a.Jpg",
             "a.jPeG",

@@ -240,9 +240,9 @@ mod tests {
         assert!(crowd.lock().taken.is_empty());
     }
 
+    /// Idle connections that were answered close first, then those with half a head, then new ones.
     #[tokio::test(start_paused = true)]
-    async fn whoever_has_only_just_come_gives_way_after_those_who_were_answered_and_those_who_send_half_a_head()
-     {
+    async fn the_newest_give_way_after_answered_and_half_sent_ones() {
         let crowd = Crowd::new(ROOM);
         let address = IpAddr::from([192, 168, 1, 1]);
         let seats: Vec<_> = (0..ROOM.of_one)

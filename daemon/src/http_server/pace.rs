@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_answer_is_counted_for_itself_and_one_that_is_made_slowly_is_nobodys_fault() {
+    async fn each_answer_is_timed_alone_and_slow_making_costs_no_client() {
         let (mut ours, answers, mut theirs) = pipe();
         let all = tokio::spawn(async move {
             theirs

@@ -165,7 +165,7 @@ async fn whoever_takes_nothing_of_an_answer_is_left() {
 }
 
 #[tokio::test]
-async fn a_certificate_on_a_mount_that_begins_to_hang_holds_up_no_connection() {
+async fn a_certificate_on_a_hanging_mount_holds_up_no_connection() {
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
     let made = rcgen::generate_simple_self_signed(["board".to_string()]).unwrap();
@@ -203,7 +203,7 @@ async fn a_certificate_on_a_mount_that_begins_to_hang_holds_up_no_connection() {
 }
 
 #[tokio::test]
-async fn what_is_being_answered_at_the_stop_is_answered_and_what_waits_is_let_go() {
+async fn at_the_stop_answers_under_way_end_and_others_are_closed() {
     let mut site = Site::start().await;
     let mut waiting = site.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(read(&mut waiting).await.ends_with("hello"));

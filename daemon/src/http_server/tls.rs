@@ -402,9 +402,9 @@ mod tests {
 
     use super::*;
 
+    /// Link-local, temporary and provider-assigned addresses do not belong into a certificate.
     #[test]
-    fn the_boards_addresses_are_found_without_those_of_one_link_temporary_ones_and_those_a_provider_gives()
-     {
+    fn lasting_addresses_are_found_and_temporary_ones_left_out() {
         let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     |-- 192.168.1.0\n        \
                     /24 link UNICAST\nLocal:\n        |-- 127.0.0.1\n           /32 host LOCAL\n        |-- 192.168.1.20\n           \
                     /32 host LOCAL\n        |-- 192.168.1.255\n           /32 link BROADCAST\n";
@@ -419,8 +419,9 @@ mod tests {
         assert_eq!(found, ["::1", "fd00::7"]);
     }
 
+    /// The key stays the same over every renewal.
     #[test]
-    fn our_own_certificate_is_kept_until_it_ends_soon_or_lacks_a_name_and_its_key_ever_after() {
+    fn our_certificate_lasts_until_it_expires_or_lacks_a_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(OWN);
         let names = |names: &[&str]| {
@@ -465,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_starts_in_the_past_at_every_boot_costs_no_new_certificate() {
+    fn a_clock_in_the_past_at_every_boot_costs_no_new_certificate() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(OWN);
         let (board, now) = (BTreeSet::from(["board".to_string()]), 1_795_000_000);
@@ -495,9 +496,9 @@ mod tests {
         .unwrap()
     }
 
+    /// Repeated requests share the thread; the certificate is read as soon as the mount answers.
     #[test]
-    fn a_certificate_on_a_hung_mount_takes_one_thread_however_often_it_is_looked_for_and_is_read_when_the_mount_answers()
-     {
+    fn a_certificate_on_a_hung_mount_takes_one_thread() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(2)

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_both_kinds_of_ip_address_are_read_with_or_without_a_port() {
+    fn names_and_both_ip_versions_are_read_with_or_without_a_port() {
         assert_eq!("mqtt://broker.lan".parse(), address("broker.lan", 1883));
         assert_eq!("mqtt://10.0.0.5:2883".parse(), address("10.0.0.5", 2883));
         assert_eq!("mqtt://[::1]:1884".parse(), address("::1", 1884));

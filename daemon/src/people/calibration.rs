@@ -410,9 +410,9 @@ mod tests {
         }
     }
 
+    /// A gallery that fits the threshold asks for none.
     #[test]
-    fn a_gallery_whose_people_are_nearer_than_the_threshold_asks_for_a_lower_one_and_one_that_fits_for_none()
-     {
+    fn a_gallery_of_close_people_asks_for_a_lower_threshold() {
         let gallery = gallery(5, 4);
         let calibration = calibrate(&gallery, 0.6);
         let recommended = calibration.recommended.unwrap();
@@ -446,8 +446,9 @@ mod tests {
         );
     }
 
+    /// A replaced gallery is worked out anew.
     #[test]
-    fn what_a_gallery_says_is_worked_out_once_and_again_when_it_is_replaced() {
+    fn the_advice_is_worked_out_once_per_gallery() {
         let pack = kith_vision::Pack::load(
             concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn").as_ref(),
         );

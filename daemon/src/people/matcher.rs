@@ -550,8 +550,9 @@ mod tests {
             .collect()
     }
 
+    /// The reason does not depend on the engine giving one.
     #[test]
-    fn a_face_too_poor_to_be_known_has_a_reason_whether_its_engine_gave_one_or_not() {
+    fn a_face_too_poor_to_be_known_always_has_a_reason() {
         let matcher = matcher(false, &[(1, "Ann", at(0.0))]);
         let judged = |quality, objection| {
             let face = matcher

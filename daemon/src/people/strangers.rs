@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unknown_faces_are_grouped_by_person_and_numbers_outlast_a_restart() {
+    async fn unknown_faces_are_grouped_and_numbers_outlast_a_restart() {
         let mut board = Board::new().await;
         board.image(&[(0.9, face(1, 1)), (0.8, face(2, 1))]);
         board.image(&[(0.9, face(1, 2)), (0.1, face(2, 2)), (0.7, face(3, 1))]);
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_takes_a_face_away_its_group_forgets_it_and_an_empty_one_is_gone_for_good() {
+    async fn a_group_forgets_a_face_that_goes_and_ends_when_empty() {
         let mut board = Board::new().await;
         let images: Vec<_> = (1..=4)
             .map(|picture| board.image(&[(0.9, face(1, picture))]))
@@ -573,9 +573,9 @@ mod tests {
         assert_eq!(board.groups(), [(3, 1, 1)], "no number is used twice");
     }
 
+    /// The merged group is ignored if either group was.
     #[tokio::test]
-    async fn groups_that_turn_out_alike_become_the_one_with_the_lower_number_ignored_if_either_was()
-    {
+    async fn groups_that_turn_out_alike_become_the_lower_numbered_one() {
         let mut board = Board::new().await;
         // Too far apart for one group at first; a face between them joins the two.
         let between = |share: f32| -> Vec<f32> {
@@ -603,7 +603,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_who_is_named_is_known_in_all_past_images_and_from_then_on() {
+    async fn a_named_stranger_is_known_in_all_past_and_new_images() {
         let mut board = Board::new().await;
         let images: Vec<_> = (0..250)
             .map(|picture| board.image(&[(0.9, face(1, picture)), (0.9, face(2, 0))]))
@@ -836,8 +836,9 @@ mod tests {
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM counter_examples"), 0);
     }
 
+    /// A foreign face was found with another model pack.
     #[tokio::test]
-    async fn what_was_erased_or_found_with_another_model_pack_is_refused_in_words() {
+    async fn an_erased_or_foreign_face_is_refused_in_words() {
         let board = Board::new().await;
         let people = &board.people;
         let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2))]);
@@ -872,7 +873,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_face_that_was_said_not_to_be_somebody_is_them_again_when_it_is_named() {
+    async fn naming_a_rejected_face_makes_it_that_persons_again() {
         let mut board = Board::new().await;
         let people = board.people.clone();
         let ada = people
@@ -953,7 +954,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_was_given_the_wrong_name_is_enrolled_under_the_right_one_and_not_the_wrong() {
+    async fn a_corrected_face_is_enrolled_under_the_right_name_only() {
         let mut board = Board::new().await;
         let people = board.people.clone();
         let image = board.image(&[(0.9, face(1, 1))]);
@@ -978,9 +979,9 @@ mod tests {
         );
     }
 
+    /// All faces of the group are enrolled as another person.
     #[tokio::test]
-    async fn a_group_whose_faces_are_enrolled_as_somebody_else_is_not_made_a_person_without_a_picture()
-     {
+    async fn a_group_enrolled_elsewhere_makes_no_person_without_a_picture() {
         let mut board = Board::new().await;
         let people = board.people.clone();
         let (first, second) = (
@@ -1052,9 +1053,9 @@ mod tests {
         );
     }
 
+    /// This holds for erasing a person and for erasing an image.
     #[tokio::test]
-    async fn with_a_person_and_with_an_image_go_counter_examples_that_another_model_pack_embedded()
-    {
+    async fn erasing_takes_counter_examples_of_other_packs_too() {
         let board = Board::new().await;
         let people = &board.people;
         let ada = people
@@ -1103,8 +1104,9 @@ mod tests {
         assert_eq!(board.ask::<u32>(kept), 0);
     }
 
+    /// The model pack that embedded them does not matter.
     #[tokio::test]
-    async fn people_put_together_are_not_said_not_to_be_each_other_whatever_pack_embedded_it() {
+    async fn merging_drops_counter_examples_between_the_two() {
         let board = Board::new().await;
         let people = &board.people;
         let ada = people
@@ -1135,7 +1137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_image_that_is_to_be_grouped_again_while_it_is_grouped_again_is_not_lost() {
+    async fn regrouping_an_image_while_it_is_regrouped_loses_nothing() {
         let mut board = Board::new().await;
         let people = board.people.clone();
         let ada = people

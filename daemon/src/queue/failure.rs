@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_of_ours_costs_an_attempt_and_is_not_the_breakers_business() {
+    fn a_fault_of_ours_costs_an_attempt_and_leaves_the_breaker() {
         let verdict = Failure::Fault("a fault in kithd".into()).verdict();
         assert_eq!(
             (verdict.again, verdict.counts_for_breaker, verdict.alone),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_death_before_a_passed_self_test_is_the_pictures_fault_and_not_the_engines() {
+    fn a_lone_death_before_a_passed_self_test_blames_the_picture() {
         for failure in [
             Failure::Engine(EngineError::new(EngineErrorKind::Died { lone: true }, "x")),
             Failure::Engine(EngineError::new(
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_death_among_several_costs_no_attempt_and_each_runs_alone_next() {
+    fn a_death_among_several_costs_no_attempt_and_each_reruns_alone() {
         let Verdict {
             again,
             counts_for_breaker,

@@ -96,6 +96,21 @@ pub struct Rules {
     pub publish: bool,
 }
 
+#[cfg(test)]
+impl Rules {
+    /// The default retry schedule, room for a thousand images, and results that are published.
+    pub fn for_tests() -> Self {
+        Self {
+            retry: config::Config::default().retry,
+            max_pending: 1000,
+            max_missing: 10,
+            max_camera_bytes: None,
+            device: "board".into(),
+            publish: true,
+        }
+    }
+}
+
 /// The queue; clones share it.
 #[derive(Clone)]
 pub struct Queue {

@@ -12,32 +12,18 @@ async fn queue(
     change: impl FnOnce(&mut config::Retry),
 ) -> (Store, Queue) {
     let (store, _) = Store::open(folder).unwrap();
-    let mut retry = Config::default().retry;
-    change(&mut retry);
-    let rules = Rules {
-        retry,
-        max_pending: 1000,
+    let mut rules = Rules {
         max_missing: 3,
-        max_camera_bytes: None,
-        device: "board".into(),
-        publish: true,
+        ..Rules::for_tests()
     };
+    change(&mut rules.retry);
     let queue = Queue::open(store.clone(), rules).await.unwrap();
     queue.recover().await.unwrap();
     (store, queue)
 }
 
 fn image(path: &str) -> NewImage {
-    NewImage {
-        source: Source::Http,
-        path: path.into(),
-        file: None,
-        bytes: 0,
-        idempotency_key: None,
-        picture_key: None,
-        unless_unfinished: false,
-        seen: None,
-    }
+    NewImage::path(Source::Http, path)
 }
 
 fn nothing_found() -> Identified {
@@ -94,7 +80,7 @@ async fn images_are_claimed_in_the_order_they_came_and_each_once() {
 }
 
 #[tokio::test]
-async fn an_engine_failure_is_tried_again_until_the_attempts_are_spent_and_then_says_so() {
+async fn an_engine_failure_is_retried_until_the_attempts_are_spent() {
     let folder = tempfile::tempdir().unwrap();
     let (store, queue) = queue(folder.path(), |retry| {
         retry.attempts = 3;
@@ -123,7 +109,7 @@ async fn an_engine_failure_is_tried_again_until_the_attempts_are_spent_and_then_
 }
 
 #[tokio::test]
-async fn waiting_for_a_file_costs_no_attempts_and_ends_after_the_configured_time() {
+async fn waiting_for_a_file_costs_no_attempts_and_ends_in_time() {
     let folder = tempfile::tempdir().unwrap();
     let (store, queue) = queue(folder.path(), |retry| {
         retry.attempts = 1;
@@ -151,8 +137,9 @@ async fn waiting_for_a_file_costs_no_attempts_and_ends_after_the_configured_time
     assert!(ended.image.reason.unwrap().contains("given up"));
 }
 
+/// They go on when the file comes.
 #[tokio::test]
-async fn who_waits_for_a_file_is_counted_apart_goes_on_when_it_comes_and_has_a_share() {
+async fn images_waiting_for_a_file_are_counted_apart_and_have_a_share() {
     let folder = tempfile::tempdir().unwrap();
     let (store, queue) = queue(folder.path(), |_| {}).await;
     let paths = ["/a", "/b", "/c", "/d", "/e", "/f"];
@@ -264,7 +251,7 @@ async fn images_in_flight_when_the_daemon_died_get_their_attempt_back() {
 }
 
 #[tokio::test]
-async fn several_in_flight_when_the_engine_died_are_refunded_and_run_alone_one_by_one() {
+async fn images_in_flight_at_a_death_are_refunded_and_rerun_alone() {
     let folder = tempfile::tempdir().unwrap();
     let (_, queue) = queue(folder.path(), |_| {}).await;
     queue
@@ -385,7 +372,7 @@ async fn attempts_lost_to_an_engine_that_broke_down_are_given_back() {
 }
 
 #[tokio::test]
-async fn what_a_lying_engine_made_is_done_again_and_says_what_it_supersedes() {
+async fn results_of_a_lying_engine_are_redone_and_name_the_old_one() {
     let folder = tempfile::tempdir().unwrap();
     let (store, queue) = queue(folder.path(), |_| {}).await;
     let paths = [
@@ -477,7 +464,7 @@ async fn what_a_lying_engine_made_is_done_again_and_says_what_it_supersedes() {
 }
 
 #[tokio::test]
-async fn who_was_erased_or_put_together_between_match_and_result_is_not_named_by_it() {
+async fn a_result_names_nobody_erased_or_merged_since_the_match() {
     let folder = tempfile::tempdir().unwrap();
     let (store, queue) = queue(folder.path(), |_| {}).await;
     let mut people = Vec::new();
@@ -574,8 +561,9 @@ async fn who_was_erased_or_put_together_between_match_and_result_is_not_named_by
     assert!(store.files_in_use().await.unwrap().is_empty());
 }
 
+/// The queue clock continues from the last write.
 #[tokio::test]
-async fn the_queue_clock_goes_on_from_the_last_write_so_a_wrong_board_clock_changes_nothing() {
+async fn the_queue_clock_ignores_a_wrong_board_clock() {
     let folder = tempfile::tempdir().unwrap();
     let (store, first_run) = queue(folder.path(), |retry| {
         retry.first_wait = Duration::from_secs(3600);

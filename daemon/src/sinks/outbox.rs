@@ -350,7 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_known_faces_are_events_and_an_event_is_the_same_each_time() {
+    fn only_known_faces_are_events_and_an_event_never_changes() {
         let face = |outcome: &str| {
             json!({ "box": [0.0, 1.0, 2.0, 3.0], "score": 1.0, "quality": 0.5, "outcome": outcome, "distance": 0.4,
                     "person": { "person_id": 7, "name": "Ann Lee", "distance": 0.4 }, "margin": null, "candidates": [] })

@@ -478,7 +478,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sharpest_frame_with_a_face_wins_else_the_sharpest_that_can_be_read() {
+    fn the_sharpest_frame_with_a_face_wins_else_the_sharpest() {
         use Judged::{Seen, Unasked, Unreadable};
         let sharpness = [50.0, 40.0, 10.0];
         assert_eq!(
@@ -506,8 +506,9 @@ mod tests {
         );
     }
 
+    /// The backoff resets after a process that ran well.
     #[test]
-    fn a_process_that_keeps_ending_is_left_alone_longer_each_time_until_one_has_run_well() {
+    fn a_process_that_keeps_ending_is_restarted_with_backoff() {
         let mut back_off = BackOff::default();
         let pauses: Vec<_> = (0..8)
             .map(|_| back_off.after(Duration::from_secs(3)).as_secs())

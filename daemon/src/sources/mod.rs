@@ -200,16 +200,11 @@ impl Intake {
         let images = paths
             .into_iter()
             .map(|submission| {
+                let path = paths::plain(&submission.path).map_err(IntakeError::Refused)?;
                 Ok(NewImage {
-                    source,
-                    path: self
-                        .checked(&paths::plain(&submission.path).map_err(IntakeError::Refused)?)?,
-                    file: None,
-                    bytes: 0,
-                    picture_key: None,
-                    unless_unfinished: source == Source::Mqtt,
-                    seen: None,
                     idempotency_key: submission.idempotency_key,
+                    unless_unfinished: source == Source::Mqtt,
+                    ..NewImage::path(source, self.checked(&path)?)
                 })
             })
             .collect::<Result<Vec<_>, IntakeError>>()?;
@@ -233,13 +228,6 @@ impl Intake {
                  inode,
              }| {
                 Ok(NewImage {
-                    source: Source::Folder,
-                    path: self.checked(&path)?,
-                    file: None,
-                    bytes: 0,
-                    picture_key: None,
-                    unless_unfinished: false,
-                    idempotency_key: None,
                     seen: Some(SeenFile {
                         folder,
                         key,
@@ -247,6 +235,7 @@ impl Intake {
                         inode,
                         put_away,
                     }),
+                    ..NewImage::path(Source::Folder, self.checked(&path)?)
                 })
             },
         );
@@ -318,14 +307,12 @@ impl Intake {
                 ..
             } = picture;
             images.push(NewImage {
-                source,
-                path: name,
                 file: Some(file.name.clone()),
                 bytes,
                 idempotency_key,
                 picture_key: Some(digest),
                 unless_unfinished: source == Source::Mqtt,
-                seen: None,
+                ..NewImage::path(source, name)
             });
             files.push(file);
         }
@@ -524,17 +511,14 @@ mod tests {
     use crate::queue::Rules;
     use crate::store::Store;
 
+    /// Pictures from other sources are accepted.
     #[tokio::test]
-    async fn a_camera_whose_frames_fill_its_spool_pauses_and_other_pictures_are_taken() {
+    async fn a_full_camera_spool_pauses_only_the_camera() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         let rules = Rules {
-            retry: Config::default().retry,
-            max_pending: 10,
-            max_missing: 10,
             max_camera_bytes: Some(10),
-            device: "board".into(),
-            publish: true,
+            ..Rules::for_tests()
         };
         let queue = Queue::open(store, rules).await.unwrap();
         let (health, mut limits) = (Health::default(), Config::default().intake);

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_is_whole_after_a_restart_and_after_the_loss_of_its_row() {
+    async fn a_message_is_whole_after_a_restart_or_the_loss_of_its_row() {
         let folder = tempfile::tempdir().unwrap();
         let payload: Bytes = (0..100_000_u32).map(|n| n as u8).collect::<Vec<_>>().into();
         let one = rejected(folder.path(), 10, 1 << 20).await;

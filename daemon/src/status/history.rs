@@ -58,7 +58,6 @@ fn until_the_next(wall_ms: i64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
     use crate::domain::{NewImage, Source};
     use crate::queue::Rules;
 
@@ -82,24 +81,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         let rules = Rules {
-            retry: Config::default().retry,
-            max_pending: 10,
-            max_missing: 10,
-            max_camera_bytes: None,
-            device: "board".into(),
             publish: false,
+            ..Rules::for_tests()
         };
         let queue = Queue::open(store.clone(), rules).await.unwrap();
-        let image = NewImage {
-            source: Source::Http,
-            path: "/in/a.jpg".into(),
-            file: None,
-            bytes: 0,
-            idempotency_key: None,
-            picture_key: None,
-            unless_unfinished: false,
-            seen: None,
-        };
+        let image = NewImage::path(Source::Http, "/in/a.jpg");
         queue.submit(vec![image]).await.unwrap();
         store.settle().await.unwrap();
         let zone = folder.path().join("class/thermal/thermal_zone0");

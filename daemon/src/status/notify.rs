@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_is_degraded_or_off_has_reported_and_one_that_starts_or_is_silent_has_not() {
+    fn degraded_and_off_parts_have_reported_starting_ones_have_not() {
         let parts = BTreeMap::from([
             ("engine", part(Condition::Starting, "loading")),
             ("mqtt", part(Condition::Degraded, "no broker")),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_line_says_what_waits_and_what_is_wrong_on_one_line() {
+    fn the_status_says_what_waits_and_what_is_wrong_on_one_line() {
         let parts = BTreeMap::from([
             ("engine", part(Condition::Ok, "works")),
             ("mqtt", part(Condition::Degraded, "no broker\nat host")),

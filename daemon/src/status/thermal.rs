@@ -206,12 +206,12 @@ mod tests {
     }
 
     #[test]
-    fn a_board_that_says_nothing_is_neither_hot_nor_throttled_nor_well() {
+    fn a_silent_board_is_neither_hot_nor_throttled_nor_well() {
         assert_eq!(look(&[]), BoardReport::default());
     }
 
     #[test]
-    fn a_raspberry_pi_tells_its_heat_and_what_its_firmware_does_and_did() {
+    fn a_raspberry_pi_tells_its_heat_and_its_firmwares_throttling() {
         let zone = [
             ("class/thermal/thermal_zone0/type", "cpu-thermal"),
             ("class/thermal/thermal_zone0/temp", "81234"),
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jetson_has_many_sensors_of_which_some_are_off_and_a_fan_that_is_no_throttling() {
+    fn a_jetsons_dead_sensors_and_its_fan_are_no_throttling() {
         let files = [
             ("class/thermal/thermal_zone0/type", "cpu-thermal"),
             ("class/thermal/thermal_zone0/temp", "52343"),

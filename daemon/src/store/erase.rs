@@ -351,8 +351,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_one_was_said_not_to_be_is_forgotten_when_the_two_are_put_together_or_one_is_erased()
-     {
+    async fn counter_examples_go_when_people_are_merged_or_erased() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path()).await;
         let ann = enroll(&store, "Ann", "a", [1.0, 0.0]).await;

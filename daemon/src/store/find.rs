@@ -348,21 +348,12 @@ mod tests {
     use super::*;
     use crate::domain::NewImage;
 
-    fn image(path: String) -> NewImage {
-        NewImage {
-            source: Source::Http,
-            path,
-            file: None,
-            bytes: 0,
-            idempotency_key: None,
-            picture_key: None,
-            unless_unfinished: false,
-            seen: None,
-        }
+    fn image(path: impl Into<String>) -> NewImage {
+        NewImage::path(Source::Http, path)
     }
 
     #[tokio::test]
-    async fn a_window_of_time_is_found_however_often_the_clock_was_set_back() {
+    async fn a_window_of_time_is_found_though_the_clock_was_set_back() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         const HOUR: i64 = 3_600_000;
@@ -373,7 +364,7 @@ mod tests {
             for minute in 0..3 {
                 let at = hour * HOUR + minute * 60_000;
                 store
-                    .accept(vec![image("/in/a.jpg".into())], 0, at, true)
+                    .accept(vec![image("/in/a.jpg")], 0, at, true)
                     .await
                     .unwrap()
                     .unwrap();
@@ -418,13 +409,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_search_goes_on_where_it_stopped_and_a_backlog_is_listed_newest_first() {
+    async fn a_long_search_resumes_and_a_backlog_is_listed_newest_first() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         let count = LOOKED_AT + FETCHED;
         let images = (1..=count).map(|n| {
             image(if n == 2 {
-                "/in/needle.jpg".into()
+                "/in/needle.jpg".to_string()
             } else {
                 format!("/in/{n}.jpg")
             })
@@ -448,12 +439,7 @@ mod tests {
         );
 
         store
-            .accept(
-                vec![image("/in/Zoe\u{308} MÜLLER 100%.jpg".into())],
-                0,
-                0,
-                true,
-            )
+            .accept(vec![image("/in/Zoe\u{308} MÜLLER 100%.jpg")], 0, 0, true)
             .await
             .unwrap()
             .unwrap();

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_week_of_minutes_is_kept_and_a_clock_that_was_wrong_is_forgotten_once_it_is_right() {
+    async fn a_week_of_minutes_is_kept_and_those_of_a_wrong_clock_go() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         let now = 29_800_000;
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn changes_of_the_breaker_are_read_newest_first_and_a_thousand_are_kept() {
+    async fn breaker_changes_are_read_newest_first_and_a_thousand_kept() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         for number in 0..CHANGES_KEPT + 2 {

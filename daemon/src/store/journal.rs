@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_was_torn_or_turned_over_is_none_that_lost_something() {
+    fn a_torn_or_restarted_journal_has_lost_nothing() {
         let folder = killed(40);
         let journal = folder.path().join(format!("{DATABASE}-wal"));
         let whole = std::fs::read(&journal).unwrap();

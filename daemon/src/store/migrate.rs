@@ -213,8 +213,9 @@ pub(super) fn damaged(folder: &Path) -> Vec<(String, u32)> {
 mod tests {
     use super::*;
 
+    /// Migrating again changes nothing.
     #[test]
-    fn an_empty_file_becomes_the_newest_schema_and_migrating_again_changes_nothing() {
+    fn an_empty_file_becomes_the_newest_schema_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.db");
         let mut connection = Connection::open(&path).unwrap();

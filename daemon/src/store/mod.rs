@@ -889,8 +889,9 @@ mod tests {
         assert!(store.erase_person(ann).await.unwrap());
     }
 
+    /// The refusal says what to do.
     #[test]
-    fn the_database_is_refused_on_network_filesystems_with_what_to_do_and_taken_on_local_ones() {
+    fn the_database_is_refused_on_network_filesystems_only() {
         let refusal = |kind| {
             StoreError::NetworkFilesystem {
                 path: "/mnt/nas".into(),

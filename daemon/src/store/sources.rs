@@ -67,7 +67,7 @@ mod tests {
     use crate::store::End;
 
     #[tokio::test]
-    async fn each_source_has_its_own_newest_picture_and_its_own_newest_failure() {
+    async fn each_source_has_its_own_newest_picture_and_failure() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         for (at_ms, (source, path)) in (100..).zip([
@@ -75,18 +75,8 @@ mod tests {
             (Source::Camera, "front door 1.jpg"),
             (Source::Http, "a.jpg"),
         ]) {
-            let image = NewImage {
-                source,
-                path: path.into(),
-                file: None,
-                bytes: 0,
-                idempotency_key: None,
-                picture_key: None,
-                unless_unfinished: false,
-                seen: None,
-            };
             store
-                .accept(vec![image], 0, at_ms, true)
+                .accept(vec![NewImage::path(source, path)], 0, at_ms, true)
                 .await
                 .unwrap()
                 .unwrap();

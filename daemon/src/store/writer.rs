@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_operation_that_fails_leaves_its_neighbours_in_the_batch_committed() {
+    async fn a_failed_operation_leaves_its_batch_neighbours_committed() {
         let (_folder, writer) = writer();
         let insert = |n: i64| {
             writer.run(Urgency::Now, move |c| {
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_operation_that_panics_leaves_no_trace_and_the_thread_alive() {
+    async fn a_panicking_operation_leaves_no_trace_and_a_live_thread() {
         let (folder, writer) = writer();
         let panicking = |urgency| {
             writer.run(urgency, |c| -> rusqlite::Result<()> {
@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_note_is_answered_before_its_commit_and_rides_along_with_the_next_one() {
+    async fn a_note_is_answered_early_and_shares_the_next_commit() {
         let (folder, writer) = writer();
         insert(&writer, Urgency::Note, 1).await.unwrap();
         let looked = writer.run(Urgency::Look, |c| {
@@ -594,9 +594,9 @@ mod tests {
         assert_eq!(committed(&folder), 3);
     }
 
+    /// A result that is to be sent is committed when the operation is answered.
     #[tokio::test]
-    async fn results_in_quick_succession_share_commits_and_one_to_be_sent_is_committed_when_it_is_answered()
-     {
+    async fn quick_results_share_commits_and_sendable_ones_are_durable() {
         let (folder, writer) = writer();
         for n in 0..100 {
             insert(&writer, Urgency::Result, n).await.unwrap();

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn every_text_and_every_mark_stands_out_from_its_ground_in_light_and_in_dark() {
+    fn every_text_and_mark_has_contrast_in_light_and_dark() {
         // Pairs of text or mark and background in the stylesheet; WCAG AA requires 4.5 and 3.
         let written = [
             (

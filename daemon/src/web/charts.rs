@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_broken_where_there_is_no_value_and_a_lone_value_is_a_dot() {
+    fn a_line_breaks_where_no_value_is_and_a_lone_value_is_a_dot() {
         let frame = Frame::new(0.0, 4.0, 10.0);
         let line = frame.line(&[
             (0.0, Some(0.0)),

@@ -102,16 +102,7 @@ impl Site {
     }
 
     async fn accept(&self, path: &str) -> i64 {
-        let image = NewImage {
-            source: Source::Http,
-            path: path.into(),
-            file: None,
-            bytes: 0,
-            idempotency_key: None,
-            picture_key: None,
-            unless_unfinished: false,
-            seen: None,
-        };
+        let image = NewImage::path(Source::Http, path);
         self.web
             .store
             .accept(vec![image], 0, 1_795_418_465_000, true)
@@ -237,7 +228,7 @@ async fn an_empty_table_says_how_to_send_the_first_picture() {
 }
 
 #[tokio::test]
-async fn the_table_shows_every_column_and_hostile_paths_and_names_stay_text() {
+async fn the_table_shows_every_column_and_hostile_names_stay_text() {
     let site = Site::new();
     let id = site.recognise(&format!("/in/{HOSTILE}.jpg"), HOSTILE).await;
     site.accept("/in/broken.jpg").await;
@@ -365,7 +356,7 @@ async fn one_image_has_its_faces_crop_and_thumbnail() {
 }
 
 #[tokio::test]
-async fn mistakes_are_answered_as_problem_details_and_on_pages_as_a_sentence() {
+async fn errors_are_problem_details_in_the_api_and_sentences_on_pages() {
     let site = Site::new();
     for (method, url, status) in [
         ("GET", "/v1/images/7", 404),
@@ -410,7 +401,7 @@ async fn mistakes_are_answered_as_problem_details_and_on_pages_as_a_sentence() {
 }
 
 #[tokio::test]
-async fn every_answer_forbids_foreign_code_and_frames_and_pages_hold_none_of_their_own() {
+async fn every_answer_forbids_foreign_code_and_pages_hold_none() {
     let site = Site::new();
     site.recognise("/in/a.jpg", "Hannibal").await;
     for url in ["/", "/images/1", "/v1/images", "/nothing", "/healthz"] {
@@ -487,7 +478,7 @@ async fn readiness_speaks_for_the_intake_and_health_only_for_the_loop() {
 }
 
 #[tokio::test]
-async fn metrics_name_every_state_and_counters_end_in_total_in_all_their_lines() {
+async fn metrics_name_every_state_and_counters_end_in_total() {
     let site = Site::new();
     site.accept("/in/a.jpg").await;
     site.web
@@ -510,9 +501,9 @@ async fn metrics_name_every_state_and_counters_end_in_total_in_all_their_lines()
     }
 }
 
+/// The stream ends with the server.
 #[tokio::test]
-async fn an_open_page_hears_of_changes_at_most_twice_a_second_and_its_stream_ends_with_the_server()
-{
+async fn an_open_page_hears_of_changes_at_most_twice_a_second() {
     let site = Site::new();
     let mut events = site
         .ask("GET", "/events", &[])
@@ -553,7 +544,7 @@ async fn an_open_page_hears_of_changes_at_most_twice_a_second_and_its_stream_end
 }
 
 #[tokio::test]
-async fn no_page_takes_a_name_or_an_address_for_more_than_text_or_holds_code_of_its_own() {
+async fn no_page_takes_a_name_for_more_than_text_or_holds_code() {
     let site = Site::new();
     let id = site.recognise(&format!("/in/{HOSTILE}.jpg"), HOSTILE).await;
     site.web.health.set("mqtt", Condition::Degraded, HOSTILE);
@@ -599,7 +590,7 @@ async fn no_page_takes_a_name_or_an_address_for_more_than_text_or_holds_code_of_
 }
 
 #[tokio::test]
-async fn forms_are_shown_to_whoever_is_logged_in_and_carry_what_proves_it() {
+async fn forms_are_shown_to_the_logged_in_and_carry_their_proof() {
     let site = Site::new();
     let id = site.recognise("/in/a.jpg", "Hannibal").await;
     for (url, forms) in [

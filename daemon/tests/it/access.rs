@@ -1,5 +1,4 @@
-//! Refusals that a broker does not announce, and what a board leaves at the broker when its name
-//! changes.
+//! Refusals that a broker does not announce, and traces of a board whose name changed.
 
 use std::process::Command;
 
@@ -7,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
 use crate::hostile_broker::{HostileBroker, publish as packet};
-use crate::support::{Board, Subscriber, part_is_ok, publish, text, wait_for};
+use crate::support::{Subscriber, TestDaemon, part_is_ok, publish, text, wait_for};
 
-fn part(board: &Board, name: &str) -> (String, String) {
+fn part(board: &TestDaemon, name: &str) -> (String, String) {
     let part = board.get("/v1/status")["parts"][name].clone();
     (
         part["condition"].as_str().unwrap_or("").into(),
@@ -17,7 +16,7 @@ fn part(board: &Board, name: &str) -> (String, String) {
     )
 }
 
-fn degraded(board: &Board, name: &str, words: &str) -> String {
+fn degraded(board: &TestDaemon, name: &str, words: &str) -> String {
     wait_for(&format!("{name} to say {words:?}"), || {
         let (condition, text) = part(board, name);
         (condition == "degraded" && text.contains(words)).then_some(text)
@@ -28,7 +27,7 @@ fn degraded(board: &Board, name: &str, words: &str) -> String {
 fn a_refused_birth_is_named_for_as_long_as_it_is_refused() {
     let lacking = "topic readwrite kithd/board/health\ntopic readwrite kithd/board/image/#\n";
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", lacking)]);
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.start();
     let said = degraded(
         &board,
@@ -56,14 +55,14 @@ fn a_refused_birth_is_named_for_as_long_as_it_is_refused() {
 
 #[test]
 fn the_doctor_finds_what_a_broker_of_mqtt_3_1_1_keeps_back() {
-    // Neither version tells that nothing may be read; 3.1.1 tells of no refusal at all.
+    // Neither version reports a refused read, and 3.1.1 reports no refusal at all.
     for (version, acl) in [
         ("5", "topic write kithd/board/#\n"),
         ("3.1.1", "topic write kithd/board/#\n"),
         ("3.1.1", "topic read #\n"),
     ] {
         let broker = Mosquitto::running_with("acl_file acl", &[("acl", acl)]);
-        let mut board = Board::with_broker(broker.port());
+        let mut board = TestDaemon::with_broker(broker.port());
         board.set("mqtt.version", &format!("{version:?}"));
         let doctor = text(&board.kithd(["doctor"]));
         assert!(
@@ -78,15 +77,12 @@ fn one_refused_topic_of_a_person_stays_named_while_others_pass() {
     let acl = "topic readwrite kithd/board/result\ntopic readwrite kithd/board/status\n\
                topic readwrite kithd/board/health\ntopic readwrite kithd/board/person/joe-biden\n";
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", acl)]);
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::with_broker(broker.port());
+    board.start_with_everybody();
     part_is_ok(&board, "mqtt out");
     let sent = |picture: &str, name: &str| {
         board.ended(board.post_path(&board.put(picture, name)));
-        wait_for("the result to be sent", || {
-            (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(())
-        });
+        board.all_sent();
     };
     sent("obama_2.jpg", "a.jpg");
     degraded(&board, "events", "NotAuthorized");
@@ -100,7 +96,7 @@ fn one_refused_topic_of_a_person_stays_named_while_others_pass() {
 #[test]
 fn messages_lost_at_qos_0_are_counted_and_shown() {
     let broker = HostileBroker::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.start();
     wait_for("the connection", || {
         broker.send("kithd-board", &[0xD0, 0]).then_some(())
@@ -112,10 +108,10 @@ fn messages_lost_at_qos_0_are_counted_and_shown() {
     degraded(&board, "mqtt", "messages that were sent at QoS 0 were lost");
 }
 
-/// Returns the messages retained below a topic: topic and payload.
+/// Returns the name and payload of each message retained below a topic.
 fn retained(broker: &Mosquitto, topic: &str) -> Vec<(String, String)> {
     let mut kept = Subscriber::new(broker.port(), topic);
-    // Retained messages come before what is published after the subscription.
+    // The broker sends retained messages before any published after the subscription.
     publish(broker.port(), &topic.replace('#', "marker"), "{}");
     wait_for("the marker", || {
         kept.messages()
@@ -139,7 +135,7 @@ fn retained(broker: &Mosquitto, topic: &str) -> Vec<(String, String)> {
 #[test]
 fn a_renamed_board_leaves_nothing_of_its_old_name_at_the_broker() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("device", "t1");
     board.set("homeassistant.enabled", "true");
     board.start();
@@ -150,7 +146,7 @@ fn a_renamed_board_leaves_nothing_of_its_old_name_at_the_broker() {
         (!retained(&broker, "kithd/t1/#").is_empty()).then_some(())
     });
     board.stop();
-    // Sent while nobody of that name is there: accepted by the broker for the old session.
+    // The broker accepts these for the old session.
     for n in 0..3 {
         publish(
             broker.port(),
@@ -169,7 +165,7 @@ fn a_renamed_board_leaves_nothing_of_its_old_name_at_the_broker() {
     assert_eq!(retained(&broker, "kithd/t1/#"), []);
     assert_eq!(retained(&broker, "homeassistant/device/kithd_t1/#"), []);
     assert!(!retained(&broker, "homeassistant/device/kithd_t2/#").is_empty());
-    // Messages that waited under the old name are processed all the same.
+    // The messages that waited in the old session are taken.
     wait_for("what waited under the old name", || {
         (board.sql("select count(*) from images") == ["3"]).then_some(())
     });
@@ -186,16 +182,16 @@ fn a_renamed_board_leaves_nothing_of_its_old_name_at_the_broker() {
 }
 
 #[test]
-fn a_copied_card_touches_nothing_of_the_board_it_was_copied_from() {
+fn a_copied_card_touches_nothing_of_the_board_it_came_from() {
     let broker = Mosquitto::running();
-    let mut first = Board::with_broker(broker.port());
+    let mut first = TestDaemon::with_broker(broker.port());
     first.set("device", "t1");
     first.set("homeassistant.enabled", "true");
     first.start();
     part_is_ok(&first, "mqtt health");
     part_is_ok(&first, "home assistant");
     first.stop();
-    let mut copy = Board::with_broker(broker.port());
+    let mut copy = TestDaemon::with_broker(broker.port());
     let (from, to) = (
         first.folder.path().join("state"),
         copy.folder.path().join("state"),
@@ -208,8 +204,7 @@ fn a_copied_card_touches_nothing_of_the_board_it_was_copied_from() {
             .unwrap()
             .success()
     );
-    first.start();
-    part_is_ok(&first, "mqtt out");
+    first.start_connected();
     part_is_ok(&first, "home assistant");
     copy.set("device", "t2");
     copy.set("homeassistant.enabled", "true");
@@ -221,7 +216,7 @@ fn a_copied_card_touches_nothing_of_the_board_it_was_copied_from() {
     };
     assert!(status(&retained(&broker, "kithd/t1/#")));
     assert!(!retained(&broker, "homeassistant/device/kithd_t1/#").is_empty());
-    // And where another board has the name, with a number of its own, it is left for good.
+    // A name that another board uses, with its own number, is left alone for good.
     copy.stop();
     let health = json!({ "board": "another board" }).to_string();
     first.stop();

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{Board, shared_faces};
+use crate::support::{TestDaemon, shared_faces};
 
-fn answers(board: &Board, pictures: &[PathBuf]) -> Vec<Value> {
+fn answers(board: &TestDaemon, pictures: &[PathBuf]) -> Vec<Value> {
     let mut arguments = vec!["identify".into(), "--json".into()];
     arguments.extend(pictures.iter().map(|path| path.display().to_string()));
     let output = board.kithd(arguments);
@@ -47,7 +47,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ),
     (
         "labelled/idol_eunseo/1.jpg",
-        "young East Asian women, of whom the recogniser knows less",
+        "young East Asian women, on whom the recogniser is less accurate",
     ),
     (
         "labelled/idol_eunseo/2.jpg",
@@ -64,15 +64,15 @@ const EXCEPTIONS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn everybody_is_found_again_in_their_other_pictures_and_nobody_is_taken_for_somebody_else() {
+fn all_are_found_in_their_other_pictures_and_none_is_confused() {
     let Some(faces) = shared_faces() else { return };
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let mut others = Vec::new();
     for person in folder(&faces.join("labelled")) {
         let name = person.file_name().unwrap().to_str().unwrap().to_string();
         let mut pictures = folder(&person);
-        // The first picture that serves for enrolment; the others are what is asked about.
+        // The first usable picture is enrolled; the others are identified.
         let enrolled = pictures.iter().position(|picture| {
             let output = board.kithd([
                 "enroll",
@@ -104,7 +104,7 @@ fn everybody_is_found_again_in_their_other_pictures_and_nobody_is_taken_for_some
         } else if faces.is_empty() {
             "no face"
         } else if answer["outcome"] == "known" {
-            "somebody else"
+            "another person"
         } else {
             "not known"
         };
@@ -129,10 +129,10 @@ fn everybody_is_found_again_in_their_other_pictures_and_nobody_is_taken_for_some
 }
 
 #[test]
-fn labeled_faces_in_the_wild_are_told_apart_as_promised_in_both_precisions() {
+fn labeled_faces_in_the_wild_are_told_apart_in_both_precisions() {
     let Some(faces) = shared_faces() else { return };
     let pairs = faces.join("lfw-dev/pairs.csv");
-    let board = Board::new();
+    let board = TestDaemon::new();
     let int8 = [
         "--set",
         "models.precision=int8",
@@ -155,12 +155,12 @@ fn labeled_faces_in_the_wild_are_told_apart_as_promised_in_both_precisions() {
     );
 }
 
+/// The pack lies in a folder that the configuration names.
 #[test]
-fn another_model_pack_runs_from_a_folder_given_by_configuration_and_takes_the_gallery_over() {
+fn another_model_pack_runs_and_takes_the_gallery_over() {
     let Some(faces) = shared_faces() else { return };
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     board.stop();
     let pack = board.folder.path().join("pack");
     std::fs::create_dir(&pack).unwrap();
@@ -190,11 +190,10 @@ fn another_model_pack_runs_from_a_folder_given_by_configuration_and_takes_the_ga
 }
 
 #[test]
-fn in_group_pictures_every_face_gets_its_box_and_the_enrolled_ones_their_names() {
+fn in_group_pictures_faces_get_boxes_and_the_enrolled_names() {
     let Some(faces) = shared_faces() else { return };
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let people = board.kithd([
         "enroll",
         "--anyway",
@@ -209,7 +208,7 @@ fn in_group_pictures_every_face_gets_its_box_and_the_enrolled_ones_their_names()
         .map(|group| faces.join("groups").join(group["file"].as_str().unwrap()))
         .collect();
     let names = [("barack_obama", "Barack Obama"), ("joe_biden", "Joe Biden")];
-    // They have faces of less than the 40 pixels looked for.
+    // These groups have faces smaller than the 40 pixels the pack looks for.
     let miscounted = ["dlib_2008_002079.jpg", "crowd_ultra_25.jpg"];
     let (mut counted, mut named) = (0, 0);
     for (group, answer) in groups.iter().zip(answers(&board, &paths)) {
@@ -253,11 +252,10 @@ fn in_group_pictures_every_face_gets_its_box_and_the_enrolled_ones_their_names()
 }
 
 #[test]
-fn difficult_pictures_still_name_the_right_person_and_never_call_a_phantom_known() {
+fn difficult_pictures_name_the_right_person_and_no_phantom() {
     let Some(faces) = shared_faces() else { return };
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let people = board.kithd([
         "enroll",
         "--anyway",
@@ -287,7 +285,7 @@ fn difficult_pictures_still_name_the_right_person_and_never_call_a_phantom_known
     let mut named = 0;
     for (row, answer) in hard.iter().zip(answers(&board, &paths)) {
         let file = row["file"].as_str().unwrap();
-        let label = row["identity"].as_str().unwrap_or("nobody");
+        let label = row["identity"].as_str().unwrap_or("unlabelled");
         let name = if label == "barack_obama" {
             "Barack Obama"
         } else {
@@ -314,7 +312,7 @@ fn difficult_pictures_still_name_the_right_person_and_never_call_a_phantom_known
         let one_face = row["faces"] == 1; // others have people in the background
         assert!(
             wrong.is_empty() || !right || !one_face,
-            "{file}: beside {name} somebody else is called known: {wrong:?}"
+            "{file}: beside {name} another person is called known: {wrong:?}"
         );
         named += usize::from(right);
     }
@@ -325,7 +323,7 @@ fn difficult_pictures_still_name_the_right_person_and_never_call_a_phantom_known
 #[test]
 fn no_face_is_seen_in_scenes_objects_and_animals() {
     let Some(faces) = shared_faces() else { return };
-    let board = Board::new();
+    let board = TestDaemon::new();
     let scenes = folder(&faces.join("noface"));
     for (path, answer) in scenes.iter().zip(answers(&board, &scenes)) {
         let tricky = path

@@ -6,10 +6,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Board, photo, text, wait_for};
+use crate::support::{TestDaemon, part_is_ok, photo, text, wait_for};
 
-/// A request with the administrator's token: status and JSON, if it is any.
-fn ask(board: &Board, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
+/// Sends a request with the administrator's token; returns its status and its JSON, if any.
+fn ask(board: &TestDaemon, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
     let kind = if body.starts_with(b"{") {
         "application/json"
     } else {
@@ -34,7 +34,7 @@ fn ask(board: &Board, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
     )
 }
 
-fn upload(board: &Board, photo_name: &str) -> i64 {
+fn upload(board: &TestDaemon, photo_name: &str) -> i64 {
     let bytes = std::fs::read(photo(photo_name)).unwrap();
     let (status, answer) = board.post(&format!("/v1/images?name={photo_name}"), &[], &bytes);
     assert_eq!(status, 202, "{answer}");
@@ -52,24 +52,24 @@ fn ids(page: &Value) -> Vec<i64> {
         .collect()
 }
 
+/// Filters: state, outcome, person, source, time and path.
 #[test]
-fn images_are_found_by_state_outcome_person_source_time_and_path_and_by_several_at_once() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+fn images_are_found_by_each_filter_and_several_at_once() {
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let collins = upload(&board, "astronaut_2.jpg");
     let group = upload(&board, "group.jpg");
-    let nobody = upload(&board, "noface.jpg");
+    let scene = upload(&board, "noface.jpg");
     let broken = board.post_path(&board.put_bytes(b"no picture", "100%_broken.jpg"));
     board.ended(broken);
     let found = |query: &str| ids(&board.get(&format!("/v1/images?{query}")));
-    assert_eq!(found(""), [broken, nobody, group, collins]);
+    assert_eq!(found(""), [broken, scene, group, collins]);
     assert_eq!(found("state=failed"), [broken]);
     assert_eq!(
         found("state=processed&source=http"),
-        [nobody, group, collins]
+        [scene, group, collins]
     );
-    assert_eq!(found("outcome=no_face"), [nobody]);
+    assert_eq!(found("outcome=no_face"), [scene]);
     assert_eq!(found("outcome=known"), [group, collins]);
     assert!(found("outcome=uncertain&state=failed").is_empty());
     assert!(found("source=camera").is_empty());
@@ -108,7 +108,7 @@ fn images_are_found_by_state_outcome_person_source_time_and_path_and_by_several_
     let accepted = board.get(&format!("/v1/images/{group}"))["accepted_at_ms"]
         .as_i64()
         .unwrap();
-    // Its own millisecond, as RFC 3339 says it.
+    // The millisecond in RFC 3339.
     let moment = |ms: i64| {
         let output = Command::new("date")
             .args(["-u", "+%Y-%m-%dT%H:%M:%S", "-d"])
@@ -141,8 +141,8 @@ fn images_are_found_by_state_outcome_person_source_time_and_path_and_by_several_
         };
         cursor = format!("&cursor={next}");
     }
-    assert_eq!(walked, [nobody, group, collins]);
-    // The counts kept by triggers match the rows.
+    assert_eq!(walked, [scene, group, collins]);
+    // The counters agree with the rows.
     let counted = board.sql("SELECT state, images FROM tally WHERE images > 0 ORDER BY state");
     assert_eq!(
         counted,
@@ -151,8 +151,8 @@ fn images_are_found_by_state_outcome_person_source_time_and_path_and_by_several_
 }
 
 #[test]
-fn a_failed_image_is_tried_again_and_its_result_names_the_one_it_replaces() {
-    let mut board = Board::new();
+fn a_failed_image_is_retried_and_its_result_names_the_old_one() {
+    let mut board = TestDaemon::new();
     board.start();
     let path = board.put_bytes(b"no picture", "later.jpg");
     let id = board.post_path(&path);
@@ -191,11 +191,11 @@ fn a_failed_image_is_tried_again_and_its_result_names_the_one_it_replaces() {
 
 #[test]
 fn a_forgotten_image_leaves_nothing_behind() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let bytes = [
         &std::fs::read(photo("obama_2.jpg")).unwrap()[..],
-        b"trailing bytes nobody else has",
+        b"trailing bytes of this file only",
     ]
     .concat();
     let (_, answer) = board.post("/v1/images?name=secret-name.jpg", &[], &bytes);
@@ -211,9 +211,9 @@ fn a_forgotten_image_leaves_nothing_behind() {
         })
     };
     assert!(holds("secret-name.jpg"));
-    // An upgrade leaves such a copy.
-    let before = board.folder.path().join("state/kithd.db.before-0008");
-    std::fs::copy(board.folder.path().join("state/kithd.db"), &before).unwrap();
+    // Upgrades leave such a copy.
+    let before = board.state("kithd.db.before-0008");
+    std::fs::copy(board.state("kithd.db"), &before).unwrap();
     assert_eq!(
         ask(&board, "DELETE", &format!("/v1/images/{id}"), b"").0,
         204
@@ -243,9 +243,8 @@ fn a_forgotten_image_leaves_nothing_behind() {
 
 #[test]
 fn who_is_on_a_picture_is_answered_at_once_and_nothing_is_kept() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let picture = std::fs::read(photo("obama_2.jpg")).unwrap();
     let (status, answer) = board.post("/v1/identify", &[("content-type", "image/jpeg")], &picture);
     assert_eq!(
@@ -275,12 +274,10 @@ fn who_is_on_a_picture_is_answered_at_once_and_nothing_is_kept() {
 
 #[test]
 fn people_are_made_shown_renamed_merged_and_erased_over_http() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let picture = |name: &str| std::fs::read(photo(name)).unwrap();
-    wait_for("the engine", || {
-        (board.get("/v1/health")["parts"]["engine"]["condition"] == "ok").then_some(())
-    });
+    part_is_ok(&board, "engine");
     let (status, ann) = ask(
         &board,
         "POST",
@@ -353,9 +350,9 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
         .call()
         .unwrap();
     assert_eq!(crop.headers()["content-type"], "image/jpeg");
-    // An upgrade leaves such a copy.
-    let before = board.folder.path().join("state/kithd.db.before-0008");
-    std::fs::copy(board.folder.path().join("state/kithd.db"), &before).unwrap();
+    // Upgrades leave such a copy.
+    let before = board.state("kithd.db.before-0008");
+    std::fs::copy(board.state("kithd.db"), &before).unwrap();
     assert_eq!(
         ask(
             &board,
@@ -409,12 +406,10 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
 }
 
 #[test]
-fn strangers_are_named_faces_corrected_and_both_heeded_from_then_on() {
-    let mut board = Board::new();
+fn named_strangers_and_corrected_faces_are_heeded_from_then_on() {
+    let mut board = TestDaemon::new();
     board.start();
-    wait_for("the engine", || {
-        (board.get("/v1/health")["parts"]["engine"]["condition"] == "ok").then_some(())
-    });
+    part_is_ok(&board, "engine");
     let (first, second) = (upload(&board, "obama_1.jpg"), upload(&board, "obama_2.jpg"));
     let other = upload(&board, "biden_1.jpg");
     let strangers = || {
@@ -489,7 +484,7 @@ fn strangers_are_named_faces_corrected_and_both_heeded_from_then_on() {
         other_group
     );
 
-    // A face gets the wrong name by mistake, and the operator takes that back.
+    // A face gets the wrong name, and the mistake is undone.
     let face = format!("/v1/images/{other}/faces/1/person");
     let (status, answer) = ask(&board, "POST", &face, br#"{"name":"Joe"}"#);
     assert_eq!(status, 200, "{answer}");
@@ -522,13 +517,13 @@ fn strangers_are_named_faces_corrected_and_both_heeded_from_then_on() {
     assert_eq!(
         ask(&board, "DELETE", &wrong, b"").0,
         409,
-        "it is taken for nobody now"
+        "the face is no person's now"
     );
 }
 
 #[test]
-fn whoever_has_an_answer_already_is_told_so_and_it_changes_with_what_it_says() {
-    let mut board = Board::new();
+fn an_unchanged_answer_is_a_304_and_a_changed_one_is_sent() {
+    let mut board = TestDaemon::new();
     board.start();
     upload(&board, "noface.jpg");
     let get = |etag: &str| {
@@ -562,9 +557,8 @@ fn every_answer_is_what_the_documentation_says_by_schemathesis() {
         Path::new(&program).is_file(),
         "schemathesis is not installed; ./dev test installs it"
     );
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     for name in ["obama_2.jpg", "group.jpg", "noface.jpg"] {
         upload(&board, name);
     }

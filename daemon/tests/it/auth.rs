@@ -1,4 +1,4 @@
-//! Access from the LAN: the token, logging in, other sites, encryption; and clients that are too
+//! Access on the LAN: the token, logging in, other sites, encryption; and clients that are too
 //! many, too slow or too large.
 
 use std::io::{ErrorKind, Read, Write};
@@ -6,13 +6,12 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Board, text, wait_for};
+use crate::support::{TestDaemon, text, wait_for};
 
-/// An answer as it came.
+/// An HTTP answer in parts.
 struct Answer {
     status: u16,
     head: String,
@@ -42,8 +41,8 @@ impl Answer {
     }
 }
 
-/// Sends a request as written, with nothing added but how long its body is.
-fn ask(board: &Board, line: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+/// Sends a request as written and adds only Host, Connection and Content-Length.
+fn ask(board: &TestDaemon, line: &str, headers: &[(&str, &str)], body: &str) -> Answer {
     let mut stream = TcpStream::connect(board.address()).unwrap();
     let mut request = format!(
         "{line} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
@@ -56,7 +55,7 @@ fn ask(board: &Board, line: &str, headers: &[(&str, &str)], body: &str) -> Answe
         .iter()
         .for_each(|(name, value)| request.push_str(&format!("{name}: {value}\r\n")));
     request.push_str(&format!("\r\n{body}"));
-    // Refused halfway, it may be closed before all of it is taken.
+    // A refused request may be closed before all of it is read.
     let _ = stream.write_all(request.as_bytes());
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
@@ -78,11 +77,12 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
+/// The old token is worth nothing once it is replaced.
 #[test]
-fn a_token_is_made_at_the_first_start_and_changes_need_it_until_it_is_replaced() {
-    let mut board = Board::new();
+fn a_token_is_made_at_the_first_start_and_guards_changes() {
+    let mut board = TestDaemon::new();
     board.start();
-    let file = board.folder.path().join("state/token");
+    let file = board.state("token");
     assert_eq!(mode(&file), 0o600);
     let shown = |arguments: &[&str]| {
         let output = board.kithd(arguments);
@@ -159,8 +159,8 @@ fn a_token_is_made_at_the_first_start_and_changes_need_it_until_it_is_replaced()
 }
 
 #[test]
-fn people_log_in_by_a_form_and_out_again_and_other_sites_use_neither() {
-    let mut board = Board::new();
+fn people_log_in_and_out_by_a_form_and_other_sites_cannot() {
+    let mut board = TestDaemon::new();
     board.set("http.open_read", "false");
     board.start();
     let page = ask(&board, "GET /?state=failed", &[("Accept", "text/html")], "");
@@ -208,7 +208,7 @@ fn people_log_in_by_a_form_and_out_again_and_other_sites_use_neither() {
         (in_.status, in_.header("location")),
         (303, Some("./?state=failed"))
     );
-    // The header's name in mixed case, as it was sent.
+    // `ask` returns the head in lower case; the cookie is needed as sent.
     let mut stream = TcpStream::connect(board.address()).unwrap();
     let request = format!(
         "POST /login HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}: {}\r\nContent-Length: {}\r\n\r\n{right}",
@@ -282,8 +282,8 @@ fn people_log_in_by_a_form_and_out_again_and_other_sites_use_neither() {
 }
 
 #[test]
-fn pictures_are_free_from_the_board_unless_a_page_of_another_site_sends_them() {
-    let mut board = Board::new();
+fn pictures_need_no_token_from_the_board_except_by_other_sites() {
+    let mut board = TestDaemon::new();
     board.start();
     let body = serde_json::json!({ "path": board.put("noface.jpg", "a.jpg") }).to_string();
     let post = |headers: &[(&str, &str)]| ask(&board, "POST /image/post", headers, &body).status;
@@ -320,7 +320,7 @@ fn pictures_are_free_from_the_board_unless_a_page_of_another_site_sends_them() {
 
 #[test]
 fn the_board_answers_to_its_own_names_only() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.set("http.names", "[\"kithd.example\"]");
     board.start();
     let port = board.address().split_once(':').unwrap().1.to_string();
@@ -346,7 +346,7 @@ fn the_board_answers_to_its_own_names_only() {
             "{host}"
         );
     }
-    // Such a name an attacker's page has made lead here.
+    // DNS rebinding: an attacker's name leads to the board.
     for host in [
         "rebound.example",
         &format!("rebound.example:{port}"),
@@ -373,7 +373,7 @@ fn the_board_answers_to_its_own_names_only() {
 
 #[test]
 fn wrong_tokens_lock_nobody_out_and_are_said_now_and_then() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     for _ in 0..40 {
         assert_eq!(
@@ -406,13 +406,13 @@ fn wrong_tokens_lock_nobody_out_and_are_said_now_and_then() {
 }
 
 #[test]
-fn half_sent_requests_and_idle_connections_however_many_keep_nobody_from_the_page() {
-    let mut board = Board::new();
+fn half_sent_requests_and_idle_connections_block_no_page() {
+    let mut board = TestDaemon::new();
     board.start();
     let mut half = Vec::new();
     for number in 0..600 {
         let mut stream = TcpStream::connect(board.address()).unwrap();
-        // The daemon may have closed it in favour of another client.
+        // The board may have closed it to make room.
         let _ = stream.write_all(
             format!(
                 "GET / HTTP/1.1\r\nHost: {}\r\nX-Slow: {number}",
@@ -441,8 +441,8 @@ fn half_sent_requests_and_idle_connections_however_many_keep_nobody_from_the_pag
 }
 
 #[test]
-fn one_address_that_keeps_all_its_connections_at_work_keeps_no_other_from_the_page() {
-    let mut board = Board::new();
+fn one_busy_address_keeps_no_other_from_the_page() {
+    let mut board = TestDaemon::new();
     board.start();
     let head = format!(
         "POST /v1/images HTTP/1.1\r\nHost: {}\r\nContent-Type: image/jpeg\r\nContent-Length: 99999\r\n\r\nx",
@@ -456,7 +456,7 @@ fn one_address_that_keeps_all_its_connections_at_work_keeps_no_other_from_the_pa
     };
     (0..128).for_each(|_| add());
     let turned_away = wait_for("it to be turned away", || {
-        // In place of one that had not begun yet and gave way to the last question.
+        // Replaces a connection that had not begun yet and gave way to the last request.
         add();
         let answer = ask(&board, "GET /healthz", &[], "");
         (answer.status != 200).then_some(answer)
@@ -481,8 +481,8 @@ fn one_address_that_keeps_all_its_connections_at_work_keeps_no_other_from_the_pa
 }
 
 #[test]
-fn heads_that_are_too_large_and_bodies_of_forms_are_refused_with_their_own_status() {
-    let mut board = Board::new();
+fn too_large_heads_and_forms_are_refused_with_their_status() {
+    let mut board = TestDaemon::new();
     board.start();
     let long = "x".repeat(40_000);
     assert_eq!(ask(&board, "GET /", &[("X-Long", &long)], "").status, 431);
@@ -498,11 +498,11 @@ fn heads_that_are_too_large_and_bodies_of_forms_are_refused_with_their_own_statu
 }
 
 #[test]
-fn the_page_can_be_encrypted_with_a_certificate_the_board_makes_itself() {
-    let mut board = Board::new();
+fn the_page_can_be_encrypted_with_the_boards_own_certificate() {
+    let mut board = TestDaemon::new();
     board.set("http.tls", "self-signed");
     board.start();
-    let file = board.folder.path().join("state/certificate.pem");
+    let file = board.state("certificate.pem");
     assert_eq!(mode(&file), 0o600);
     let port = board.address().split_once(':').unwrap().1.to_string();
     let trusting = ["--cacert", file.to_str().unwrap()];
@@ -566,8 +566,8 @@ fn the_page_can_be_encrypted_with_a_certificate_the_board_makes_itself() {
 }
 
 #[test]
-fn a_given_certificate_that_is_missing_degrades_the_page_only_and_is_taken_up_when_it_is_there() {
-    let mut board = Board::new();
+fn a_missing_certificate_degrades_only_the_page_while_missing() {
+    let mut board = TestDaemon::new();
     let (certificate, key) = (
         board.folder.path().join("page.pem"),
         board.folder.path().join("page.key"),
@@ -634,5 +634,4 @@ fn a_given_certificate_that_is_missing_degrades_the_page_only_and_is_taken_up_wh
     assert!(done && said == "ok\n", "{said}");
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    std::thread::sleep(Duration::from_millis(50));
 }

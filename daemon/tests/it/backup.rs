@@ -1,62 +1,53 @@
-//! Backups: made while it works, checked before anything is changed, put in the place of what is
-//! there.
+//! Backups: made while the daemon works, checked before anything changes, and restored in place of
+//! the present data.
 
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::support::{Board, part_is_ok, photo, sealed, sha256, text, wait_for};
+use crate::support::{TestDaemon, part_is_ok, photo, sealed, sha256, text, wait_for};
 
-fn state(board: &Board, name: &str) -> PathBuf {
-    board.folder.path().join("state").join(name)
-}
-
-fn save(board: &Board, name: &str) -> String {
+fn save(board: &TestDaemon, name: &str) -> String {
     let file = board.folder.path().join(name).display().to_string();
     let output = board.kithd(["backup", &file]);
     assert!(output.status.success(), "{}", text(&output));
     file
 }
 
-fn export(board: &Board, name: &str, arguments: &[&str]) -> String {
+fn export(board: &TestDaemon, name: &str, arguments: &[&str]) -> String {
     let file = board.folder.path().join(name).display().to_string();
     let output = board.kithd([&["people", "export", &file], arguments].concat());
     assert!(output.status.success(), "{}", text(&output));
     file
 }
 
-fn answer(board: &Board, arguments: &[&str]) -> Value {
+fn answer(board: &TestDaemon, arguments: &[&str]) -> Value {
     let output = board.kithd(arguments);
     assert!(output.status.success(), "{}", text(&output));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn restore(board: &Board, file: &str) -> Value {
+fn restore(board: &TestDaemon, file: &str) -> Value {
     answer(board, &["restore", "--yes", "--json", file])
 }
 
-fn import(board: &Board, file: &str) -> Value {
+fn import(board: &TestDaemon, file: &str) -> Value {
     answer(board, &["people", "import", "--json", file])
 }
 
-fn refused(board: &Board, file: &str) -> String {
+fn refused(board: &TestDaemon, file: &str) -> String {
     let output = board.kithd(["restore", "--yes", file]);
     assert!(!output.status.success(), "{}", text(&output));
     text(&output)
 }
 
-fn names(board: &Board) -> Vec<String> {
+fn names(board: &TestDaemon) -> Vec<String> {
     board.sql("select name from person order by name")
 }
 
-fn known(board: &Board, picture: &str, as_file: &str) -> Value {
-    let image = board.ended(board.post_path(&board.put(picture, as_file)));
-    image["found"][0]["person"].clone()
-}
-
-fn enroll(board: &Board, person: &str, picture: &str) {
+fn enroll(board: &TestDaemon, person: &str, picture: &str) {
     let picture = photo(picture);
     let output = board.kithd([
         "enroll",
@@ -68,8 +59,8 @@ fn enroll(board: &Board, person: &str, picture: &str) {
     assert!(output.status.success(), "{}", text(&output));
 }
 
-/// All rows of the past, as text.
-fn past(board: &Board) -> Vec<String> {
+/// Returns all rows of the past as text.
+fn past(board: &TestDaemon) -> Vec<String> {
     [
         "select id, state, source, path, outcome, reason, engine, picture_key, accepted_at_ms, finished_at_ms from images order by id",
         "select image_id, number, outcome, candidates, hex(embedding), hex(crop) from faces order by image_id, number",
@@ -83,7 +74,7 @@ fn past(board: &Board) -> Vec<String> {
 }
 
 /// Counts the files that exist only while a backup is made or restored.
-fn leftovers(board: &Board) -> usize {
+fn leftovers(board: &TestDaemon) -> usize {
     let entries = std::fs::read_dir(board.folder.path().join("state")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
     names.filter(|name| name.starts_with(".backup-")).count()
@@ -91,21 +82,20 @@ fn leftovers(board: &Board) -> usize {
 
 #[test]
 fn a_backup_comes_back_on_another_board_with_people_and_past() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     board.ended(board.post_path(&board.put("obama_2.jpg", "found.jpg")));
     board.ended(board.post_path(&board.put("noface.jpg", "noface.jpg")));
     let ids: Vec<_> = (0..6)
         .map(|n| board.post_path(&board.put("group.jpg", &format!("{n}.jpg"))))
         .collect();
-    // A link planted in the place of the temporary file is not followed.
+    // A link planted at the temporary file's place is not followed.
     let precious = board.folder.path().join("precious");
     std::fs::write(&precious, "precious").unwrap();
     std::os::unix::fs::symlink(&precious, board.folder.path().join("all.kithd.part")).unwrap();
     let file = save(&board, "all.kithd");
     assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
-    // Nothing is left beside it, and nobody else reads it.
+    // No temporary file is left, and only the owner may read the backup.
     assert_eq!(leftovers(&board), 0);
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
@@ -113,7 +103,7 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
     ids.iter()
         .for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
 
-    let mut other = Board::new();
+    let mut other = TestDaemon::new();
     other.start();
     part_is_ok(&other, "engine");
     let restored = restore(&other, &file);
@@ -127,14 +117,14 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
         "{restored}"
     );
     let (kept, came) = (past(&board), past(&other));
-    // Photograph and result of each known person are there byte for byte.
+    // Photographs and results come back byte for byte.
     assert!(came.iter().all(|row| kept.contains(row)), "{came:?}");
     assert!(
         came.iter().any(|row| row.ends_with("|Barack Obama")),
         "{came:?}"
     );
     // People are known at once, and their pictures are kept.
-    assert_eq!(known(&other, "biden_2.jpg", "b.jpg"), "Joe Biden");
+    assert_eq!(other.known("biden_2.jpg", "b.jpg"), "Joe Biden");
     assert_eq!(other.sql("select count(*) from enrolment_pictures"), ["3"]);
     // Nothing is published again.
     assert_eq!(other.sql("select count(*) from unsent"), ["0"]);
@@ -151,9 +141,8 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
 
 #[test]
 fn a_restore_replaces_what_is_here_but_for_what_waits() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     board.ended(board.post_path(&board.put("obama_2.jpg", "before.jpg")));
     let file = save(&board, "old.kithd");
     let then = past(&board);
@@ -176,7 +165,7 @@ fn a_restore_replaces_what_is_here_but_for_what_waits() {
         .1["ids"][0]
         .as_i64()
         .unwrap();
-    // It asks first, and says what to type where it cannot.
+    // It asks first, or names the option where it cannot ask.
     let asked = board.kithd(["restore", &file]);
     assert!(
         !asked.status.success() && text(&asked).contains("--yes"),
@@ -209,12 +198,12 @@ fn a_restore_replaces_what_is_here_but_for_what_waits() {
         .filter(|row| !row.contains("|pending|"))
         .collect();
     assert_eq!(now, then);
-    // Images that waited are processed, and compared with the people who are here now.
+    // Waiting pictures are processed and compared with the restored people.
     assert!(board.kithd(["breaker", "close"]).status.success());
     assert_eq!(board.ended(waiting)["found"][0]["person"], "Barack Obama");
     assert_eq!(board.ended(posted)["found"][0]["person"], "Joe Biden");
     assert_eq!(board.get("/v1/status")["counts"]["pending"], 0);
-    // Without a daemon as well, and a second time.
+    // A restore works without a daemon, and twice.
     board.stop();
     for _ in 0..2 {
         let restored = restore(&board, &file);
@@ -229,12 +218,11 @@ fn a_restore_replaces_what_is_here_but_for_what_waits() {
 
 #[test]
 fn results_that_no_broker_has_yet_outlive_a_restore() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     // No broker listens there: results wait.
     board.set("mqtt.enabled", "true");
     board.set("mqtt.url", "mqtt://127.0.0.1:9");
-    board.start();
-    board.enroll_everybody();
+    board.start_with_everybody();
     let file = save(&board, "old.kithd");
     let id = board.post_path(&board.put("obama_2.jpg", "unsent.jpg"));
     board.ended(id);
@@ -256,9 +244,8 @@ fn results_that_no_broker_has_yet_outlive_a_restore() {
 
 #[test]
 fn who_was_erased_here_does_not_come_back_by_any_backup() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     board.ended(board.post_path(&board.put("obama_2.jpg", "found.jpg")));
     let everything = save(&board, "all.kithd");
     let people = export(&board, "people.kithd", &[]);
@@ -281,7 +268,7 @@ fn who_was_erased_here_does_not_come_back_by_any_backup() {
         "{imported}"
     );
     assert_eq!(names(&board), ["Eileen Collins", "Joe Biden"]);
-    // Nor does what past results say of them.
+    // Past results do not bring the person back either.
     assert_eq!(board.sql("select count(*) from images"), ["1"]);
     assert_eq!(
         board.sql("select count(*) from outbox where payload like '%Obama%'"),
@@ -291,11 +278,11 @@ fn who_was_erased_here_does_not_come_back_by_any_backup() {
         board.sql("select count(*) from faces where length(crop) > 0"),
         ["0"]
     );
-    assert_ne!(known(&board, "obama_2.jpg", "again.jpg"), "Barack Obama");
-    // A tombstone of the backup holds where it is restored: an older backup brings nobody back
-    // there either.
+    assert_ne!(board.known("obama_2.jpg", "again.jpg"), "Barack Obama");
+    // A tombstone of the backup also holds where it is restored: there, too, an older backup brings
+    // no erased person back.
     let later = save(&board, "later.kithd");
-    let other = Board::new();
+    let other = TestDaemon::new();
     restore(&other, &later);
     assert_eq!(restore(&other, &everything)["erased"], 1);
     assert_eq!(names(&other), ["Eileen Collins", "Joe Biden"]);
@@ -303,14 +290,14 @@ fn who_was_erased_here_does_not_come_back_by_any_backup() {
 
 #[test]
 fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
-    let board = Board::new();
+    let board = TestDaemon::new();
     board.enroll_everybody();
     let whole = std::fs::read(save(&board, "all.kithd")).unwrap();
-    let mut other = Board::new();
+    let mut other = TestDaemon::new();
     other.start();
     let file = other.folder.path().join("x.kithd").display().to_string();
     let put = |bytes: &[u8]| std::fs::write(&file, bytes).unwrap();
-    // Cut off anywhere.
+    // Backups cut off at any byte.
     let mut random = fastrand::Rng::with_seed(15);
     for at in [0, 1, 99, 100]
         .into_iter()
@@ -323,15 +310,15 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
             "{at}: {said}"
         );
     }
-    // Pages overwritten.
-    let changing = Board::new();
+    // Backups with overwritten pages.
+    let changing = TestDaemon::new();
     for share in [20, 50, 80] {
         let mut bytes = whole.clone();
         let at = bytes.len() * share / 100;
         bytes[at..at + 2000].fill(0xA5);
         put(&bytes);
         let output = changing.kithd(["restore", "--yes", "--json", &file]);
-        // Either a tree is broken, or a picture, which is said.
+        // Either a tree is broken, or a picture, and then the answer says so.
         let said = text(&output);
         assert!(
             if output.status.success() {
@@ -355,7 +342,7 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
         said.contains("an SQLite database, but not one that kithd backup wrote"),
         "{said}"
     );
-    let own = state(&board, "kithd.db");
+    let own = board.state("kithd.db");
     let said = refused(&other, own.to_str().unwrap());
     assert!(said.contains("not one that kithd backup wrote"), "{said}");
     // Devices and pipes are no files.
@@ -370,7 +357,7 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
     for path in ["/dev/zero", other.folder.path().to_str().unwrap()] {
         assert!(refused(&other, path).contains("is not a file"), "{path}");
     }
-    // From the future.
+    // A backup of a newer kithd.
     let mut bytes = whole.clone();
     bytes[60..64].copy_from_slice(&999_i32.to_be_bytes());
     put(&bytes);
@@ -381,13 +368,13 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
     );
     assert!(names(&other).is_empty());
     assert_eq!(leftovers(&other), 0);
-    // And the whole one is taken.
+    // The intact backup is restored.
     put(&whole);
     assert_eq!(restore(&other, &file)["came"]["people"], 3);
 }
 
-/// A copy of a backup in which SQL has been run.
-fn changed(board: &Board, whole: &str, sql: &str) -> String {
+/// Copies a backup and runs SQL in the copy.
+fn changed(board: &TestDaemon, whole: &str, sql: &str) -> String {
     let file = board.folder.path().join("changed.kithd");
     std::fs::copy(whole, &file).unwrap();
     let connection = Connection::open(&file).unwrap();
@@ -402,10 +389,10 @@ fn changed(board: &Board, whole: &str, sql: &str) -> String {
 
 #[test]
 fn a_backup_whose_schema_is_not_ours_is_refused_by_name() {
-    let board = Board::new();
+    let board = TestDaemon::new();
     board.enroll_everybody();
     let whole = save(&board, "all.kithd");
-    let mut other = Board::new();
+    let mut other = TestDaemon::new();
     other.start();
     let endless = "AS WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT";
     for (sql, name) in [
@@ -490,7 +477,7 @@ fn a_backup_whose_schema_is_not_ours_is_refused_by_name() {
     assert!(names(&other).is_empty());
 }
 
-/// An embedding as kithd stores it, as SQL.
+/// Returns an embedding as an SQL literal.
 fn embedding(vector: &[f32]) -> String {
     let hex: String = sealed(vector)
         .iter()
@@ -501,69 +488,68 @@ fn embedding(vector: &[f32]) -> String {
 
 #[test]
 fn rows_that_make_no_sense_stay_out_by_name() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     board.ended(board.post_path(&board.put("obama_2.jpg", "found.jpg")));
     let whole = save(&board, "all.kithd");
     let vectors =
-        |of: &str| format!("UPDATE person_embeddings SET vector = {of} WHERE person_image_id = 2");
-    let mut other = Board::new();
+        |of: &str| format!("UPDATE person_embeddings SET vector = {of} WHERE person_image_id = 3");
+    let mut other = TestDaemon::new();
     other.start();
     part_is_ok(&other, "engine");
     let cases: Vec<(String, &str, &[&str])> = vec![
-        (vectors("x'0000803f'"), "person_embeddings 2: its vector is damaged: its 4 bytes", &[]),
-        (vectors("zeroblob(length(vector))"), "person_embeddings 2: its vector is damaged", &[]),
-        (vectors("substr(vector, 2)"), "person_embeddings 2: its vector is damaged", &[]),
-        (vectors("x''"), "person_embeddings 2: its vector is damaged: its 0 bytes", &[]),
-        (vectors(&embedding(&[1.0])), "person_embeddings 2: its vector is not an embedding: it has 1 numbers", &[]),
+        (vectors("x'0000803f'"), "person_embeddings 3: its vector is damaged: its 4 bytes", &[]),
+        (vectors("zeroblob(length(vector))"), "person_embeddings 3: its vector is damaged", &[]),
+        (vectors("substr(vector, 2)"), "person_embeddings 3: its vector is damaged", &[]),
+        (vectors("x''"), "person_embeddings 3: its vector is damaged: its 0 bytes", &[]),
+        (vectors(&embedding(&[1.0])), "person_embeddings 3: its vector is not an embedding: it has 1 numbers", &[]),
         (vectors(&embedding(&[f32::NAN; 128])), "its vector is not an embedding: some values are not finite", &[]),
-        (vectors(&embedding(&[0.0; 128])), "person_embeddings 2: its vector is not an embedding: it is zero", &[]),
+        (vectors(&embedding(&[0.0; 128])), "person_embeddings 3: its vector is not an embedding: it is zero", &[]),
         (
-            "UPDATE person SET id = -2 WHERE id = 2; UPDATE person_images SET person_id = -2 WHERE person_id = 2"
+            "UPDATE person SET id = -3 WHERE id = 3; UPDATE person_images SET person_id = -3 WHERE person_id = 3"
                 .into(),
-            "person -2 (Joe Biden): its id is -2",
+            "person -3 (Joe Biden): its id is -3",
             &["Joe Biden"],
         ),
         (
-            "UPDATE person SET id = 9223372036854775807 WHERE id = 2".into(),
+            "UPDATE person SET id = 9223372036854775807 WHERE id = 3".into(),
             "its id is 9223372036854775807",
             &["Joe Biden"],
         ),
         (
-            "UPDATE person SET name = 'Joe' || char(10) || 'Biden' WHERE id = 2".into(),
+            "UPDATE person SET name = 'Joe' || char(10) || 'Biden' WHERE id = 3".into(),
             "its name has control characters",
             &["Joe Biden"],
         ),
-        ("UPDATE person SET name = char(8203) WHERE id = 2".into(), "at least one visible character", &["Joe Biden"]),
+        ("UPDATE person SET name = char(8203) WHERE id = 3".into(), "at least one visible character", &["Joe Biden"]),
         (
-            "UPDATE person_images SET image_name = replace(hex(zeroblob(5000000)), '0', 'n') WHERE id = 2".into(),
+            "UPDATE person_images SET image_name = replace(hex(zeroblob(5000000)), '0', 'n') WHERE id = 3".into(),
             "its image_name is too long (10000000 bytes)",
             &[],
         ),
         (
-            "UPDATE person SET uid = x'00' WHERE id = 2".into(),
-            "person 2 (Joe Biden): its uid is not 16 bytes long",
+            "UPDATE person SET uid = x'00' WHERE id = 3".into(),
+            "person 3 (Joe Biden): its uid is not 16 bytes long",
             &["Joe Biden"],
         ),
         (
-            "UPDATE person_images SET quality = 9e999 WHERE id = 2".into(),
-            "person_images 2 (biden_1.jpg): its quality is not a finite number",
+            "UPDATE person_images SET quality = 9e999 WHERE id = 3".into(),
+            "person_images 3 (biden_1.jpg): its quality is not a finite number",
             &[],
         ),
         (
-            "UPDATE person_images SET bounds = '[1,2,3]' WHERE id = 2".into(),
-            "person_images 2 (biden_1.jpg): its bounds",
+            "UPDATE person_images SET bounds = '[1,2,3]' WHERE id = 3".into(),
+            "person_images 3 (biden_1.jpg): its bounds",
             &[],
         ),
-        ("UPDATE person_images SET sha256 = '../../token' WHERE id = 2".into(), "its sha256 is not a sha256", &[]),
+        ("UPDATE person_images SET sha256 = '../../token' WHERE id = 3".into(), "its sha256 is not a sha256", &[]),
         ("UPDATE faces SET candidates = '{}'".into(), "faces 1: its candidates is not what kithd writes there", &[]),
         ("UPDATE outbox SET payload = 'no JSON'".into(), "its payload is not what kithd writes there", &[]),
         ("UPDATE images SET id = 0; UPDATE faces SET image_id = 0".into(), "images 0: its id is 0", &[]),
         ("UPDATE images SET accepted_at_ms = -1".into(), "its accepted_at_ms is -1", &[]),
         ("UPDATE thumbnails SET image_id = 77".into(), "thumbnails 77: it belongs to a missing row", &[]),
         (
-            "UPDATE enrolment_pictures SET picture = x'00' WHERE person_image_id = 2".into(),
+            "UPDATE enrolment_pictures SET picture = x'00' WHERE person_image_id = 3".into(),
             "its bytes do not match its sha256",
             &[],
         ),
@@ -581,22 +567,21 @@ fn rows_that_make_no_sense_stay_out_by_name() {
         assert_eq!(names(&other), expected, "{sql}");
         assert_eq!(other.sql("pragma foreign_key_check"), [""; 0], "{sql}");
     }
-    // Everybody else is known all the while, and an embedding that stayed out is made anew from the
-    // kept picture.
+    // The others stay known, and an embedding that was left out is made anew from the kept picture.
     restore(&other, &changed(&other, &whole, &vectors("x'0000803f'")));
-    assert_eq!(known(&other, "obama_2.jpg", "o.jpg"), "Barack Obama");
+    assert_eq!(other.known("obama_2.jpg", "o.jpg"), "Barack Obama");
     wait_for("the embedding to be made anew", || {
         (other.sql("select count(*) from person_embeddings") == ["3"]).then_some(())
     });
     part_is_ok(&other, "gallery");
-    assert_eq!(known(&other, "biden_2.jpg", "b.jpg"), "Joe Biden");
-    // An import holds rows to the same.
+    assert_eq!(other.known("biden_2.jpg", "b.jpg"), "Joe Biden");
+    // An import applies the same checks.
     let imported = import(
         &other,
         &changed(
             &other,
             &whole,
-            "UPDATE person SET name = char(7) WHERE id = 2",
+            "UPDATE person SET name = char(7) WHERE id = 3",
         ),
     );
     assert!(
@@ -609,9 +594,8 @@ fn rows_that_make_no_sense_stay_out_by_name() {
 
 #[test]
 fn a_kill_during_a_restore_leaves_the_old_or_the_new() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     board.ended(board.post_path(&board.put("obama_2.jpg", "found.jpg")));
     // Large enough for a kill to fall into it.
     let whole = save(&board, "all.kithd");
@@ -622,9 +606,9 @@ fn a_kill_during_a_restore_leaves_the_old_or_the_new() {
          INSERT INTO images (id, state, source, path, outcome, accepted_at_ms)
          SELECT n, 'processed', 'http', '/' || hex(randomblob(100)), 'no_face', 1 FROM n",
     );
-    let mut other = Board::new();
+    let mut other = TestDaemon::new();
     other.start();
-    enroll(&other, "Somebody Else", "biden_2.jpg");
+    enroll(&other, "Newcomer", "biden_2.jpg");
     let waiting = {
         part_is_ok(&other, "engine");
         assert!(other.kithd(["breaker", "open"]).status.success());
@@ -638,7 +622,7 @@ fn a_kill_during_a_restore_leaves_the_old_or_the_new() {
         restoring.wait().unwrap();
         other.start();
         match names(&other).as_slice() {
-            [one] if one == "Somebody Else" => old += 1,
+            [one] if one == "Newcomer" => old += 1,
             all => {
                 assert_eq!(
                     all,
@@ -670,19 +654,18 @@ fn a_kill_during_a_restore_leaves_the_old_or_the_new() {
 
 #[test]
 fn people_go_from_board_to_board_and_are_known_there() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let everybody = export(&board, "everybody.kithd", &[]);
     let one = export(&board, "one.kithd", &["--person", "Joe Biden"]);
-    let nobody = board.kithd(["people", "export", "x.kithd", "--person", "Nobody"]);
+    let unknown = board.kithd(["people", "export", "x.kithd", "--person", "Nobody"]);
     assert!(
-        !nobody.status.success() && text(&nobody).contains("nobody is enrolled as Nobody"),
+        !unknown.status.success() && text(&unknown).contains("nobody is enrolled as Nobody"),
         "{}",
-        text(&nobody)
+        text(&unknown)
     );
 
-    let mut other = Board::new();
+    let mut other = TestDaemon::new();
     other.start();
     enroll(&other, "Barack Obama", "obama_2.jpg");
     part_is_ok(&other, "engine");
@@ -696,8 +679,8 @@ fn people_go_from_board_to_board_and_are_known_there() {
         (&1.into(), &0.into(), &1.into())
     );
     assert_eq!(names(&other), ["Barack Obama", "Joe Biden"]);
-    assert_eq!(known(&other, "biden_2.jpg", "b.jpg"), "Joe Biden");
-    // People already here get the pictures they lack, matched by uid or by name.
+    assert_eq!(other.known("biden_2.jpg", "b.jpg"), "Joe Biden");
+    // People who are enrolled here, found by uid or name, get the pictures they lack.
     let imported = import(&other, &everybody);
     assert_eq!(
         (
@@ -713,15 +696,15 @@ fn people_go_from_board_to_board_and_are_known_there() {
         ),
         ["2"]
     );
-    // Once more: nothing is missing any more.
+    // A second import finds nothing missing.
     let again = import(&other, &everybody);
     assert_eq!(
         (&again["people"], &again["known"], &again["pictures"]),
         (&0.into(), &3.into(), &0.into()),
         "{again}"
     );
-    // A picture that belongs to another person here stays with them, and the answer says so.
-    let third = Board::new();
+    // A picture enrolled under another name here stays there, and the answer says so.
+    let third = TestDaemon::new();
     enroll(&third, "Delaware Joe", "biden_1.jpg");
     let imported = import(&third, &one);
     assert!(
@@ -729,7 +712,7 @@ fn people_go_from_board_to_board_and_are_known_there() {
             .to_string()
             .contains("the same picture is enrolled as Delaware Joe here")
     );
-    // A renamed person is the same person, and keeps the name they have here.
+    // A renamed person is still the same and keeps the name used here.
     assert!(
         other
             .kithd(["people", "rename", "Joe Biden", "Joseph Biden"])
@@ -741,7 +724,7 @@ fn people_go_from_board_to_board_and_are_known_there() {
         names(&other),
         ["Barack Obama", "Eileen Collins", "Joseph Biden"]
     );
-    // It is no backup to be restored, and a backup can be imported.
+    // An export cannot be restored, but a backup can be imported.
     assert!(
         refused(&other, &one).contains("kithd people import"),
         "{}",
@@ -750,12 +733,12 @@ fn people_go_from_board_to_board_and_are_known_there() {
     assert_eq!(
         names(&third),
         ["Delaware Joe"],
-        "somebody without a picture was added"
+        "a person without a picture was added"
     );
     assert_eq!(import(&third, &save(&board, "all.kithd"))["people"], 2);
-    // A face that is here under another name is imported, and named with the command that makes the
-    // two one.
-    let mut fourth = Board::new();
+    // A face known here under another name is imported, and the answer gives the command that
+    // merges the two.
+    let mut fourth = TestDaemon::new();
     fourth.start();
     enroll(&fourth, "Delaware Joe", "biden_2.jpg");
     part_is_ok(&fourth, "engine");
@@ -778,7 +761,7 @@ fn people_go_from_board_to_board_and_are_known_there() {
         serde_json::json!([]),
         "people who were here already"
     );
-    // By the API, with the token only.
+    // The API needs the token.
     let (status, answer) = other.post("/v1/people/import", &[], &std::fs::read(&one).unwrap());
     assert_eq!(status, 401, "{answer}");
     let (status, answer) =
@@ -788,9 +771,9 @@ fn people_go_from_board_to_board_and_are_known_there() {
     assert_eq!(status, 422, "{answer}");
 }
 
-/// When the gallery's own backup was written, once it holds so many people.
-fn gallery_backup(board: &Board, people: usize) -> std::time::SystemTime {
-    let file = state(board, "gallery.backup");
+/// Waits until the gallery's own backup holds so many people; returns its time of writing.
+fn gallery_backup(board: &TestDaemon, people: usize) -> std::time::SystemTime {
+    let file = board.state("gallery.backup");
     wait_for("the gallery's backup", || {
         let connection =
             Connection::open_with_flags(&file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
@@ -810,12 +793,12 @@ fn gallery_backup(board: &Board, people: usize) -> std::time::SystemTime {
 
 #[test]
 fn the_gallerys_own_backup_is_written_when_something_changed() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     part_is_ok(&board, "gallery backup");
     assert!(
-        !state(&board, "gallery.backup").exists(),
-        "there is nobody to save yet"
+        !board.state("gallery.backup").exists(),
+        "there is no person to save yet"
     );
     board.enroll_everybody();
     board.stop();
@@ -830,16 +813,16 @@ fn the_gallerys_own_backup_is_written_when_something_changed() {
         written,
         "it was written again for nothing"
     );
-    // It holds no picture but those people were enrolled from, and is a backup like any other.
-    let mut other = Board::new();
-    let restored = restore(&other, state(&board, "gallery.backup").to_str().unwrap());
+    // It holds enrolled pictures only and restores like any other backup.
+    let mut other = TestDaemon::new();
+    let restored = restore(&other, board.state("gallery.backup").to_str().unwrap());
     assert_eq!(
         (&restored["came"]["people"], &restored["came"]["images"]),
         (&3.into(), &0.into())
     );
     other.start();
-    assert_eq!(known(&other, "obama_2.jpg", "y.jpg"), "Barack Obama");
-    // An erased person is out of it at once.
+    assert_eq!(other.known("obama_2.jpg", "y.jpg"), "Barack Obama");
+    // An erased person leaves it at once.
     assert!(
         board
             .kithd(["forget", "--yes", "Joe Biden"])
@@ -864,11 +847,10 @@ fn spoil(file: &Path, from: u64, to: u64) {
     file.write_all(&rubbish).unwrap();
 }
 
-/// A board with people, a past, and pictures that wait: by path and with their bytes.
-fn busy_board() -> (Board, Vec<i64>) {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+/// Prepares a stopped board with people, a past, and waiting pictures, by path and with bytes.
+fn busy_board() -> (TestDaemon, Vec<i64>) {
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     board.ended(board.post_path(&board.put("obama_2.jpg", "done.jpg")));
     board.stop();
     board.start();
@@ -890,8 +872,8 @@ fn busy_board() -> (Board, Vec<i64>) {
     (board, ids)
 }
 
-/// Returns the page's sentence about the database.
-fn banner(board: &Board) -> String {
+/// Returns the page's sentence on the database.
+fn banner(board: &TestDaemon) -> String {
     board.get("/v1/status")["parts"]["database"]["text"]
         .as_str()
         .unwrap()
@@ -899,7 +881,7 @@ fn banner(board: &Board) -> String {
 }
 
 /// Closes a breaker that was opened by hand, once there is an engine.
-fn close_breaker(board: &Board) {
+fn close_breaker(board: &TestDaemon) {
     wait_for("the breaker", || {
         board
             .kithd(["breaker", "close"])
@@ -910,17 +892,16 @@ fn close_breaker(board: &Board) {
     part_is_ok(board, "engine");
 }
 
-/// Returns true if the banner counts the recovered rows, and separately those of which only files
-/// were left.
-fn says_how_many_rows(board: &Board, said: &str) -> bool {
+/// Returns whether the banner counts the recovered rows, without those made from files alone.
+fn says_how_many_rows(board: &TestDaemon, said: &str) -> bool {
     let rows = &board
         .sql("select count(*) from images where id > 1 and path not like 'spool/%' and path not like '%again.jpg'")[0];
     said.contains(&format!("{rows} images that waited are in the queue again"))
 }
 
-/// Everybody is there, every picture with bytes came back, what came back is done, and no number is
-/// given twice.
-fn goes_on(board: &Board, ids: &[i64]) -> Vec<i64> {
+/// Checks that all people and all pictures with bytes are back, that recovered pictures are
+/// processed, and that no number is used twice; returns the recovered numbers.
+fn goes_on(board: &TestDaemon, ids: &[i64]) -> Vec<i64> {
     assert_eq!(
         names(board),
         ["Barack Obama", "Eileen Collins", "Joe Biden"]
@@ -939,7 +920,7 @@ fn goes_on(board: &Board, ids: &[i64]) -> Vec<i64> {
     );
     came.iter()
         .for_each(|id| assert_eq!(board.ended(*id)["outcome"], "known"));
-    assert_eq!(known(board, "obama_2.jpg", "again.jpg"), "Barack Obama");
+    assert_eq!(board.known("obama_2.jpg", "again.jpg"), "Barack Obama");
     assert_eq!(board.sql("pragma integrity_check"), ["ok"]);
     came
 }
@@ -947,7 +928,7 @@ fn goes_on(board: &Board, ids: &[i64]) -> Vec<i64> {
 #[test]
 fn a_database_without_its_header_gives_people_of_the_backup() {
     let (mut board, ids) = busy_board();
-    spoil(&state(&board, "kithd.db"), 0, 1);
+    spoil(&board.state("kithd.db"), 0, 1);
     board.start();
     let said = banner(&board);
     assert!(
@@ -955,7 +936,7 @@ fn a_database_without_its_header_gives_people_of_the_backup() {
         "{said}"
     );
     assert!(said.contains("Waiting images could not be read"), "{said}");
-    // Pictures with bytes are in the spool, each with its number.
+    // The spool keeps images with bytes, each with its number.
     let with_bytes: Vec<i64> = ids.iter().skip(1).step_by(2).copied().collect();
     assert_eq!(goes_on(&board, &ids), with_bytes);
     // The banner lasts as long as the file does.
@@ -963,14 +944,14 @@ fn a_database_without_its_header_gives_people_of_the_backup() {
     board.start();
     assert!(board.get_text("/").contains("3 people came back"));
     board.stop();
-    std::fs::remove_file(state(&board, "kithd.db.damaged-1")).unwrap();
+    std::fs::remove_file(board.state("kithd.db.damaged-1")).unwrap();
     board.start();
     assert!(!board.get_text("/").contains("was damaged"));
 }
 
 /// Overwrites a leaf of a table or of its index.
-fn wreck(board: &Board, tree: &str) {
-    let file = state(board, "kithd.db");
+fn wreck(board: &TestDaemon, tree: &str) {
+    let file = board.state("kithd.db");
     let connection = Connection::open(&file).unwrap();
     let page: u64 = connection
         .query_row(
@@ -991,7 +972,7 @@ fn wreck(board: &Board, tree: &str) {
 
 #[test]
 fn a_wrecked_page_costs_what_lies_on_it() {
-    // The past: nothing that waits and nobody is lost.
+    // Tables of the past: no waiting image and no person is lost.
     for tree in [
         "faces",
         "thumbnails",
@@ -1013,7 +994,7 @@ fn a_wrecked_page_costs_what_lies_on_it() {
         );
         assert_eq!(goes_on(&board, &ids), ids, "{tree}");
     }
-    // People: from the backup.
+    // Tables of people: they come from the backup.
     for tree in ["person", "person_images", "person_embeddings", "person_uid"] {
         let (mut board, ids) = busy_board();
         wreck(&board, tree);
@@ -1029,7 +1010,7 @@ fn a_wrecked_page_costs_what_lies_on_it() {
         );
         assert_eq!(goes_on(&board, &ids), ids, "{tree}");
     }
-    // Images: the others, and those with bytes.
+    // The table of images: rows on other pages and images with bytes come back.
     let (mut board, ids) = busy_board();
     wreck(&board, "images");
     board.start();
@@ -1081,21 +1062,18 @@ fn files_of_images_that_had_ended_are_not_recognised_again() {
         banner(&board)
     );
     assert_eq!(board.sql("select count(*) from images"), ["0"]);
-    assert_eq!(
-        std::fs::read_dir(state(&board, "spool")).unwrap().count(),
-        0
-    );
+    assert_eq!(std::fs::read_dir(board.state("spool")).unwrap().count(), 0);
 }
 
 #[test]
 fn an_empty_or_missing_database_with_a_gallery_is_damaged() {
     for gone in [false, true] {
-        let mut board = Board::new();
+        let mut board = TestDaemon::new();
         board.enroll_everybody();
         board.start();
         let written = gallery_backup(&board, 3);
         board.stop();
-        let file = state(&board, "kithd.db");
+        let file = board.state("kithd.db");
         if gone {
             std::fs::remove_file(&file).unwrap();
         } else {
@@ -1132,28 +1110,28 @@ fn an_empty_or_missing_database_with_a_gallery_is_damaged() {
         );
         assert_eq!(board.sql("select count(*) from enrolment_pictures"), ["3"]);
         part_is_ok(&board, "engine");
-        assert_eq!(known(&board, "obama_2.jpg", "again.jpg"), "Barack Obama");
+        assert_eq!(board.known("obama_2.jpg", "again.jpg"), "Barack Obama");
     }
 }
 
 #[test]
 fn a_backup_that_there_is_no_room_for_is_kept_and_said() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.enroll_everybody();
     board.start();
     gallery_backup(&board, 3);
     board.stop();
-    spoil(&state(&board, "kithd.db"), 0, 1);
-    // Larger than the disk, in appearance.
+    spoil(&board.state("kithd.db"), 0, 1);
+    // A sparse file that appears larger than the disk.
     std::fs::File::options()
         .write(true)
-        .open(state(&board, "gallery.backup"))
+        .open(board.state("gallery.backup"))
         .unwrap()
         .set_len(1 << 42)
         .unwrap();
     board.start();
     let said = banner(&board);
-    let aside = state(&board, "gallery.backup.damaged-1");
+    let aside = board.state("gallery.backup.damaged-1");
     assert!(
         said.contains("there is too little room on the disk"),
         "{said}"
@@ -1173,7 +1151,7 @@ fn a_backup_that_there_is_no_room_for_is_kept_and_said() {
 fn a_database_that_was_cut_off_gives_back_what_can_be_read() {
     for share in [50, 95] {
         let (mut board, ids) = busy_board();
-        let file = state(&board, "kithd.db");
+        let file = board.state("kithd.db");
         let bytes = std::fs::metadata(&file).unwrap().len();
         std::fs::File::options()
             .write(true)
@@ -1201,7 +1179,7 @@ fn spoiled_pages_cost_what_lies_on_them() {
     let mut came_back = 0;
     for (from, to) in [(10, 13), (35, 40), (60, 62), (97, 99)] {
         let (mut board, ids) = busy_board();
-        spoil(&state(&board, "kithd.db"), from, to);
+        spoil(&board.state("kithd.db"), from, to);
         board.start();
         let said = banner(&board);
         assert!(said.contains("was damaged"), "{from} %: {said}");
@@ -1224,12 +1202,12 @@ fn spoiled_pages_cost_what_lies_on_them() {
 #[test]
 fn damage_met_in_use_ends_the_daemon_and_a_start_mends_it() {
     let (mut board, _) = busy_board();
-    let file = state(&board, "kithd.db");
+    let file = board.state("kithd.db");
     board.start();
     spoil(&file, 20, 100);
     let status = format!("/proc/{}/stat", board.pid());
     wait_for("the daemon to end", || {
-        // Read until the damage is noticed; then the daemon no longer answers.
+        // These requests read until they meet the damage; then the daemon stops answering.
         let _ = board.kithd(["people", "rename", "Joe Biden", "Joe Biden"]);
         let _ = ureq::get(board.url("/v1/images/1")).call();
         std::fs::read_to_string(&status)
@@ -1255,8 +1233,8 @@ fn damage_met_in_use_ends_the_daemon_and_a_start_mends_it() {
 #[test]
 fn a_backup_that_is_damaged_as_well_is_kept_and_said() {
     let (mut board, _) = busy_board();
-    spoil(&state(&board, "kithd.db"), 0, 1);
-    spoil(&state(&board, "gallery.backup"), 50, 51);
+    spoil(&board.state("kithd.db"), 0, 1);
+    spoil(&board.state("gallery.backup"), 50, 51);
     board.start();
     let banner = board.get("/v1/status")["parts"]["database"]["text"]
         .as_str()
@@ -1268,9 +1246,9 @@ fn a_backup_that_is_damaged_as_well_is_kept_and_said() {
         ),
         "{banner}"
     );
-    assert!(state(&board, "gallery.backup.damaged-1").exists());
+    assert!(board.state("gallery.backup.damaged-1").exists());
     let mut beginning = [0; 15];
-    std::fs::File::open(state(&board, "gallery.backup.damaged-1"))
+    std::fs::File::open(board.state("gallery.backup.damaged-1"))
         .unwrap()
         .read_exact(&mut beginning)
         .unwrap();
@@ -1279,7 +1257,7 @@ fn a_backup_that_is_damaged_as_well_is_kept_and_said() {
 
 #[test]
 fn pictures_of_an_older_state_folder_are_taken_over() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     let state_dir = board.folder.path().join("state");
     let people = state_dir.join("people");
     std::fs::create_dir_all(&people).unwrap();
@@ -1304,8 +1282,8 @@ fn pictures_of_an_older_state_folder_are_taken_over() {
     let picture = std::fs::read(photo("obama_1.jpg")).unwrap();
     let whole = sha256(&picture);
     std::fs::write(people.join(&whole), &picture).unwrap();
-    // Others: bytes that changed, a link, a name that leads elsewhere, a pipe, and a file of
-    // nobody.
+    // Others: bytes that changed, a link, a name that leads elsewhere, a pipe, and a file without a
+    // row.
     let (changed, linked, pipe) = ("1".repeat(64), sha256(b"precious"), "2".repeat(64));
     std::fs::write(people.join(&changed), "changed").unwrap();
     std::os::unix::fs::symlink(&precious, people.join(&linked)).unwrap();
@@ -1316,7 +1294,7 @@ fn pictures_of_an_older_state_folder_are_taken_over() {
             .unwrap()
             .success()
     );
-    std::fs::write(people.join("of-nobody"), "picture").unwrap();
+    std::fs::write(people.join("without-row"), "picture").unwrap();
     old.execute(
         "INSERT INTO person (name, created_at_ms, uid) VALUES ('Barack Obama', 1, randomblob(16))",
         [],
@@ -1345,7 +1323,7 @@ fn pictures_of_an_older_state_folder_are_taken_over() {
     );
     assert!(!people.exists());
     assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
-    // Its embedding is made of the bytes in the database; the pictures whose bytes are lost are
+    // The embedding is made from the bytes in the database; pictures whose bytes are lost are
     // named.
     wait_for("the gallery", || {
         let part = board.get("/v1/status")["parts"]["gallery"].clone();
@@ -1353,12 +1331,12 @@ fn pictures_of_an_older_state_folder_are_taken_over() {
             && part["text"].to_string().contains("old.jpg of Barack Obama"))
         .then_some(())
     });
-    assert_eq!(known(&board, "obama_2.jpg", "x.jpg"), "Barack Obama");
+    assert_eq!(board.known("obama_2.jpg", "x.jpg"), "Barack Obama");
     assert!(
         board
             .kithd(["forget", "--yes", "Barack Obama"])
             .status
             .success()
     );
-    assert!(precious.exists() && state(&board, "token").exists());
+    assert!(precious.exists() && board.state("token").exists());
 }

@@ -1,4 +1,4 @@
-//! Unreadable input ends in a named state with a reason, and affects nothing else.
+//! Unreadable input ends in a named state with a reason and disturbs nothing else.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -7,11 +7,11 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::support::{Board, photo, wait_for};
+use crate::support::{TestDaemon, photo, wait_for};
 
 #[test]
-fn damaged_pictures_fail_with_a_reason_and_their_neighbour_succeeds() {
-    let mut board = Board::new();
+fn damaged_pictures_fail_with_a_reason_and_others_succeed() {
+    let mut board = TestDaemon::new();
     board.start();
     let whole = std::fs::read(photo("obama_1.jpg")).unwrap();
     let mut huge = vec![
@@ -53,7 +53,7 @@ fn damaged_pictures_fail_with_a_reason_and_their_neighbour_succeeds() {
 
 #[test]
 fn a_doubtful_file_is_recognised_and_its_result_remarks_on_it() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let whole = std::fs::read(photo("obama_1.jpg")).unwrap();
     let no_end = &whole[..whole.len() - 2];
@@ -105,7 +105,7 @@ fn a_doubtful_file_is_recognised_and_its_result_remarks_on_it() {
 
 #[test]
 fn a_path_outside_the_roots_is_refused_at_the_door() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     for path in ["/etc/passwd", "relative.jpg", "", "/", "/etc/../etc/passwd"] {
         let (status, problem) = board.post(
@@ -134,8 +134,8 @@ fn a_path_outside_the_roots_is_refused_at_the_door() {
 }
 
 #[test]
-fn links_out_folders_and_pipes_fail_with_the_reason_and_never_hang() {
-    let mut board = Board::new();
+fn links_out_folders_and_pipes_fail_with_a_reason_and_no_hang() {
+    let mut board = TestDaemon::new();
     board.start();
     let inbox = board.folder.path().join("inbox");
     symlink("/etc/passwd", inbox.join("link.jpg")).unwrap();
@@ -162,13 +162,13 @@ fn links_out_folders_and_pipes_fail_with_the_reason_and_never_hang() {
 }
 
 #[test]
-fn a_missing_file_waits_with_its_reason_and_is_done_when_it_comes() {
-    let mut board = Board::new();
+fn a_missing_file_waits_with_a_reason_and_is_done_when_it_comes() {
+    let mut board = TestDaemon::new();
     board.start();
     let path = board.folder.path().join("inbox/late.jpg");
     let id = board.post_path(path.to_str().unwrap());
-    // Between two looks it waits; a look itself shows it as processing, with the reason of the look
-    // before.
+    // The image is pending between two looks; during a look it is processing, with the reason of
+    // the look before.
     let waiting = wait_for("the picture to wait with its reason", || {
         let image = board.get(&format!("/v1/images/{id}"));
         (image["reason"].is_string() && image["state"] == "pending").then_some(image)
@@ -188,7 +188,7 @@ fn a_missing_file_waits_with_its_reason_and_is_done_when_it_comes() {
 
 #[test]
 fn a_missing_file_fails_after_the_configured_time() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.set("retry.missing_file", "300ms");
     board.start();
     let id = board.post_path(
@@ -209,7 +209,7 @@ fn a_missing_file_fails_after_the_configured_time() {
 
 #[test]
 fn malformed_requests_are_answered_with_what_was_expected() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.set("intake.max_bytes", "64KiB");
     board.start();
     for (route, body, status, says) in [
@@ -256,7 +256,7 @@ fn malformed_requests_are_answered_with_what_was_expected() {
 
 #[test]
 fn clients_that_hang_up_half_way_disturb_nobody() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.set("intake.max_pending", "1000");
     board.start();
     let address = board.url("").trim_start_matches("http://").to_string();
@@ -289,7 +289,7 @@ fn clients_that_hang_up_half_way_disturb_nobody() {
 
 #[test]
 fn a_full_queue_and_a_full_disk_say_so_and_the_page_goes_on() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.set("intake.max_pending", "1");
     board.start();
     wait_for("the breaker to be opened", || {
@@ -343,22 +343,16 @@ fn a_full_queue_and_a_full_disk_say_so_and_the_page_goes_on() {
 
 #[test]
 fn a_damaged_database_is_moved_aside_and_the_daemon_starts() {
-    let mut board = Board::new();
-    std::fs::create_dir_all(board.folder.path().join("state/people")).unwrap();
-    std::fs::write(board.folder.path().join("state/people/kept"), b"picture").unwrap();
+    let mut board = TestDaemon::new();
+    std::fs::create_dir_all(board.state("people")).unwrap();
+    std::fs::write(board.state("people/kept"), b"picture").unwrap();
     std::fs::write(
-        board.folder.path().join("state/kithd.db"),
+        board.state("kithd.db"),
         b"this is no database, not even a small one".repeat(200),
     )
     .unwrap();
     board.start();
-    assert!(
-        board
-            .folder
-            .path()
-            .join("state/kithd.db.damaged-1")
-            .exists()
-    );
+    assert!(board.state("kithd.db.damaged-1").exists());
     assert!(
         board
             .get_text("/")
@@ -373,7 +367,7 @@ fn a_damaged_database_is_moved_aside_and_the_daemon_starts() {
         "the notice is gone after a restart"
     );
     assert_eq!(
-        std::fs::read(board.folder.path().join("state/people.damaged-1/kept")).unwrap(),
+        std::fs::read(board.state("people.damaged-1/kept")).unwrap(),
         b"picture"
     );
     assert_eq!(

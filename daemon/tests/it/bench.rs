@@ -1,12 +1,12 @@
-//! The benches as users run them: right results or none. Nothing here looks at a time.
+//! The benches as users run them: results must be right. No test here looks at times.
 
 use serde_json::Value;
 
-use crate::support::{Board, text};
+use crate::support::{TestDaemon, text};
 
 #[test]
-fn the_boards_bench_finds_the_faces_it_drew_and_knows_them_in_every_precision() {
-    let output = Board::new().kithd(["bench", "board", "--rounds=1", "--json"]);
+fn the_boards_bench_finds_its_faces_in_every_precision() {
+    let output = TestDaemon::new().kithd(["bench", "board", "--rounds=1", "--json"]);
     assert!(output.status.success(), "{}", text(&output));
     let speed: Value = serde_json::from_slice(&output.stdout).unwrap();
     for (precision, farthest) in [("float32", 0.05), ("int8", 0.15)] {
@@ -55,7 +55,7 @@ fn the_boards_bench_finds_the_faces_it_drew_and_knows_them_in_every_precision() 
 
 #[test]
 fn the_block_to_paste_names_board_and_version_above_its_tables() {
-    let output = Board::new().kithd(["bench", "board", "--rounds=1"]);
+    let output = TestDaemon::new().kithd(["bench", "board", "--rounds=1"]);
     assert!(output.status.success(), "{}", text(&output));
     let block = String::from_utf8(output.stdout).unwrap();
     assert!(

@@ -1,4 +1,4 @@
-//! A real mosquitto on a free loopback port, for tests. Not for what is said to it.
+//! A real mosquitto on a free loopback port. Not for messages to it.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -62,7 +62,7 @@ impl Mosquitto {
         self.port
     }
 
-    /// Starts it (again) and waits until it accepts connections.
+    /// Starts or restarts it and waits until it accepts connections.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "already running");
         let log = fs::File::options()
@@ -91,7 +91,7 @@ impl Mosquitto {
         self.process = Some(process);
     }
 
-    /// Ends it without warning.
+    /// Kills it.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
@@ -99,7 +99,7 @@ impl Mosquitto {
         }
     }
 
-    /// Ends it in good order.
+    /// Stops it by SIGTERM.
     #[allow(dead_code)] // the connection's own tests share this file and only kill
     pub fn terminate(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -128,7 +128,7 @@ impl Mosquitto {
                 .unwrap()
                 .success()
         );
-        // It says so before it reads them, and takes no message in between.
+        // It logs this before it reads them, and takes no message in between.
         let deadline = Instant::now() + Duration::from_secs(10);
         while reloads() == before {
             assert!(
@@ -140,25 +140,25 @@ impl Mosquitto {
         }
     }
 
-    /// Waits until a client's session is on its disk, where a kill leaves it.
-    #[allow(dead_code)] // the connection's own tests share this file and keep no subscriber across a kill
-    pub fn wait_for_saved_session(&self, client_id: &str) {
+    /// Waits until these words, a client's id or a payload, are on its disk, where a kill leaves
+    /// them.
+    pub fn wait_for_saved(&self, words: &str) {
         let deadline = Instant::now() + Duration::from_secs(10);
         let saved = || fs::read(self.folder.path().join("mosquitto.db")).unwrap_or_default();
         while !saved()
-            .windows(client_id.len())
-            .any(|part| part == client_id.as_bytes())
+            .windows(words.len())
+            .any(|part| part == words.as_bytes())
         {
             assert!(
                 Instant::now() < deadline,
-                "mosquitto did not save the session of {client_id}:\n{}",
+                "mosquitto did not save {words:?}:\n{}",
                 self.log()
             );
             sleep(Duration::from_millis(20));
         }
     }
 
-    /// Everything it has logged.
+    /// Returns its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -170,7 +170,7 @@ impl Drop for Mosquitto {
     }
 }
 
-/// Returns the plugin that can refuse subscriptions, if it is installed.
+/// Returns the path of the plugin that can refuse subscriptions, if it is installed.
 #[allow(dead_code)] // the integration tests share this file and need no access lists
 pub fn dynamic_security_plugin() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib")
@@ -193,8 +193,8 @@ fn program() -> &'static str {
     .unwrap_or("mosquitto")
 }
 
-/// Below the range the kernel picks from for outgoing connections, so that nobody takes it while
-/// the broker is down.
+/// Returns a port below the kernel's range for outgoing connections, so that no connection takes it
+/// while the broker is down.
 fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(20_000..30_000);

@@ -12,7 +12,7 @@ use image::imageops::{self, FilterType};
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 
-use crate::support::{Board, photo, text, wait_for};
+use crate::support::{TestDaemon, part_is_ok, photo, text, wait_for};
 
 /// The same as in fake_camera.c.
 const SIZE: (u32, u32) = (640, 480);
@@ -20,28 +20,19 @@ const WORDS: usize = 64;
 
 /// A board with a fake camera called front, and these further lines of its configuration.
 struct Front {
-    board: Board,
+    board: TestDaemon,
     folder: PathBuf,
 }
 
 impl Front {
     fn new(lines: &str) -> Self {
-        let mut board = Board::new();
+        let mut board = TestDaemon::new();
         let folder = board.folder.path().join("camera");
         std::fs::create_dir(&folder).unwrap();
         let mut control = vec![b' '; 2 * WORDS];
         control[WORDS..].fill(0);
         std::fs::write(folder.join("control"), control).unwrap();
-        let library = board.folder.path().join("fake_camera.so");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fake_camera.c");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&library)
-            .arg(source)
-            .status()
-            .unwrap();
-        assert!(built.success(), "cc could not compile {source}");
-        board.environment("LD_PRELOAD", library.to_str().unwrap());
+        board.preload("fake_camera.c");
         board.environment("FAKE_CAMERA", folder.to_str().unwrap());
         let section = format!(
             "[{{name = \"front\", device = \"/dev/video77\", resolution = \"640x480\", rate = 30, {lines}}}]"
@@ -63,7 +54,7 @@ impl Front {
             .unwrap();
     }
 
-    /// Returns the number of frames that the camera gave since it was opened.
+    /// Returns the number of frames since the camera was opened.
     fn frames(&self) -> u64 {
         let mut count = [0; WORDS];
         File::open(self.folder.join("control"))
@@ -74,7 +65,7 @@ impl Front {
         std::str::from_utf8(count).unwrap().parse().unwrap_or(0)
     }
 
-    /// Waits until the camera has given so many more.
+    /// Waits for so many more frames.
     fn wait_frames(&self, more: u64) {
         let before = self.frames();
         wait_for(&format!("{more} frames"), || {
@@ -91,7 +82,7 @@ impl Front {
         self.board.get("/v1/status")["parts"]["camera front"].clone()
     }
 
-    /// Waits until the part is in that condition and says that.
+    /// Waits until the camera's part has that condition and contains these words.
     fn says(&self, condition: &str, words: &str) -> String {
         wait_for(&format!("{condition}: {words}"), || {
             let part = self.part();
@@ -110,6 +101,11 @@ impl Front {
         wait_for(&format!("{at_least} pictures"), || {
             (self.rows() >= at_least).then_some(())
         });
+    }
+
+    /// Returns a spooled frame. Its row is committed before the file gets its name.
+    fn kept(&self, file: &str) -> Vec<u8> {
+        wait_for("the file", || std::fs::read(self.board.state(file)).ok())
     }
 
     /// The camera process of the running daemon.
@@ -170,7 +166,7 @@ fn scene(name: &str) -> RgbImage {
     scene
 }
 
-/// The same with a square of a colour in its upper right corner, to be known again by.
+/// The same with a coloured square in its upper right corner, to recognise the frame by.
 fn marked(mut scene: RgbImage, colour: [u8; 3]) -> RgbImage {
     imageops::overlay(
         &mut scene,
@@ -182,7 +178,7 @@ fn marked(mut scene: RgbImage, colour: [u8; 3]) -> RgbImage {
 }
 
 /// The colour in the upper right corner of an image's thumbnail.
-fn mark(board: &Board, id: usize) -> [u8; 3] {
+fn mark(board: &TestDaemon, id: usize) -> [u8; 3] {
     let mut answer = ureq::get(board.url(&format!("/v1/images/{id}/thumbnail.jpg")))
         .call()
         .unwrap();
@@ -204,10 +200,10 @@ fn noisy(front: &Front, name: &str, scene: &RgbImage) {
 }
 
 #[test]
-fn a_picture_is_taken_every_so_often_cut_at_its_end_and_identified() {
+fn a_picture_is_taken_every_interval_trimmed_and_identified() {
     let mut front = Front::new("every = \"300ms\", burst = 1");
     front.frame("still-1", &scene("obama_2.jpg"));
-    // Larger: what is left of it lies behind the smaller one's end, as in a driver's buffer.
+    // A larger frame: its rest lies behind the smaller one's end, as in a driver's buffer.
     front.frame("still-0", &scene("group.jpg"));
     front.board.enroll_everybody();
     front.board.start();
@@ -267,7 +263,7 @@ fn motion_takes_one_picture_in_a_cool_down_and_noise_takes_none() {
 }
 
 #[test]
-fn the_sharp_face_among_blurred_and_faceless_frames_of_a_burst_wins() {
+fn the_sharp_face_wins_among_blurred_and_faceless_frames() {
     let mut front = Front::new("every = \"1h\", burst = 6");
     let face = scene("obama_1.jpg");
     let blurred = imageops::blur(&face, 9.0);
@@ -289,12 +285,10 @@ fn the_sharp_face_among_blurred_and_faceless_frames_of_a_burst_wins() {
     }
     front.frame("still-3", &marked(face, [0, 255, 0]));
     front.board.enroll_everybody();
-    // Asked once the engine is there.
+    // The camera asks the engine once it is up.
     front.tell("stall still");
     front.board.start();
-    wait_for("the engine", || {
-        (front.board.get("/v1/status")["parts"]["engine"]["condition"] == "ok").then_some(())
-    });
+    part_is_ok(&front.board, "engine");
     front.tell("play still");
     front.wait_rows(1);
     let image = front.board.ended(1);
@@ -310,7 +304,7 @@ fn the_sharp_face_among_blurred_and_faceless_frames_of_a_burst_wins() {
 }
 
 #[test]
-fn with_no_engine_to_ask_the_sharpest_frame_of_a_burst_is_queued_at_once() {
+fn without_an_engine_the_sharpest_frame_is_queued_at_once() {
     let mut front = Front::new("every = \"1h\", burst = 3");
     front.board.set("models.pack", "\"/nowhere/pack\"");
     let room = scene("noface.jpg");
@@ -320,7 +314,7 @@ fn with_no_engine_to_ask_the_sharpest_frame_of_a_burst_is_queued_at_once() {
     front.board.start();
     front.wait_rows(1);
     let file = front.board.sql("select file from images")[0].clone();
-    let kept = std::fs::read(front.board.folder.path().join("state").join(file)).unwrap();
+    let kept = front.kept(&file);
     assert_eq!(
         image::load_from_memory(&kept).unwrap().into_rgb8(),
         image::load_from_memory(&jpeg(&room)).unwrap().into_rgb8()
@@ -329,7 +323,7 @@ fn with_no_engine_to_ask_the_sharpest_frame_of_a_burst_is_queued_at_once() {
 }
 
 #[test]
-fn a_camera_that_stalls_is_killed_and_started_again_and_holds_up_nobody() {
+fn a_stalled_camera_is_killed_and_restarted_and_blocks_no_other() {
     let mut front = Front::new("every = \"200ms\", burst = 1, stall_after = \"1s\"");
     front.frame("still", &scene("noface.jpg"));
     front.board.start();
@@ -356,7 +350,7 @@ fn a_camera_that_stalls_is_killed_and_started_again_and_holds_up_nobody() {
             .log()
             .contains("camera front: frames come again")
     );
-    // A stopped process sends nothing either.
+    // A stopped process says nothing either.
     let stopped = front.process();
     signal("-STOP", stopped);
     wait_for("the stopped process to be gone", || {
@@ -367,7 +361,7 @@ fn a_camera_that_stalls_is_killed_and_started_again_and_holds_up_nobody() {
 }
 
 #[test]
-fn broken_frames_are_dropped_counted_and_said_and_a_camera_of_nothing_else_is_degraded() {
+fn broken_frames_are_dropped_and_a_camera_of_only_them_degraded() {
     let mut front = Front::new("every = \"100ms\", burst = 2, stall_after = \"1s\"");
     front.frame("still", &scene("noface.jpg"));
     front.tell("glitch still");
@@ -395,10 +389,11 @@ fn broken_frames_are_dropped_counted_and_said_and_a_camera_of_nothing_else_is_de
 }
 
 #[test]
-fn a_frame_that_broke_off_is_dropped_though_the_end_of_an_older_one_makes_it_look_whole() {
+fn a_cut_frame_is_dropped_though_an_older_one_ends_it() {
     let mut front = Front::new("every = \"100ms\", burst = 1");
     front.board.set("models.pack", "\"/nowhere/pack\"");
-    // More scenes than the camera has buffers, so that each buffer gets another scene every time.
+    // There is one scene more than the camera has buffers, so each buffer gets another one each
+    // time.
     let scenes = [
         "obama_1.jpg",
         "biden_1.jpg",
@@ -422,7 +417,7 @@ fn a_frame_that_broke_off_is_dropped_though_the_end_of_an_older_one_makes_it_loo
     });
     let whole = scenes.map(|scene| image::load_from_memory(&jpeg(&scene)).unwrap().into_rgb8());
     for file in front.board.sql("select file from images") {
-        let kept = std::fs::read(front.board.folder.path().join("state").join(&file)).unwrap();
+        let kept = front.kept(&file);
         let kept = image::load_from_memory(&kept).unwrap().into_rgb8();
         assert!(
             whole.contains(&kept),
@@ -432,7 +427,7 @@ fn a_frame_that_broke_off_is_dropped_though_the_end_of_an_older_one_makes_it_loo
 }
 
 #[test]
-fn a_camera_that_is_not_there_comes_or_goes_is_waited_for_while_the_daemon_works() {
+fn a_missing_or_unplugged_camera_is_awaited_during_other_work() {
     let mut front = Front::new("every = \"200ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));
     front.tell("gone still");
@@ -461,7 +456,7 @@ fn a_camera_that_is_not_there_comes_or_goes_is_waited_for_while_the_daemon_works
 }
 
 #[test]
-fn what_keeps_a_camera_from_being_opened_is_said_in_words_and_tried_again() {
+fn a_camera_that_cannot_be_opened_is_explained_and_retried() {
     let mut front = Front::new("every = \"200ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));
     front.tell("busy still");
@@ -480,12 +475,12 @@ fn what_keeps_a_camera_from_being_opened_is_said_in_words_and_tried_again() {
 }
 
 #[test]
-fn a_full_disk_and_a_full_queue_pause_the_camera_until_there_is_room() {
+fn a_full_disk_or_queue_pauses_the_camera_until_there_is_room() {
     let mut front = Front::new("every = \"200ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));
     let stat = rustix::fs::statvfs(front.board.folder.path()).unwrap();
     let free = stat.f_bavail * stat.f_frsize;
-    // Enough that what else happens on this disk meanwhile does not matter.
+    // A reserve so large that other writes to this disk do not matter.
     let margin = (free / 8).min(1 << 30);
     front
         .board
@@ -526,7 +521,7 @@ fn a_full_disk_and_a_full_queue_pause_the_camera_until_there_is_room() {
 }
 
 #[test]
-fn frames_that_fill_the_cameras_own_share_pause_the_camera_and_nobody_else() {
+fn frames_that_fill_the_cameras_share_pause_only_the_camera() {
     let mut front = Front::new("every = \"100ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));
     front.board.set("retention.camera.bytes", "512KiB");
@@ -553,7 +548,7 @@ fn frames_that_fill_the_cameras_own_share_pause_the_camera_and_nobody_else() {
         "ok"
     );
 
-    // With an engine the frames that waited make room by being done.
+    // With an engine the waiting frames are processed and make room.
     assert_eq!(front.board.stop(), Some(0));
     front.board.unset("models.pack");
     front.board.start();
@@ -562,7 +557,7 @@ fn frames_that_fill_the_cameras_own_share_pause_the_camera_and_nobody_else() {
 }
 
 #[test]
-fn no_camera_process_outlives_its_daemon_and_none_holds_up_its_end() {
+fn no_camera_process_outlives_its_daemon_or_delays_its_end() {
     let mut front = Front::new("every = \"1h\"");
     front.frame("still", &scene("noface.jpg"));
     front.board.start();
@@ -590,7 +585,7 @@ fn raw_frames_become_jpegs() {
     front.board.start();
     front.wait_rows(1);
     let file = front.board.sql("select file from images")[0].clone();
-    let kept = std::fs::read(front.board.folder.path().join("state").join(file)).unwrap();
+    let kept = front.kept(&file);
     let kept = image::load_from_memory_with_format(&kept, ImageFormat::Jpeg)
         .unwrap()
         .into_rgb8();
@@ -607,7 +602,7 @@ fn raw_frames_become_jpegs() {
 }
 
 #[test]
-fn the_command_line_lists_cameras_and_takes_a_picture_or_says_why_not() {
+fn the_cli_lists_cameras_and_takes_a_picture_or_says_why_not() {
     let front = Front::new("every = \"1h\"");
     front.frame("still", &scene("obama_1.jpg"));
     let listed = text(&front.board.kithd(["camera", "list"]));

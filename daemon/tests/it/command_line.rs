@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Board, as_plain_user, photo, text};
+use crate::support::{TestDaemon, as_plain_user, photo, text};
 
 #[test]
-fn a_folder_of_known_people_is_enrolled_by_file_name_and_sub_folder_with_a_table() {
-    let board = Board::new();
+fn a_folder_of_people_is_enrolled_by_file_and_folder_name() {
+    let board = TestDaemon::new();
     let known = board.folder.path().join("known");
     std::fs::create_dir_all(known.join("Joe Biden")).unwrap();
     std::fs::copy(photo("obama_1.jpg"), known.join("obama_1.jpg")).unwrap();
@@ -43,7 +43,7 @@ fn a_folder_from_a_nas_a_mac_and_a_phone_enrols_people_only() {
         return;
     }
     use std::os::unix::fs::PermissionsExt;
-    let board = Board::new();
+    let board = TestDaemon::new();
     let known = board.folder.path().join("known");
     let put = |picture: &str, name: &str| {
         let file = known.join(name);
@@ -86,8 +86,8 @@ fn a_folder_from_a_nas_a_mac_and_a_phone_enrols_people_only() {
 }
 
 #[test]
-fn a_small_a_blurred_a_dark_or_a_cut_face_is_rejected_with_the_reason() {
-    let board = Board::new();
+fn a_small_blurred_dark_or_cut_face_is_rejected_with_the_reason() {
+    let board = TestDaemon::new();
     let face = image::open(photo("obama_1.jpg")).unwrap();
     let bundled = concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -124,10 +124,9 @@ fn a_small_a_blurred_a_dark_or_a_cut_face_is_rejected_with_the_reason() {
 }
 
 #[test]
-fn why_nobody_is_known_by_a_poor_face_reaches_the_result_the_page_the_api_and_the_command_line() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+fn the_reason_of_a_poor_face_reaches_result_page_api_and_cli() {
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let mut blurred = std::io::Cursor::new(Vec::new());
     image::open(photo("obama_1.jpg"))
         .unwrap()
@@ -157,9 +156,10 @@ fn why_nobody_is_known_by_a_poor_face_reaches_the_result_the_page_the_api_and_th
     );
 }
 
+/// The run also counts strangers that are taken for known people.
 #[test]
-fn eval_tells_accuracy_strangers_another_precision_and_what_quality_is_worth_in_one_run() {
-    let board = Board::new();
+fn one_eval_run_tells_accuracy_precision_and_use_of_quality() {
+    let board = TestDaemon::new();
     let pairs = photo("pairs.csv");
     let options = [
         "--set",
@@ -227,7 +227,7 @@ fn eval_tells_accuracy_strangers_another_precision_and_what_quality_is_worth_in_
 
 #[test]
 fn eval_tells_people_from_strangers_by_the_number_enrolled() {
-    let board = Board::new();
+    let board = TestDaemon::new();
     let folder = board.folder.path().join("people");
     std::fs::create_dir_all(&folder).unwrap();
     for name in ["obama_1", "obama_2", "biden_1", "biden_2", "astronaut_1"] {
@@ -305,7 +305,7 @@ fn eval_tells_people_from_strangers_by_the_number_enrolled() {
 
 #[test]
 fn the_same_picture_cannot_be_two_people() {
-    let board = Board::new();
+    let board = TestDaemon::new();
     board.enroll_everybody();
     let picture = photo("obama_1.jpg");
     let output = board.kithd([
@@ -324,7 +324,7 @@ fn the_same_picture_cannot_be_two_people() {
 
 #[test]
 fn identify_answers_as_text_and_json_and_changes_nothing() {
-    let board = Board::new();
+    let board = TestDaemon::new();
     board.enroll_everybody();
     let before =
         board.sql("select (select count(*) from images), (select count(*) from faces), (select count(*) from outbox)");
@@ -354,8 +354,8 @@ fn identify_answers_as_text_and_json_and_changes_nothing() {
 }
 
 #[test]
-fn a_picture_that_is_not_upright_is_known_unless_looking_at_it_turned_is_switched_off() {
-    let board = Board::new();
+fn a_turned_picture_is_known_unless_turning_is_switched_off() {
+    let board = TestDaemon::new();
     board.enroll_everybody();
     let upright = image::open(photo("obama_2.jpg")).unwrap();
     for (name, turned) in [
@@ -382,7 +382,7 @@ fn a_picture_that_is_not_upright_is_known_unless_looking_at_it_turned_is_switche
 
 #[test]
 fn identify_needs_no_database() {
-    let board = Board::new();
+    let board = TestDaemon::new();
     let output = board.kithd(["identify", photo("obama_1.jpg").to_str().unwrap()]);
     assert!(
         output.status.success() && text(&output).contains("nobody known"),
@@ -393,11 +393,10 @@ fn identify_needs_no_database() {
 }
 
 #[test]
-fn status_shows_counts_and_the_last_results_with_and_without_the_daemon() {
-    let mut board = Board::new();
+fn status_shows_counts_and_results_with_and_without_the_daemon() {
+    let mut board = TestDaemon::new();
     assert!(text(&board.kithd(["status"])).contains("there is no database"));
-    board.start();
-    board.enroll_everybody();
+    board.start_with_everybody();
     board.ended(board.post_path(&board.put("obama_2.jpg", "x.jpg")));
     let said = text(&board.kithd(["status"]));
     for part in [
@@ -425,7 +424,7 @@ fn status_shows_counts_and_the_last_results_with_and_without_the_daemon() {
 
 #[test]
 fn a_bad_configuration_ends_with_78_and_every_problem() {
-    let board = Board::new();
+    let board = TestDaemon::new();
     let file = board.folder.path().join("bad.toml");
     std::fs::write(
         &file,
@@ -436,8 +435,7 @@ fn a_bad_configuration_ends_with_78_and_every_problem() {
         let output = board.kithd(["--config", file.to_str().unwrap(), command]);
         assert_eq!(output.status.code(), Some(78));
         let said = text(&output);
-        // http.listen and mqtt.url are set right on this board's command line, which overrides the
-        // file.
+        // The command line of this test sets http.listen and mqtt.url and overrides the file.
         for part in [
             "has 2 problems",
             "colour = \"blue\": is not a known key",
@@ -460,7 +458,7 @@ fn the_shipped_configuration_is_in_order() {
 
 #[test]
 fn two_daemons_cannot_share_a_state_folder() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let output = board.kithd(["run"]);
     assert!(!output.status.success());
@@ -473,10 +471,10 @@ fn two_daemons_cannot_share_a_state_folder() {
 
 #[test]
 fn a_database_of_a_newer_version_is_refused_with_78() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     board.stop();
-    let database = board.folder.path().join("state/kithd.db");
+    let database = board.state("kithd.db");
     rusqlite::Connection::open(database)
         .unwrap()
         .pragma_update(None, "user_version", 999)

@@ -3,15 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, Subscriber, ask, part_is_ok, photo, publish, publish_with, wait_for};
+use crate::support::{Subscriber, TestDaemon, ask, part_is_ok, photo, publish, publish_with};
 
 #[test]
-fn status_and_identify_are_answered_where_the_sender_wants_it_and_store_nothing() {
+fn status_and_identify_answer_where_asked_and_store_nothing() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    board.enroll_everybody();
-    part_is_ok(&board, "mqtt out");
+    let board = TestDaemon::connected(&broker);
     let identify = |options: &[&str]| {
         let (correlation, answer) = ask(broker.port(), "kithd/board/command/identify", options);
         assert_eq!(
@@ -68,22 +65,21 @@ fn status_and_identify_are_answered_where_the_sender_wants_it_and_store_nothing(
     );
     assert_eq!(status["result"]["queue"]["processed"], 0, "{status}");
     assert_eq!(board.sql("select count(*) from images"), ["0"]);
-    // The command that was not understood is kept for the operator.
+    // Malformed commands are kept for the operator.
     assert_eq!(board.sql("select count(*) from rejected_messages"), ["1"]);
 }
 
 #[test]
 fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/#");
-    board.start();
-    part_is_ok(&board, "mqtt out");
+    board.start_connected();
     let enroll =
         json!({ "person": "Xanthippe Unmistakable", "path": board.put("obama_1.jpg", "x.jpg") })
             .to_string();
     publish(broker.port(), "kithd/board/command/enroll", &enroll);
-    // A command that is allowed and comes later is answered; that one was not even subscribed to.
+    // A later, allowed command is answered; the board did not even subscribe to the first.
     publish(broker.port(), "kithd/board/command/status", "");
     assert_eq!(answers.wait(1)[0]["command"], "status");
     assert_eq!(
@@ -93,8 +89,7 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
     board.stop();
 
     board.set("mqtt.commands", "[\"enroll\", \"forget\"]");
-    board.start();
-    part_is_ok(&board, "mqtt out");
+    board.start_connected();
     part_is_ok(&board, "engine");
     let told = |command: &str, message: &str| {
         ask(
@@ -118,7 +113,7 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
         "Xanthippe Unmistakable"
     );
     let bystander = board.post_path(&board.put("biden_2.jpg", "bystander.jpg"));
-    // To them the other is a candidate all the same: nobody else is enrolled.
+    // The other person is a candidate, since only two are enrolled.
     assert_eq!(
         board.ended(bystander)["found"][0]["candidates"]
             .as_array()
@@ -126,9 +121,7 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
             .len(),
         2
     );
-    wait_for("the results to be sent", || {
-        (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(())
-    });
+    board.all_sent();
 
     let name = json!({ "person": "Xanthippe Unmistakable" }).to_string();
     assert_eq!(
@@ -161,7 +154,7 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
     };
     assert_eq!(kept(found), ("0".into(), "0|0|1".into()));
     assert_eq!(kept(bystander), ("1".into(), "1|1|1".into()));
-    // The name is nowhere in the state folder any more, nor in its journal, nor in the log.
+    // The name is neither in the state folder nor in its journal nor in the log.
     assert!(!board.log().contains("Xanthippe"), "{}", board.log());
     board.stop();
     for file in ["kithd.db", "kithd.db-wal"] {
@@ -176,13 +169,12 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
 #[test]
 fn an_answer_goes_nowhere_that_means_something_to_somebody() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("shared.group", "boards");
     board.set("shared.path_topics", "[\"site/#\"]");
     let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/status");
     let mut misled = Subscriber::new(broker.port(), "kithd/board/person/#");
-    board.start();
-    part_is_ok(&board, "mqtt out");
+    board.start_connected();
     for (n, topic) in [
         "kithd/board/person/ann",
         "kithd/other/command/breaker",
@@ -203,11 +195,10 @@ fn an_answer_goes_nowhere_that_means_something_to_somebody() {
 #[test]
 fn in_mqtt_3_1_1_the_answer_goes_to_a_topic_of_the_boards_own() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("mqtt.version", "\"3.1.1\"");
     let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/status");
-    board.start();
-    part_is_ok(&board, "mqtt out");
+    board.start_connected();
     publish(
         broker.port(),
         "kithd/board/command/status",

@@ -6,19 +6,18 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, Subscriber, full, publish, wait_for};
+use crate::support::{Subscriber, TestDaemon, full, publish, wait_for};
 
-fn processed(board: &Board) -> u64 {
+fn processed(board: &TestDaemon) -> u64 {
     board.get("/v1/status")["counts"]["processed"]
         .as_u64()
         .unwrap()
 }
 
 #[test]
-fn a_stop_in_the_middle_of_work_ends_with_0_in_time_and_loses_nothing() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+fn a_stop_during_work_ends_with_0_in_time_and_loses_nothing() {
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let ids: Vec<_> = (0..30)
         .map(|n| board.post_path(&board.put("group.jpg", &format!("{n}.jpg"))))
         .collect();
@@ -50,10 +49,9 @@ fn kills_at_any_time_lose_nothing_and_give_no_image_two_results() {
     let kills = if full() { 100 } else { 12 };
     let mut broker = Mosquitto::running();
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("retry.attempts", "100");
-    board.start();
-    board.enroll_everybody();
+    board.start_with_everybody();
     let mut accepted = BTreeSet::new();
     let mut published = BTreeSet::new();
     for kill in 0..kills {
@@ -64,7 +62,7 @@ fn kills_at_any_time_lose_nothing_and_give_no_image_two_results() {
             publish(broker.port(), "kithd/board/image/post", &path);
             published.insert(path);
         }
-        // From before the first claim to well into the work.
+        // The kill falls anywhere between the first claim and the middle of the work.
         std::thread::sleep(Duration::from_millis(37 * (kill % 12)));
         board.kill();
         if kill == kills / 2 {
@@ -139,7 +137,7 @@ fn kills_at_any_time_lose_nothing_and_give_no_image_two_results() {
 
 #[test]
 fn a_second_signal_ends_the_program_at_once() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.set("stop.drain", "60s");
     board.set("recognition.deadline", "60s");
     board.start();
@@ -155,7 +153,7 @@ fn a_second_signal_ends_the_program_at_once() {
                 .success()
         );
     };
-    // A picture in a stopped engine never ends, so the daemon's stop cannot finish either.
+    // A picture in a stopped engine never ends, and neither does the drain.
     signal("-STOP", engine);
     board.post_path(&board.put("group.jpg", "x.jpg"));
     wait_for("the picture to be in the engine", || {

@@ -1,43 +1,22 @@
 //! Bits that a disk turns: a damaged row costs that row only, is named, and is made anew where that
 //! is possible.
 
-use std::path::PathBuf;
-use std::process::Command;
-
 use serde_json::Value;
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, part_is_ok, photo, publish, publish_with, wait_for};
-
-fn state(board: &Board, name: &str) -> PathBuf {
-    board.folder.path().join("state").join(name)
-}
-
-/// Changes the database of a board that does not run.
-fn change(board: &Board, sql: &str) {
-    assert!(
-        Command::new("sqlite3")
-            .arg(state(board, "kithd.db"))
-            .arg(sql)
-            .status()
-            .unwrap()
-            .success()
-    );
-}
+use crate::support::{TestDaemon, part_is_ok, photo, publish, publish_with, wait_for};
 
 /// Overwrites an enrolled person's embedding.
-fn set_vector(board: &Board, person: &str, vector: &[u8]) {
+fn set_vector(board: &TestDaemon, person: &str, vector: &[u8]) {
     let hex: String = vector.iter().map(|byte| format!("{byte:02x}")).collect();
-    change(
-        board,
-        &format!(
+    board.change(&format!(
             "update person_embeddings set vector = x'{hex}' where person_image_id in (select pi.id from person_images pi
                join person on person.id = pi.person_id where name = '{person}')"
         ),
     );
 }
 
-fn vector(board: &Board, person: &str) -> Vec<u8> {
+fn vector(board: &TestDaemon, person: &str) -> Vec<u8> {
     let hex = board.sql(&format!(
         "select hex(vector) from person_embeddings join person_images pi on pi.id = person_image_id
            join person on person.id = pi.person_id where name = '{person}'"
@@ -47,18 +26,13 @@ fn vector(board: &Board, person: &str) -> Vec<u8> {
         .collect()
 }
 
-fn gallery(board: &Board) -> Value {
+fn gallery(board: &TestDaemon) -> Value {
     board.get("/v1/status")["parts"]["gallery"].clone()
-}
-
-fn known(board: &Board, picture: &str, as_file: &str) -> Value {
-    let image = board.ended(board.post_path(&board.put(picture, as_file)));
-    image["found"][0]["person"].clone()
 }
 
 #[test]
 fn a_damaged_embedding_is_made_anew_from_the_kept_picture() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.enroll_everybody();
     let whole = vector(&board, "Barack Obama");
     let turned = |bit: usize| {
@@ -96,28 +70,27 @@ fn a_damaged_embedding_is_made_anew_from_the_kept_picture() {
         );
         assert!(!log.contains("Obama"), "{how}: a name is logged");
         assert_eq!(
-            known(&board, "obama_2.jpg", &format!("o{n}.jpg")),
+            board.known("obama_2.jpg", &format!("o{n}.jpg")),
             "Barack Obama",
             "{how}"
         );
         assert_eq!(
-            known(&board, "biden_2.jpg", &format!("b{n}.jpg")),
+            board.known("biden_2.jpg", &format!("b{n}.jpg")),
             "Joe Biden",
             "{how}"
         );
         board.stop();
-        // The same engine makes the same numbers of the same picture.
+        // An engine makes the same embedding of the same picture each time.
         assert_eq!(vector(&board, "Barack Obama"), whole, "{how}");
     }
 }
 
 #[test]
 fn a_damaged_embedding_without_its_picture_is_named() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.enroll_everybody();
     set_vector(&board, "Joe Biden", &[7; 516]);
-    change(
-        &board,
+    board.change(
         "delete from enrolment_pictures
           where person_image_id = (select id from person_images where image_name = 'biden_1.jpg')",
     );
@@ -137,9 +110,9 @@ fn a_damaged_embedding_without_its_picture_is_named() {
         board.get_text("/").contains("biden_1.jpg of Joe Biden"),
         "the page does not name it"
     );
-    assert_eq!(known(&board, "obama_2.jpg", "o.jpg"), "Barack Obama");
-    assert_eq!(known(&board, "biden_2.jpg", "b.jpg"), Value::Null);
-    // Shown until it is mended, and no longer.
+    assert_eq!(board.known("obama_2.jpg", "o.jpg"), "Barack Obama");
+    assert_eq!(board.known("biden_2.jpg", "b.jpg"), Value::Null);
+    // The page shows the damage until it is mended.
     let picture =
         board.sql("select id from person_images where image_name = 'biden_1.jpg'")[0].clone();
     let person = board.sql("select id from person where name = 'Joe Biden'")[0].clone();
@@ -156,16 +129,14 @@ fn a_damaged_embedding_without_its_picture_is_named() {
 
 #[test]
 fn a_name_that_is_no_text_any_more_costs_that_name() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.enroll_everybody();
-    change(
-        &board,
-        "update person set name = cast(x'4a6f65ff' as text) where name = 'Joe Biden';
+    board.change("update person set name = cast(x'4a6f65ff' as text) where name = 'Joe Biden';
          update person_images set image_name = cast(x'ff2e6a7067' as text) where image_name = 'biden_1.jpg';",
     );
     board.start();
-    assert_eq!(known(&board, "obama_2.jpg", "o.jpg"), "Barack Obama");
-    assert_eq!(known(&board, "biden_2.jpg", "b.jpg"), "Joe\u{fffd}");
+    assert_eq!(board.known("obama_2.jpg", "o.jpg"), "Barack Obama");
+    assert_eq!(board.known("biden_2.jpg", "b.jpg"), "Joe\u{fffd}");
     let people = board.get("/v1/people");
     assert_eq!(people["people"].as_array().unwrap().len(), 3, "{people}");
 }
@@ -174,7 +145,7 @@ fn a_name_that_is_no_text_any_more_costs_that_name() {
 fn paths_and_messages_lost_with_the_journal_are_said() {
     for missing in [true, false] {
         let broker = Mosquitto::running();
-        let mut board = Board::with_broker(broker.port());
+        let mut board = TestDaemon::with_broker(broker.port());
         let watched = board.folder.path().join("watched");
         std::fs::create_dir(&watched).unwrap();
         board.set(
@@ -212,14 +183,14 @@ fn paths_and_messages_lost_with_the_journal_are_said() {
                 &["-f", file.to_str().unwrap()],
             );
         }
-        let count = |board: &Board, of: &str| {
+        let count = |board: &TestDaemon, of: &str| {
             board.sql(&format!("select count(*) from images where {of}"))[0].clone()
         };
         wait_for("all to be accepted", || {
             (count(&board, "true") == "12").then_some(())
         });
         board.kill();
-        let journal = state(&board, "kithd.db-wal");
+        let journal = board.state("kithd.db-wal");
         if missing {
             std::fs::remove_file(&journal).unwrap();
         } else {

@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
 use crate::support::{
-    Board, Subscriber, mount_memory, part_is_ok, photo, publish, publish_with, wait_for,
+    Subscriber, TestDaemon, mount_memory, part_is_ok, photo, publish, publish_with, wait_for,
     with_own_mounts,
 };
 
 /// A board whose state folder is a disk of its own, that watches a folder elsewhere and has a
 /// broker.
 struct Small {
-    board: Board,
+    board: TestDaemon,
     watched: PathBuf,
     broker: Mosquitto,
     results: Subscriber,
@@ -30,7 +30,7 @@ impl Small {
         // Saving all that waits each second would take all its time.
         let broker = Mosquitto::running_with("autosave_interval 3600", &[]);
         let results = Subscriber::new(broker.port(), "kithd/board/result");
-        let mut board = Board::with_broker(broker.port());
+        let mut board = TestDaemon::with_broker(broker.port());
         mount_memory(&board.folder.path().join("state"), size);
         let watched = board.folder.path().join("watched");
         std::fs::create_dir(&watched).unwrap();
@@ -50,7 +50,7 @@ impl Small {
         }
     }
 
-    /// Posts and gives the status, when to come again, and the answer; what was accepted is noted.
+    /// Posts and notes accepted images; returns the status, the Retry-After header and the answer.
     fn post(&mut self, url: &str, kind: &str, body: &[u8]) -> (u16, Option<String>, Value) {
         let request = ureq::post(self.board.url(url))
             .config()
@@ -84,10 +84,10 @@ impl Small {
     }
 
     fn ballast(&self) -> PathBuf {
-        self.board.folder.path().join("state/ballast")
+        self.board.state("ballast")
     }
 
-    /// Leaves so many bytes of the disk free, also after others have given some back or taken some.
+    /// Leaves so many bytes of the disk free, whatever other writers freed or used meanwhile.
     fn fill(&self, free: u64) {
         let mut file = File::options()
             .append(true)
@@ -105,7 +105,7 @@ impl Small {
             )
             .unwrap();
         } else {
-            // Another writer may be faster, and the disk full before all is written.
+            // Another writer may fill the disk before all of it is written.
             let _ = file.write_all(&vec![1; usize::try_from(available - free).unwrap()]);
         }
     }
@@ -137,8 +137,7 @@ impl Small {
         )
     }
 
-    /// Everything that looks goes on and says why nothing is taken while no more than `free` bytes
-    /// are.
+    /// Checks that page, folder and readiness say why nothing is accepted with `free` bytes left.
     fn says(&self, why: &str, free: u64) {
         let folder = format!("folder {}", self.watched.display());
         wait_for("the folder to say why its file waits", || {
@@ -155,8 +154,8 @@ impl Small {
         assert!(self.watched.join("waiting.jpg").exists());
     }
 
-    /// With room again all that was kept back comes in by itself, and of what was accepted nothing
-    /// is missing.
+    /// Checks that, with room again, deferred pictures come in by themselves and no accepted one is
+    /// missing.
     fn goes_on(&mut self) {
         std::fs::remove_file(self.ballast()).unwrap();
         wait_for("the door to open", || (self.ready().0 == 200).then_some(()));
@@ -201,7 +200,7 @@ impl Drop for Small {
     fn drop(&mut self) {
         self.board.kill();
         let state = self.board.folder.path().join("state");
-        // Only so that its empty folder can go.
+        // Unmounts, so that the empty folder can be removed.
         let _ = std::process::Command::new("umount")
             .arg("-l")
             .arg(Path::new(&state))
@@ -209,11 +208,10 @@ impl Drop for Small {
     }
 }
 
+/// The page goes on meanwhile.
 #[test]
-fn on_a_disk_that_is_really_full_senders_wait_the_page_goes_on_and_nothing_accepted_is_lost() {
-    if !with_own_mounts(
-        "disk::on_a_disk_that_is_really_full_senders_wait_the_page_goes_on_and_nothing_accepted_is_lost",
-    ) {
+fn on_a_full_disk_senders_wait_and_nothing_accepted_is_lost() {
+    if !with_own_mounts("disk::on_a_full_disk_senders_wait_and_nothing_accepted_is_lost") {
         return;
     }
     let mut small = Small::new("16m", "0B");
@@ -221,7 +219,7 @@ fn on_a_disk_that_is_really_full_senders_wait_the_page_goes_on_and_nothing_accep
         assert_eq!(small.upload().0, 202);
         assert_eq!(small.path().0, 202);
     }
-    // In the middle of its work, and whatever that gives free again.
+    // The disk is full during work, whatever the work frees again.
     let full = wait_for("bytes to be refused", || {
         small.fill(0);
         Some(small.upload()).filter(|(status, ..)| *status != 202)
@@ -249,8 +247,8 @@ fn on_a_disk_that_is_really_full_senders_wait_the_page_goes_on_and_nothing_accep
             .unwrap()
             < 64 << 10
     );
-    // Killed or stopped in this state it comes back in it, though others have taken what that gave
-    // free.
+    // Killed or stopped in this state, the daemon returns to it, although other writers used the
+    // space it freed.
     small.board.kill();
     small.fill(0);
     small.board.start();
@@ -267,15 +265,15 @@ fn on_a_disk_that_is_really_full_senders_wait_the_page_goes_on_and_nothing_accep
 }
 
 #[test]
-fn below_the_reserve_nothing_comes_in_and_everything_else_goes_on() {
-    if !with_own_mounts("disk::below_the_reserve_nothing_comes_in_and_everything_else_goes_on") {
+fn below_the_reserve_nothing_comes_in_and_all_else_goes_on() {
+    if !with_own_mounts("disk::below_the_reserve_nothing_comes_in_and_all_else_goes_on") {
         return;
     }
     let mut small = Small::new("32m", "8MiB");
     for _ in 0..10 {
         assert_eq!(small.upload().0, 202);
     }
-    // Between the reserve and what a database needs to end in order.
+    // A size between the reserve and the room that a database needs for its last commits.
     small.fill(6 << 20);
     small.offer_elsewhere();
     for (status, again, answer) in [small.upload(), small.path()] {
@@ -292,7 +290,7 @@ fn below_the_reserve_nothing_comes_in_and_everything_else_goes_on() {
         );
     }
     small.says("intake.disk_reserve", 6 << 20);
-    // Accepted pictures end, and their results are published.
+    // Accepted images end, and their results leave.
     small.results.wait(10);
     assert!(small.taken_elsewhere().is_empty());
     let disk = small.board.get("/v1/status")["disk"].clone();

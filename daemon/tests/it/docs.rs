@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, mount_memory, part_is_ok, photo, text, wait_for, with_own_network};
+use crate::support::{
+    TestDaemon, mount_memory, part_is_ok, photo, text, wait_for, with_own_network,
+};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Most words of the front page.
 const README_WORDS: usize = 900;
-/// End of the written part of the page with every key.
+/// Marks the end of the handwritten part of the page with every key.
 const KEYS: &str = "<!-- Made from deploy/kithd.toml";
 
 /// Markdown files with their text: the front page, `docs/`, and with `others` the rest of the
@@ -50,8 +52,8 @@ fn pages(others: bool) -> Vec<(PathBuf, String)> {
     pages
 }
 
-/// Commands that need an installed board, a GPU or much time: where they are run, and as what.
-/// `None`: only by hand.
+/// Commands that need an installed board, a GPU or much time, each with the place and form in which
+/// it is run; `None`: by hand only.
 const ELSEWHERE: [(&str, Option<(&str, &str)>); 8] = [
     (
         "sudo apt install",
@@ -258,7 +260,7 @@ struct Key {
 /// A section of the shipped configuration.
 #[derive(Default)]
 struct Section {
-    /// The heading as typed, `[http]`; empty for the keys before the first section.
+    /// The heading as typed, `[http]`; empty for the keys before the first.
     heading: String,
     intro: String,
     keys: Vec<Key>,
@@ -531,7 +533,7 @@ fn commands_of_the_docs_run_as_written() {
             continue;
         }
         println!("{}", path.display());
-        let mut board = Board::with_broker(1883);
+        let mut board = TestDaemon::with_broker(1883);
         board.set("http.listen", "127.0.0.1:8000");
         board.set("device", "gate");
         board.unset("intake.roots");
@@ -582,7 +584,7 @@ fn commands_of_the_docs_run_as_written() {
 struct Desk(tempfile::TempDir);
 
 impl Desk {
-    fn new(board: &Board) -> Self {
+    fn new(board: &TestDaemon) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let pictures = [
             ("astronaut_1.jpg", "ann_1.jpg"),
@@ -616,7 +618,7 @@ impl Desk {
             write!(kithd, " {}", quoted(part)).unwrap();
         }
         fs::create_dir(folder.path().join("bin")).unwrap();
-        // An answer that refuses is a failure here.
+        // A refusal is a failure here.
         let curl = "for curl in /usr/bin/curl /bin/curl; do [ -x $curl ] && exec $curl -sS --fail-with-body";
         for (name, script) in [
             ("kithd", format!("{kithd} \"$@\"")),

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, part_is_ok, text};
+use crate::support::{TestDaemon, part_is_ok, text};
 
-/// Runs the doctor; returns its findings and exit code.
-fn doctor(board: &Board) -> (Value, Option<i32>) {
+/// Returns the doctor's verdicts by part, and its exit code.
+fn doctor(board: &TestDaemon) -> (Value, Option<i32>) {
     let output = board.kithd(["doctor", "--json"]);
     let found =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
@@ -15,7 +15,7 @@ fn doctor(board: &Board) -> (Value, Option<i32>) {
 
 fn verdict(found: &Value, part: &str) -> (String, String) {
     let findings = found["findings"].as_array().unwrap();
-    // The worst verdict counts if a part has several lines.
+    // The worst line of a part counts.
     let worst = ["problem", "warning", "ok"].iter().find_map(|verdict| {
         findings
             .iter()
@@ -37,9 +37,9 @@ fn verdict(found: &Value, part: &str) -> (String, String) {
 }
 
 #[test]
-fn a_board_that_is_well_is_found_well_with_and_without_its_daemon() {
+fn a_well_board_is_found_well_with_and_without_its_daemon() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     let (found, code) = doctor(&board);
     assert_eq!(code, Some(0), "{found:#}");
     assert_eq!(verdict(&found, "database").0, "warning");
@@ -88,8 +88,8 @@ fn a_board_that_is_well_is_found_well_with_and_without_its_daemon() {
 }
 
 #[test]
-fn what_is_wrong_is_found_with_what_to_do_and_the_exit_code_is_1() {
-    let mut board = Board::with_broker(1);
+fn a_problem_is_found_with_its_remedy_and_the_exit_code_is_1() {
+    let mut board = TestDaemon::with_broker(1);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     board.set("http.listen", &taken.local_addr().unwrap().to_string());
     let missing = board.folder.path().join("nowhere").display().to_string();
@@ -121,13 +121,13 @@ fn what_is_wrong_is_found_with_what_to_do_and_the_exit_code_is_1() {
         assert_eq!(verdict(&found, part).0, "warning", "{part}");
     }
     assert_eq!(verdict(&found, "daemon").0, "warning");
-    // Nothing was mended by looking.
+    // The doctor changes nothing.
     assert!(state.join("kithd.db").exists() && !state.join("kithd.db.damaged-1").exists());
 }
 
 #[test]
 fn what_the_daemon_says_is_wrong_is_a_problem_too() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     part_is_ok(&board, "engine");
     assert!(board.kithd(["breaker", "open"]).status.success());

@@ -1,5 +1,5 @@
-//! The network's edge of the board: how many may be connected, proxies and dashboards as they come,
-//! names it is called by, readers that go away, and a generated client.
+//! The board's edge to the network: numbers of connections, proxies and dashboards with their
+//! defaults, host names, readers that go away, and a generated client.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::support::{Board, full, part_is_ok, photo, text, wait_for};
+use crate::support::{TestDaemon, full, part_is_ok, photo, text, wait_for};
 
 /// nginx with its defaults and these lines in its `http` section, on ports of its own; ended when
 /// dropped.
@@ -30,7 +30,7 @@ impl Nginx {
             paths.concat()
         );
         std::fs::write(&file, text).unwrap();
-        // The worker is another user's when root starts it.
+        // Started by root, nginx runs its worker as another user.
         std::fs::set_permissions(
             folder.path(),
             std::os::unix::fs::PermissionsExt::from_mode(0o755),
@@ -57,7 +57,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its worker ends with it only when it is asked.
+        // The worker ends with nginx only after SIGTERM.
         let _ = Command::new("kill")
             .args(["-TERM", &self.process.id().to_string()])
             .status();
@@ -73,7 +73,7 @@ fn free_port() -> u16 {
         .port()
 }
 
-/// An address of this machine that others could reach it by; `None`: it has none. Nothing is sent.
+/// Returns an address by which others could reach this machine, if it has one; sends nothing.
 fn own_address() -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("203.0.113.1:9").ok()?;
@@ -87,7 +87,7 @@ fn own_address() -> Option<Ipv4Addr> {
     }
 }
 
-/// `curl` with these arguments: status and all that was said, the head included.
+/// Runs `curl`; returns the status and all output, head included.
 fn curl(arguments: &[&str]) -> (u16, String) {
     let output = Command::new("curl")
         .args(["--silent", "--include", "--max-time", "20"])
@@ -103,7 +103,7 @@ fn curl(arguments: &[&str]) -> (u16, String) {
     (status, said)
 }
 
-/// Memory of a process that is its own, in KiB.
+/// Returns the private memory of a process in KiB.
 fn resident_kib(pid: u32) -> i64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status
@@ -125,9 +125,9 @@ fn more_files() {
     .unwrap();
 }
 
-fn grpc_board() -> (Board, SocketAddr) {
+fn grpc_board() -> (TestDaemon, SocketAddr) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.set("facerecog.listen", &address.to_string());
     board.start();
     wait_for("the port", || TcpStream::connect(address).ok());
@@ -182,7 +182,7 @@ fn streams_on_one_grpc_connection_are_bounded() {
     };
     let streams = if full() { 100_000 } else { 10_000 };
     let mut sent = 0;
-    // Thrown out for what it does, it comes again, as an attacker would.
+    // The client reconnects after each disconnection, as an attacker would.
     for _ in 0..20 {
         let mut connection = TcpStream::connect(address).unwrap();
         connection
@@ -196,7 +196,7 @@ fn streams_on_one_grpc_connection_are_bounded() {
             && connection.write_all(&frame(4, 0, 0, &[])).is_ok();
         let mut number = 1;
         while alive && sent < streams {
-            // Open, and never ended.
+            // A connection that is left open.
             alive = connection.write_all(&frame(1, 4, number, &block)).is_ok();
             (number, sent) = (number + 2, sent + 1);
         }
@@ -214,7 +214,7 @@ fn streams_on_one_grpc_connection_are_bounded() {
 
 #[test]
 fn a_board_that_may_open_few_files_says_so() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     let kithd = board.command();
     let mut limited = Command::new("sh");
     limited
@@ -248,7 +248,7 @@ fn a_board_that_may_open_few_files_says_so() {
 
 #[test]
 fn open_pages_of_a_few_addresses_leave_some_for_others() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let folder = tempfile::tempdir().unwrap();
     let mut greedy = Vec::new();
@@ -305,7 +305,7 @@ fn open_pages_of_a_few_addresses_leave_some_for_others() {
 
 #[test]
 fn behind_nginx_with_its_defaults_the_page_is_live() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.set("http.base_path", "/whole");
     board.start();
     let port = free_port();
@@ -319,7 +319,7 @@ fn behind_nginx_with_its_defaults_the_page_is_live() {
         let (_, said) = curl(&["--no-buffer", "--max-time", "3", &at(path)]);
         assert!(said.contains("event: changed"), "{path}: {said}");
     }
-    // Requests through the proxy are not from the board itself.
+    // Clients behind the proxy are not the board itself.
     let body = serde_json::json!({ "path": board.put("noface.jpg", "a.jpg") }).to_string();
     let (status, said) = curl(&["--data", &body, &at("/image/post")]);
     assert!(
@@ -378,9 +378,9 @@ fn behind_nginx_with_its_defaults_the_page_is_live() {
 #[test]
 fn the_page_is_shown_in_frames_of_named_pages_only() {
     let port = free_port();
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
-    let page = |board: &Board| {
+    let page = |board: &TestDaemon| {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(
             folder.path(),
@@ -418,7 +418,7 @@ fn the_boards_own_addresses_are_its_own_through_a_proxy_too() {
         println!("not run: this machine has no address but its own loopback");
         return;
     };
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.set("http.listen", "0.0.0.0:0");
     board.start();
     let own = board.address().rsplit(':').next().unwrap().to_string();
@@ -437,7 +437,7 @@ fn the_boards_own_addresses_are_its_own_through_a_proxy_too() {
         .0,
         200
     );
-    // A program on the board that knows it by that address.
+    // A program on the board that uses this address.
     let body = serde_json::json!({ "path": board.put("noface.jpg", "a.jpg") }).to_string();
     assert_eq!(
         curl(&[
@@ -469,8 +469,8 @@ fn the_boards_own_addresses_are_its_own_through_a_proxy_too() {
 }
 
 #[test]
-fn a_strange_name_is_said_on_the_page_in_the_log_and_by_the_doctor() {
-    let mut board = Board::new();
+fn a_wrong_host_name_is_named_on_page_in_log_and_by_doctor() {
+    let mut board = TestDaemon::new();
     board.start();
     for _ in 0..5 {
         let header = "Host: gate.fritz.box:8000";
@@ -503,13 +503,13 @@ fn a_strange_name_is_said_on_the_page_in_the_log_and_by_the_doctor() {
 
 #[test]
 fn commands_whose_reader_goes_away_end_quietly() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.enroll_everybody();
     let backup = board.folder.path().join("backup").display().to_string();
     let saved = board.kithd(["backup", &backup]);
     assert!(saved.status.success(), "{}", text(&saved));
     let picture = photo("obama_2.jpg").display().to_string();
-    let unread = |board: &Board, arguments: &[&str]| {
+    let unread = |board: &TestDaemon, arguments: &[&str]| {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = board
@@ -557,11 +557,11 @@ fn a_client_generated_in_python_lists_enrols_and_submits() {
         generator.is_file(),
         "openapi-python-client is not installed; ./dev test installs it"
     );
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let document = board.folder.path().join("openapi.json");
     let described = board.get_text("/openapi.json");
-    // Generators take no lists whose places differ in kind.
+    // Generators support no arrays with items of different types.
     assert!(
         !described.contains("\"prefixItems\"") && !described.contains("\"items\":false"),
         "{described}"
@@ -589,9 +589,7 @@ fn a_client_generated_in_python_lists_enrols_and_submits() {
     ] {
         assert!(!said.contains(left_out), "{said}");
     }
-    wait_for("the engine", || {
-        (board.get("/v1/health")["parts"]["engine"]["condition"] == "ok").then_some(())
-    });
+    part_is_ok(&board, "engine");
     let used = Command::new(Path::new(&programs).join("python3"))
         .env("PYTHONPATH", board.folder.path())
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client.py"))
@@ -604,8 +602,8 @@ fn a_client_generated_in_python_lists_enrols_and_submits() {
 }
 
 #[test]
-fn requests_of_the_old_version_without_a_host_are_told_what_is_missing() {
-    let mut board = Board::new();
+fn http_1_0_requests_without_a_host_are_told_what_is_missing() {
+    let mut board = TestDaemon::new();
     board.start();
     let mut stream = TcpStream::connect(board.address()).unwrap();
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();

@@ -1,19 +1,18 @@
-//! Messages derived from results on MQTT: events about people, and Home Assistant's.
+//! Messages that follow from results: events about people, and Home Assistant's discovery.
 
 use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, Subscriber, part_is_ok, publish, wait_for};
+use crate::support::{Subscriber, TestDaemon, part_is_ok, publish, wait_for};
 
 #[test]
-fn a_known_person_is_an_event_that_expires_and_is_never_retained() {
+fn a_known_person_is_an_event_that_expires_unretained() {
     let broker = Mosquitto::running();
     let mut events = Subscriber::new(broker.port(), "kithd/board/person/#");
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("mqtt.event_expiry", "5m");
-    board.start();
-    board.enroll_everybody();
+    board.start_with_everybody();
     for (picture, name) in [
         ("obama_2.jpg", "a.jpg"),
         ("noface.jpg", "b.jpg"),
@@ -52,17 +51,16 @@ fn a_known_person_is_an_event_that_expires_and_is_never_retained() {
 }
 
 #[test]
-fn events_that_became_old_while_the_broker_was_away_are_not_published_but_their_results_are() {
+fn events_that_aged_in_an_outage_are_dropped_results_are_not() {
     let mut broker = Mosquitto::running();
     let mut events = Subscriber::lasting(broker.port(), "kithd/board/person/#", "events");
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "results");
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("mqtt.event_expiry", "3s");
-    board.start();
-    board.enroll_everybody();
+    board.start_with_everybody();
     part_is_ok(&board, "mqtt out");
-    broker.wait_for_saved_session("events");
-    broker.wait_for_saved_session("results");
+    broker.wait_for_saved("events");
+    broker.wait_for_saved("results");
     broker.kill();
     let old = board.post_path(&board.put("obama_2.jpg", "old.jpg"));
     let accepted = board.ended(old)["accepted_at_ms"].as_i64().unwrap();
@@ -82,19 +80,19 @@ fn events_that_became_old_while_the_broker_was_away_are_not_published_but_their_
         .map(|result| result["image_id"].clone())
         .collect();
     assert_eq!(ids, [json!(old), json!(new)]);
-    // In the order of the results: had there been one about the old picture, it would have come
+    // Events leave in the order of results, so an event about the old picture would have come
     // first.
     assert_eq!(events.wait(1)[0]["image_id"], json!(new));
 }
 
+/// The board's status names the refusal.
 #[test]
-fn a_broker_that_refuses_events_gets_the_results_all_the_same_and_the_board_says_so() {
+fn a_broker_that_refuses_events_still_gets_the_results() {
     let acl = "topic readwrite kithd/board/result\ntopic readwrite kithd/board/status\ntopic readwrite kithd/board/health\n";
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", acl)]);
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::with_broker(broker.port());
+    board.start_with_everybody();
     for n in 0..2 {
         board.post_path(&board.put("obama_2.jpg", &format!("{n}.jpg")));
     }
@@ -104,18 +102,15 @@ fn a_broker_that_refuses_events_gets_the_results_all_the_same_and_the_board_says
         let text = part["text"].as_str()?;
         (part["condition"] == "degraded" && text.contains("NotAuthorized")).then_some(())
     });
-    wait_for("the outbox to be empty", || {
-        (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(())
-    });
+    board.all_sent();
 }
 
 #[test]
-fn home_assistant_is_told_what_there_is_again_when_it_starts_and_no_more_when_switched_off() {
+fn home_assistant_is_told_again_at_its_start_unless_it_is_off() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("homeassistant.enabled", "true");
-    board.start();
-    board.enroll_everybody();
+    board.start_with_everybody();
     part_is_ok(&board, "mqtt out");
     let config = "homeassistant/device/kithd_board/config";
     let mut discovery = Subscriber::new(broker.port(), config);
@@ -175,7 +170,7 @@ fn home_assistant_is_told_what_there_is_again_when_it_starts_and_no_more_when_sw
     publish(broker.port(), "homeassistant/marker", "{}");
     nothing.wait(1);
     assert_eq!(nothing.messages()[0]["topic"], "homeassistant/marker");
-    // Switched off from the start, nothing is said at all.
+    // Once switched off, the board publishes nothing at all.
     assert_eq!(
         board.sql("select value from facts where key = 'homeassistant_announced'"),
         [""]
@@ -183,16 +178,12 @@ fn home_assistant_is_told_what_there_is_again_when_it_starts_and_no_more_when_sw
 }
 
 #[test]
-fn results_that_the_broker_refuses_wait_and_go_out_in_order_once_it_takes_them_with_each_event_once()
- {
+fn refused_results_wait_and_leave_in_order_with_each_event_once() {
     let all = "topic readwrite #\n";
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", all)]);
     let mut events = Subscriber::new(broker.port(), "kithd/board/person/#");
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    board.enroll_everybody();
-    part_is_ok(&board, "mqtt out");
+    let board = TestDaemon::connected(&broker);
     broker.reload(
         "acl",
         "topic readwrite kithd/board/person/#\ntopic readwrite kithd/board/status\n",
@@ -214,9 +205,7 @@ fn results_that_the_broker_refuses_wait_and_go_out_in_order_once_it_takes_them_w
         .map(|result| result["image_id"].to_string())
         .collect();
     assert_eq!(sent, board.sql("select image_id from outbox order by id"));
-    wait_for("the outbox to be empty", || {
-        (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(())
-    });
+    board.all_sent();
     let of: Vec<_> = events
         .wait(12)
         .iter()

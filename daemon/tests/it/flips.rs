@@ -3,32 +3,28 @@
 //! check how rows are recovered.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::support::{Board, full, part_is_ok, photo, sealed, sha256, text, wait_for};
+use crate::support::{TestDaemon, full, part_is_ok, photo, sealed, sha256, text, wait_for};
 
 const PEOPLE: usize = 50;
 const PICTURES: usize = 30;
-/// Photographs of those who were enrolled by others.
+/// Other photographs of the enrolled people.
 const KNOWN: [(&str, &str); 3] = [
     ("Barack Obama", "obama_2.jpg"),
     ("Joe Biden", "biden_2.jpg"),
     ("Eileen Collins", "astronaut_2.jpg"),
 ];
-/// Any of these stands in the page's or the log's words for what a start could not keep.
+/// Phrases of the page or the log of which one must name anything a start could not keep.
 const SAID: [&str; 4] = [
     "was damaged",
     "has lost the rows of",
     "is damaged",
     "could not be read",
 ];
-
-fn state(board: &Board, name: &str) -> PathBuf {
-    board.folder.path().join("state").join(name)
-}
 
 fn small_picture() -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -98,8 +94,8 @@ fn add_people(database: &Path, random: &mut fastrand::Rng) {
     }
 }
 
-/// The sums and vectors of each person's pictures.
-fn people(board: &Board) -> BTreeMap<String, Vec<String>> {
+/// Returns the sums and vectors of each person's pictures.
+fn people(board: &TestDaemon) -> BTreeMap<String, Vec<String>> {
     let mut people: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for line in board.sql(
         "select name || '|' || sha256 || ' ' || hex(vector) from person not indexed
@@ -111,15 +107,15 @@ fn people(board: &Board) -> BTreeMap<String, Vec<String>> {
     people
 }
 
-/// A board with people, a backup of them, and pictures that wait; killed.
-fn prepared(random: &mut fastrand::Rng) -> (Board, Vec<i64>) {
-    let mut board = Board::new();
+/// Prepares a board with people, their backup and waiting pictures, and kills it.
+fn prepared(random: &mut fastrand::Rng) -> (TestDaemon, Vec<i64>) {
+    let mut board = TestDaemon::new();
     board.enroll_everybody();
-    add_people(&state(&board, "kithd.db"), random);
+    add_people(&board.state("kithd.db"), random);
     board.start();
     part_is_ok(&board, "engine");
     wait_for("the gallery's backup", || {
-        let backup = Connection::open(state(&board, "gallery.backup")).ok()?;
+        let backup = Connection::open(board.state("gallery.backup")).ok()?;
         let people = backup
             .query_row("SELECT count(*) FROM person", [], |row| {
                 row.get::<_, usize>(0)
@@ -143,7 +139,7 @@ fn prepared(random: &mut fastrand::Rng) -> (Board, Vec<i64>) {
         .collect();
     board.kill();
     assert!(
-        std::fs::metadata(state(&board, "kithd.db-wal"))
+        std::fs::metadata(board.state("kithd.db-wal"))
             .unwrap()
             .len()
             > 4096
@@ -166,7 +162,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Moves the journal into the database; answers the pages of the queue and its indexes.
+/// Moves the journal into the database; returns the pages of the queue and its indexes.
 fn settle(database: &Path) -> Vec<usize> {
     let connection = Connection::open(database).unwrap();
     connection
@@ -188,7 +184,7 @@ fn flip(file: &Path, bit: usize) {
     std::fs::write(file, bytes).unwrap();
 }
 
-fn get(board: &Board, path: &str) -> Option<serde_json::Value> {
+fn get(board: &TestDaemon, path: &str) -> Option<serde_json::Value> {
     ureq::get(board.url(path))
         .call()
         .ok()?
@@ -200,7 +196,7 @@ fn get(board: &Board, path: &str) -> Option<serde_json::Value> {
 /// Starts the daemon, again where it ends because it met damage, and waits until nothing waits.
 /// What it says is added up. Answers the numbers of photographs sent meanwhile, `None` if something
 /// waits for ever.
-fn run(board: &mut Board, said: &mut String) -> Option<Vec<i64>> {
+fn run(board: &mut TestDaemon, said: &mut String) -> Option<Vec<i64>> {
     for _ in 0..3 {
         board.start();
         let begun = Instant::now();
@@ -291,7 +287,7 @@ fn same_face(one: &str, other: &str) -> bool {
 
 /// Returns the faults found after a bit was flipped.
 fn faults(
-    board: &mut Board,
+    board: &mut TestDaemon,
     ids: &[i64],
     before: &BTreeMap<String, Vec<String>>,
 ) -> (Vec<String>, bool) {
@@ -370,9 +366,9 @@ fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
     println!("KITHD_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut board, ids) = prepared(&mut random);
-    // The state after the kill, and the same once the journal is in the database.
+    // The folder as the kill left it, and the same with the journal moved into the database.
     let [whole, settled] = ["whole", "settled"].map(|name| board.folder.path().join(name));
-    std::fs::rename(state(&board, ""), &whole).unwrap();
+    std::fs::rename(board.state(""), &whole).unwrap();
     copy(&whole, &settled);
     let queue = settle(&settled.join("kithd.db"));
     let mut wrong = Vec::new();
@@ -384,20 +380,20 @@ fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
             2 => (&whole, "kithd.db"),
             _ => (&settled, "kithd.db"),
         };
-        copy(from, &state(&board, ""));
+        copy(from, &board.state(""));
         let bits = usize::try_from(std::fs::metadata(from.join(file)).unwrap().len()).unwrap() * 8;
         let bit = match from == &settled {
             false => random.usize(..bits),
-            // A page with the rows of waiting pictures.
+            // The rows of the waiting pictures lie there.
             true => (queue[random.usize(..queue.len())] - 1) * 4096 + random.usize(..4096),
         };
         let begun = Instant::now();
         if trial == 0 {
-            // The state without damage, to compare with.
+            // The state without a flipped bit.
             before = people(&board);
             assert_eq!(before.len(), PEOPLE);
         } else {
-            flip(&state(&board, file), bit);
+            flip(&board.state(file), bit);
         }
         let (faults, is_said) = faults(&mut board, &ids, &before);
         assert!(
@@ -416,7 +412,7 @@ fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
             ));
         }
         board.kill();
-        std::fs::remove_dir_all(state(&board, "")).unwrap();
+        std::fs::remove_dir_all(board.state("")).unwrap();
     }
     println!(
         "{trials} bits, {noticed} noticed and said, {} wrong",

@@ -11,15 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, Subscriber, full, part_is_ok, text, wait_for};
+use crate::support::{Subscriber, TestDaemon, full, part_is_ok, text, wait_for};
 
 const TOPIC: &str = "kithd/board/image/post";
 /// Messages the publisher has under way.
 const WINDOW: usize = 100;
-/// Messages at the broker that nobody has taken yet. It writes all of them to its disk every
-/// second: with a hundred thousand it does little else.
+/// Most messages that wait at the broker. It writes all of them to its disk every second: with a
+/// hundred thousand it does little else.
 const AHEAD: usize = 2000;
-/// When nothing is taken for so long, there is nothing to be taken.
+/// After so long without a message taken, none is left.
 const QUIET: Duration = Duration::from_secs(4);
 
 /// A publisher at QoS 1 that sends again on a new connection whatever was not acknowledged on the
@@ -35,7 +35,7 @@ fn publish_all(
         let mut waiting: VecDeque<String> = paths.into();
         while !waiting.is_empty() {
             let mut under_way = VecDeque::new();
-            // A broker that goes away in the middle is what this is for.
+            // The broker may go away at any time.
             let _ = publish_until_lost(port, &mut waiting, &mut under_way, &|left| {
                 total - left < allowed.load(Ordering::Relaxed)
             });
@@ -98,7 +98,7 @@ fn publish_until_lost(
 }
 
 /// Puts so many pictures into the inbox that take next to no time, and gives their paths.
-fn small_pictures(board: &Board, count: usize) -> Vec<String> {
+fn small_pictures(board: &TestDaemon, count: usize) -> Vec<String> {
     let mut small = Vec::new();
     image::RgbImage::new(16, 16)
         .write_to(
@@ -111,7 +111,7 @@ fn small_pictures(board: &Board, count: usize) -> Vec<String> {
         .collect()
 }
 
-/// Resident memory of the daemon, MiB.
+/// Returns the daemon's resident memory in MiB.
 fn resident_mib(pid: u32) -> Option<u64> {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     Some(statm.split_whitespace().nth(1)?.parse::<u64>().ok()? * 4 / 1024)
@@ -119,16 +119,16 @@ fn resident_mib(pid: u32) -> Option<u64> {
 
 struct Flood {
     broker: Mosquitto,
-    board: Board,
+    board: TestDaemon,
     paths: Vec<String>,
 }
 
 impl Flood {
     fn new() -> Self {
         let count = if full() { 200_000 } else { 20_000 };
-        // The broker keeps everything for a client that is away or does not keep up.
+        // The broker keeps every message for clients that are away or too slow.
         let broker = Mosquitto::running_with("max_queued_messages 0", &[]);
-        let mut board = Board::with_broker(broker.port());
+        let mut board = TestDaemon::with_broker(broker.port());
         board.set("intake.max_pending", "1000000");
         board.set("retention.images.count", "1000000");
         board.set("retention.images.bytes", "0B");
@@ -183,7 +183,7 @@ impl Flood {
             if rows > before {
                 (before, last_new) = (rows, Instant::now());
             } else if !publisher.is_finished() && last_new.elapsed() > QUIET / 4 {
-                // Messages that the killed broker lost never come; the stream goes on.
+                // Messages that a killed broker lost are never taken; the stream goes on.
                 allowed.fetch_add(AHEAD, Ordering::Relaxed);
                 last_new = Instant::now();
             }
@@ -249,7 +249,7 @@ impl Flood {
         let freed = self.board.kithd(["breaker", "close"]);
         assert!(freed.status.success(), "{}", text(&freed));
         let begun = Instant::now();
-        // In steps, since the long count takes longer than a test waits for one thing.
+        // Waits in steps, since the long count takes longer than one `wait_for` allows.
         let mut left = self.paths.len() as u64;
         while left > 0 {
             left = wait_for("the next pictures to end", || {
@@ -271,15 +271,17 @@ impl Flood {
     }
 }
 
+/// The daemon is killed and the broker restarted again and again.
 #[test]
-fn each_of_many_files_ends_as_one_row_while_the_daemon_is_killed_and_the_broker_restarted() {
+fn each_file_ends_as_one_row_while_daemon_and_broker_die() {
     let mut flood = Flood::new();
     flood.stream(Mosquitto::terminate);
     flood.every_file_ends_as_one_row();
 }
 
+/// mosquitto writes its messages to disk at intervals, so a kill loses the newest.
 #[test]
-fn a_broker_that_is_killed_loses_messages_and_a_sender_that_sends_again_loses_none() {
+fn a_killed_broker_loses_messages_that_resending_makes_good() {
     let mut flood = Flood::new();
     flood.stream(Mosquitto::kill);
     loop {
@@ -293,14 +295,15 @@ fn a_broker_that_is_killed_loses_messages_and_a_sender_that_sends_again_loses_no
     flood.every_file_ends_as_one_row();
 }
 
+/// The results of hours pile up without a broker.
 #[test]
-fn results_of_hours_without_a_broker_go_out_whole_and_in_order_from_flat_memory() {
+fn results_of_an_outage_leave_in_order_from_flat_memory() {
     let count = if full() { 20_000 } else { 2_000 };
     let mut broker = Mosquitto::running_with("max_queued_messages 0", &[]);
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "watcher");
-    broker.wait_for_saved_session("watcher");
+    broker.wait_for_saved("watcher");
     broker.kill();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     let paths = small_pictures(&board, count);
     board.start();
     part_is_ok(&board, "engine");
@@ -323,7 +326,7 @@ fn results_of_hours_without_a_broker_go_out_whole_and_in_order_from_flat_memory(
     assert_eq!(board.get("/v1/status")["counts"]["unsent"], count);
     let waiting = resident_mib(board.pid()).unwrap();
     broker.start();
-    // After hours it is tried once a minute.
+    // After hours the connection is tried once a minute.
     part_is_ok(&board, "mqtt out");
     let begun = Instant::now();
     let mut arrived = 0;

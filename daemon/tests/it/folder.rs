@@ -2,16 +2,15 @@
 //! files.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::support::{Board, as_plain_user, full, photo, wait_for, with_own_limits};
+use crate::support::{TestDaemon, as_plain_user, full, photo, wait_for, with_own_limits};
 
 /// A board that watches a folder of its own, with these further lines of configuration.
-fn watching(lines: &str) -> (Board, std::path::PathBuf) {
-    let mut board = Board::new();
+fn watching(lines: &str) -> (TestDaemon, std::path::PathBuf) {
+    let mut board = TestDaemon::new();
     let folder = board.folder.path().join("watched");
     std::fs::create_dir(&folder).unwrap();
     let path = folder.display();
@@ -22,20 +21,20 @@ fn watching(lines: &str) -> (Board, std::path::PathBuf) {
     (board, folder)
 }
 
-fn part(board: &Board, folder: &Path) -> Value {
+fn part(board: &TestDaemon, folder: &Path) -> Value {
     board.get("/v1/status")["parts"][format!("folder {}", folder.display())].clone()
 }
 
-fn rows(board: &Board) -> usize {
+fn rows(board: &TestDaemon) -> usize {
     board.sql("select count(*) from images")[0].parse().unwrap()
 }
 
-fn seen(board: &Board) -> usize {
+fn seen(board: &TestDaemon) -> usize {
     board.sql("select count(*) from seen")[0].parse().unwrap()
 }
 
 /// Waits until every file so far is known and nothing is being written.
-fn settled(board: &Board, folder: &Path, files: usize) {
+fn settled(board: &TestDaemon, folder: &Path, files: usize) {
     wait_for(&format!("{files} files to be taken"), || {
         let part = part(board, folder);
         let text = part["text"].as_str()?;
@@ -45,8 +44,9 @@ fn settled(board: &Board, folder: &Path, files: usize) {
     });
 }
 
+/// Neither a restart nor retention makes it new.
 #[test]
-fn what_lies_there_is_taken_once_whatever_restarts_and_retention_do_and_a_rewritten_file_again() {
+fn a_file_is_taken_once_and_again_only_when_rewritten() {
     let (mut board, folder) = watching("full_scan = \"1s\"");
     std::fs::create_dir(folder.join("front door")).unwrap();
     for name in ["a.jpg", "front door/b.JPG"] {
@@ -68,13 +68,7 @@ fn what_lies_there_is_taken_once_whatever_restarts_and_retention_do_and_a_rewrit
     assert_eq!(board.stop(), Some(0));
 
     // Retention does the same.
-    let database = board.folder.path().join("state/kithd.db");
-    let emptied = Command::new("sqlite3")
-        .arg(database)
-        .arg("delete from outbox; delete from images")
-        .status()
-        .unwrap();
-    assert!(emptied.success());
+    board.change("delete from outbox; delete from images");
     board.start();
     settled(&board, &folder, 3);
     assert_eq!(rows(&board), 0);
@@ -96,7 +90,7 @@ fn what_lies_there_is_taken_once_whatever_restarts_and_retention_do_and_a_rewrit
 }
 
 #[test]
-fn done_and_failed_files_are_moved_once_the_engine_is_vouched_for() {
+fn finished_files_are_moved_once_the_engine_is_verified() {
     let (mut board, folder) = watching("then = \"move\"");
     board.set("breaker.self_test", "1s");
     std::fs::copy(photo("noface.jpg"), folder.join("a.jpg")).unwrap();
@@ -120,19 +114,10 @@ fn done_and_failed_files_are_moved_once_the_engine_is_vouched_for() {
 }
 
 #[test]
-fn a_mount_that_hangs_is_named_in_time_holds_up_nobody_else_and_is_taken_up_again() {
+fn a_hung_mount_is_named_blocks_no_other_and_is_taken_up_again() {
     let (mut board, folder) = watching("report_after = \"300ms\"");
-    let library = board.folder.path().join("slow_mount.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/slow_mount.c");
-    let built = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .arg(&library)
-        .arg(source)
-        .status()
-        .unwrap();
-    assert!(built.success(), "cc could not compile {source}");
+    board.preload("slow_mount.c");
     let hang = board.folder.path().join("server-is-away");
-    board.environment("LD_PRELOAD", library.to_str().unwrap());
     board.environment("HANG_PATH", "/watched");
     board.environment("HANG_WHILE", hang.to_str().unwrap());
     board.start();
@@ -171,8 +156,9 @@ fn a_folder_that_goes_away_is_named_and_forgets_nothing() {
     assert_eq!(rows(&board), 1);
 }
 
+/// A kill of the daemon does not change that.
 #[test]
-fn a_hundred_thousand_files_are_taken_once_with_flat_memory_and_once_only_over_a_kill() {
+fn a_hundred_thousand_files_are_taken_once_in_flat_memory() {
     let files = if full() { 100_000 } else { 20_000 };
     let (mut board, folder) = watching("");
     board.set("intake.max_pending", "200000");
@@ -183,11 +169,11 @@ fn a_hundred_thousand_files_are_taken_once_with_flat_memory_and_once_only_over_a
             std::fs::create_dir(&inner).unwrap();
             std::fs::write(inner.join("0.jpg"), &bytes).unwrap();
         } else {
-            // The same picture under many names: only the names matter here.
+            // Links to one picture serve, because names count here.
             std::fs::hard_link(inner.join("0.jpg"), inner.join(format!("{n}.jpg"))).unwrap();
         }
     }
-    // Held back, so that only the taking is seen.
+    // The breaker is open, so that only the taking is measured.
     board.start();
     wait_for("the breaker to be opened", || {
         board
@@ -203,7 +189,7 @@ fn a_hundred_thousand_files_are_taken_once_with_flat_memory_and_once_only_over_a
         files as f64 / begun.elapsed().as_secs_f64()
     );
     assert_eq!(rows(&board), files);
-    let memory = |board: &Board| -> u64 {
+    let memory = |board: &TestDaemon| -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", board.pid())).unwrap();
         let line = status
             .lines()
@@ -226,12 +212,12 @@ fn a_hundred_thousand_files_are_taken_once_with_flat_memory_and_once_only_over_a
 }
 
 #[test]
-fn a_name_that_cannot_be_queued_or_a_file_that_cannot_be_moved_keeps_no_other_back() {
+fn a_bad_name_or_an_immovable_file_keeps_no_other_back() {
     let (mut board, folder) = watching("then = \"move\"");
     board.set("breaker.self_test", "1s");
     std::fs::create_dir_all(folder.join("sub")).unwrap();
     std::fs::create_dir_all(folder.join("done")).unwrap();
-    // A file takes the place of the folder for it.
+    // A file lies in the place of its folder.
     std::fs::write(folder.join("done/sub"), "in the way").unwrap();
     for name in ["a.jpg", "sub/stuck.jpg", "b.jpg", "bad\nname.jpg"] {
         std::fs::copy(photo("noface.jpg"), folder.join(name)).unwrap();
@@ -259,13 +245,7 @@ fn a_name_that_cannot_be_queued_or_a_file_that_cannot_be_moved_keeps_no_other_ba
     assert_eq!(board.stop(), Some(0));
 
     // Retention takes its image; it still lies there, and is neither moved nor taken again.
-    let database = board.folder.path().join("state/kithd.db");
-    let emptied = Command::new("sqlite3")
-        .arg(database)
-        .arg("delete from outbox; delete from images")
-        .status()
-        .unwrap();
-    assert!(emptied.success());
+    board.change("delete from outbox; delete from images");
     std::fs::remove_file(folder.join("done/sub")).unwrap();
     board.start();
     wait_for("the file to be left", || {
@@ -279,8 +259,8 @@ fn a_name_that_cannot_be_queued_or_a_file_that_cannot_be_moved_keeps_no_other_ba
     assert_eq!(rows(&board), 1);
 }
 
-/// Returns the sentence of the folder's part.
-fn says(board: &Board, folder: &Path) -> String {
+/// Returns the text of the folder's part.
+fn says(board: &TestDaemon, folder: &Path) -> String {
     part(board, folder)["text"]
         .as_str()
         .unwrap_or_default()
@@ -397,8 +377,8 @@ fn a_linked_folder_is_neither_watched_nor_taken_twice() {
     });
 }
 
-/// Returns the number of folders that the kernel watches for the daemon.
-fn watches(board: &Board) -> usize {
+/// Returns the number of folders the kernel watches for the daemon.
+fn watches(board: &TestDaemon) -> usize {
     let files = std::fs::read_dir(format!("/proc/{}/fdinfo", board.pid())).unwrap();
     let info = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
     info.map(|text| {
@@ -499,7 +479,7 @@ fn a_file_that_is_written_over_for_ever_is_taken_now_and_then() {
     board.start();
     settled(&board, &folder, 1);
     let (picture, snapshot) = (photo("noface.jpg"), folder.join("snapshot.jpg"));
-    // Ends with the folder.
+    // The thread ends when the folder is gone.
     std::thread::spawn(move || {
         while std::fs::copy(&picture, &snapshot).is_ok() {
             std::thread::sleep(std::time::Duration::from_millis(40));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, Subscriber, part_is_ok, photo, text, wait_for};
+use crate::support::{Subscriber, TestDaemon, part_is_ok, photo, text, wait_for};
 
 const NAME: &str = "Xanthippe Unmistakable";
 
@@ -24,8 +24,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Files of the state folder that hold these bytes.
-fn holding(board: &Board, what: &[u8]) -> Vec<PathBuf> {
+/// Returns the files of the state folder that hold these bytes.
+fn holding(board: &TestDaemon, what: &[u8]) -> Vec<PathBuf> {
     let state = board.folder.path().join("state");
     let holds = |path: &PathBuf| {
         let bytes = std::fs::read(path).unwrap_or_default();
@@ -40,8 +40,8 @@ fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Returns pieces of all data of the person, none of which may be found afterwards.
-fn traces(board: &Board) -> Vec<(String, Vec<u8>)> {
+/// Returns pieces of all the person's data, none of which may be left afterwards.
+fn traces(board: &TestDaemon) -> Vec<(String, Vec<u8>)> {
     let mut traces = vec![("name".to_string(), NAME.as_bytes().to_vec())];
     let mut find = |what: &str, sql: &str| {
         let values = board.sql(sql);
@@ -93,14 +93,14 @@ fn traces(board: &Board) -> Vec<(String, Vec<u8>)> {
     traces
 }
 
-fn enroll(board: &Board, name: &str, picture: &str) {
+fn enroll(board: &TestDaemon, name: &str, picture: &str) {
     let output = board.kithd(["enroll", "--person", name, photo(picture).to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output));
 }
 
 #[test]
-fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_back() {
-    let mut board = Board::new();
+fn a_forgotten_person_is_in_no_file_and_no_backup_brings_them() {
+    let mut board = TestDaemon::new();
     board.start();
     enroll(&board, NAME, "obama_1.jpg");
     enroll(&board, "Joe Biden", "biden_1.jpg");
@@ -116,7 +116,7 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
         board.ended(board.post_path(&board.put("biden_2.jpg", &format!("{n}.jpg"))));
         board.ended(board.post_path(&board.put("group.jpg", &format!("group-{n}.jpg"))));
     }
-    // Merged with a person whose results bear another name and number.
+    // A person merged into them, whose results bear another name and number.
     board.ended(board.post_path(&board.put("astronaut_1.jpg", "before.jpg")));
     assert!(
         board
@@ -127,7 +127,7 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
     let backup = board.folder.path().join("all.kithd").display().to_string();
     assert!(board.kithd(["backup", &backup]).status.success());
     board.stop();
-    // An upgrade leaves such a copy.
+    // Upgrades leave such a copy.
     let state = board.folder.path().join("state");
     std::fs::copy(state.join("kithd.db"), state.join("kithd.db.before-0008")).unwrap();
     board.start();
@@ -171,11 +171,11 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
     );
     assert_eq!(board.sql("select count(*) from enrolment_pictures"), ["1"]);
 
-    // The past is still there, without them; and stays so when older backups are taken in, here or
-    // on a new board that knows of the tombstone.
+    // The past is still there without them, also after a restore of older backups, here or on a new
+    // board that has the tombstone.
     board.start();
     let gallery = state.join("gallery.backup").display().to_string();
-    let mut new = Board::new();
+    let mut new = TestDaemon::new();
     assert!(new.kithd(["restore", "--yes", &gallery]).status.success());
     for board in [&board, &new] {
         let output = board.kithd(["restore", "--yes", &backup]);
@@ -208,16 +208,14 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
     }
 }
 
+/// The pages that a reader holds back in the journal go when it ends.
 #[test]
-fn somebody_is_forgotten_at_once_although_the_journal_is_being_read_and_the_rest_follows() {
-    let mut board = Board::new();
+fn a_person_is_forgotten_at_once_though_the_journal_is_read() {
+    let mut board = TestDaemon::new();
     board.start();
     enroll(&board, NAME, "obama_1.jpg");
     let mut reader = std::process::Command::new("sqlite3")
-        .args([
-            "-readonly",
-            board.folder.path().join("state/kithd.db").to_str().unwrap(),
-        ])
+        .args(["-readonly", board.state("kithd.db").to_str().unwrap()])
         .stdin(std::process::Stdio::piped())
         .spawn()
         .unwrap();
@@ -253,34 +251,25 @@ fn somebody_is_forgotten_at_once_although_the_journal_is_being_read_and_the_rest
 }
 
 #[test]
-fn without_a_daemon_somebody_is_forgotten_too_and_what_was_moved_aside_is_named() {
-    let mut board = Board::new();
+fn without_a_daemon_a_person_is_forgotten_and_leftovers_named() {
+    let mut board = TestDaemon::new();
     enroll(&board, NAME, "obama_1.jpg");
     board.start();
     wait_for("the gallery's backup", || {
-        board
-            .folder
-            .path()
-            .join("state/gallery.backup")
-            .exists()
-            .then_some(())
+        board.state("gallery.backup").exists().then_some(())
     });
     board.stop();
-    std::fs::write(
-        board.folder.path().join("state/kithd.db"),
-        b"this is no database".repeat(500),
-    )
-    .unwrap();
+    std::fs::write(board.state("kithd.db"), b"this is no database".repeat(500)).unwrap();
     board.start();
     assert_eq!(board.sql("select name from person"), [NAME]);
     board.stop();
-    let nobody = board.kithd(["forget", "--yes", "Nobody"]);
+    let unknown = board.kithd(["forget", "--yes", "Nobody"]);
     assert!(
-        !nobody.status.success() && text(&nobody).contains("nobody is enrolled as Nobody"),
+        !unknown.status.success() && text(&unknown).contains("nobody is enrolled as Nobody"),
         "{}",
-        text(&nobody)
+        text(&unknown)
     );
-    // Nobody is asked where there is no terminal.
+    // Without a terminal it cannot ask.
     let said = text(&board.kithd(["forget", NAME]));
     assert!(
         said.contains("was erased") && said.contains("kithd.db.damaged-1"),
@@ -294,11 +283,11 @@ fn without_a_daemon_somebody_is_forgotten_too_and_what_was_moved_aside_is_named(
     );
 }
 
+/// Names stay unique.
 #[test]
-fn people_are_renamed_and_merged_with_their_past_and_names_stay_unique() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+fn people_are_renamed_and_merged_with_their_past() {
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let id = board.post_path(&board.put("obama_2.jpg", "x.jpg"));
     board.ended(id);
     let refused = board.kithd(["people", "rename", "Joe Biden", "Barack Obama"]);
@@ -356,12 +345,11 @@ fn people_are_renamed_and_merged_with_their_past_and_names_stay_unique() {
 }
 
 #[test]
-fn home_assistants_last_face_is_cleared_when_somebody_is_forgotten() {
+fn home_assistants_last_face_is_cleared_with_its_person() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("homeassistant.enabled", "true");
-    board.start();
-    part_is_ok(&board, "mqtt out");
+    board.start_connected();
     enroll(&board, NAME, "obama_1.jpg");
     let mut faces = Subscriber::new(broker.port(), "kithd/board/face");
     board.ended(board.post_path(&board.put("obama_2.jpg", "x.jpg")));
@@ -371,7 +359,7 @@ fn home_assistants_last_face_is_cleared_when_somebody_is_forgotten() {
         (faces.messages().len() == 2).then_some(())
     });
     assert_eq!(faces.messages()[1]["payload"], json!(""));
-    // And nothing is kept by the broker.
+    // The broker retains nothing of them.
     let mut later = Subscriber::new(broker.port(), "kithd/board/face");
     part_is_ok(&board, "mqtt out");
     assert!(later.messages().is_empty());

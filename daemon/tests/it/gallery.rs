@@ -1,14 +1,13 @@
-//! Checks against the gallery: names in different spellings, faces of other people, and one person
-//! twice in a picture.
+//! Checks against the gallery: names in any spelling, faces of other people, and a person twice in
+//! a picture.
 
 use std::path::Path;
-use std::process::Command;
 
 use image::{DynamicImage, GenericImage};
 use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, Subscriber, ask, part_is_ok, photo, publish, text, wait_for};
+use crate::support::{Subscriber, TestDaemon, ask, part_is_ok, photo, publish, text, wait_for};
 
 const JPEG: [(&str, &str); 1] = [("content-type", "image/jpeg")];
 
@@ -31,7 +30,7 @@ fn collage(pictures: &[(&str, u32, u32, u32)]) -> Vec<u8> {
     bytes.into_inner()
 }
 
-fn enroll(board: &Board, query: &str, picture: &[u8]) -> (u16, Value) {
+fn enroll(board: &TestDaemon, query: &str, picture: &[u8]) -> (u16, Value) {
     wait_for("the engine", || {
         let (status, answer) = board.post_as_admin(&format!("/v1/people?{query}"), &JPEG, picture);
         (status != 503).then_some((status, answer))
@@ -42,13 +41,13 @@ fn bytes(name: &str) -> Vec<u8> {
     std::fs::read(photo(name)).unwrap()
 }
 
-fn names(board: &Board) -> Vec<String> {
-    board.sql("select name || ' ' || (select count(*) from person_images i where person_id = person.id) from person order by id")
+fn names(board: &TestDaemon) -> Vec<String> {
+    board.sql("select name || ' ' || (select count(*) from person_images i where person_id = person.id) from person order by name")
 }
 
 #[test]
 fn a_name_is_one_person_however_it_is_typed() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let (status, made) = enroll(&board, "name=Eileen%20", &bytes("astronaut_1.jpg"));
     assert_eq!(
@@ -83,7 +82,7 @@ fn a_name_is_one_person_however_it_is_typed() {
         "{refused}"
     );
 
-    // A folder of two computers: one person's sub-folders, composed and decomposed.
+    // Two computers spell one person's sub-folder composed and decomposed.
     for (folder, picture) in [("Jos\u{e9}", "obama_1.jpg"), ("Jose\u{301}", "obama_2.jpg")] {
         let folder = board.folder.path().join("known").join(folder);
         std::fs::create_dir_all(&folder).unwrap();
@@ -125,9 +124,8 @@ fn a_name_is_one_person_however_it_is_typed() {
 
 #[test]
 fn enrolment_says_who_a_face_is_instead() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let (status, refused) = enroll(&board, "name=Barack%20Obama", &bytes("biden_2.jpg"));
     let detail = refused["detail"].as_str().unwrap_or_default();
     assert_eq!(status, 422, "{refused}");
@@ -152,9 +150,9 @@ fn enrolment_says_who_a_face_is_instead() {
     );
     assert_eq!(
         names(&board),
-        ["Barack Obama 1", "Joe Biden 1", "Eileen Collins 1"]
+        ["Barack Obama 1", "Eileen Collins 1", "Joe Biden 1"]
     );
-    // Three faces in a group: the one of the enrolled person is taken.
+    // In a group the face of the person's earlier pictures is taken.
     let picture = photo("group.jpg");
     let group = board.kithd(["enroll", "--person", "joe biden", picture.to_str().unwrap()]);
     assert!(group.status.success(), "{}", text(&group));
@@ -175,13 +173,13 @@ fn enrolment_says_who_a_face_is_instead() {
         "{remark}"
     );
     assert!(remark.contains("upper left, was taken"), "{remark}");
-    // For a person without a picture, the faces of enrolled people are left out.
+    // For a person without a picture the faces of enrolled people are left out.
     let with_stranger = collage(&[
         ("biden_1.jpg", 480, 240, 60),
         ("astronaut_2.jpg", 260, 0, 0),
     ]);
     board.kithd(["forget", "--yes", "Eileen Collins"]);
-    // Another face than in the earlier pictures, and of no enrolled person.
+    // A face that differs from the earlier pictures is refused, although no one else has it.
     let (status, another) = enroll(&board, "name=Barack%20Obama", &bytes("astronaut_2.jpg"));
     assert_eq!(status, 422, "{another}");
     let detail = another["detail"].as_str().unwrap();
@@ -213,8 +211,8 @@ fn enrolment_says_who_a_face_is_instead() {
         "{remark}"
     );
 
-    // With `anyway` it is enrolled, and the answer names the person it resembles; from the command
-    // line and by the page's form as well.
+    // With `anyway` the face is taken, and the answer names the lookalike; the command line and the
+    // page's form do the same.
     let (status, told) = enroll(
         &board,
         "name=Barack%20Obama&anyway=true",
@@ -242,9 +240,8 @@ fn enrolment_says_who_a_face_is_instead() {
 
 #[test]
 fn a_face_that_was_found_is_not_given_a_name_it_contradicts() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let image = board.post_path(&board.put("biden_2.jpg", "biden.jpg"));
     assert_eq!(board.ended(image)["found"][0]["person"], "Joe Biden");
     let name = |body: Value| {
@@ -267,7 +264,7 @@ fn a_face_that_was_found_is_not_given_a_name_it_contradicts() {
     assert_eq!(name(json!({ "name": "JOE BIDEN" })).0, 200);
     assert_eq!(
         names(&board),
-        ["Barack Obama 1", "Joe Biden 2", "Eileen Collins 1"]
+        ["Barack Obama 1", "Eileen Collins 1", "Joe Biden 2"]
     );
     assert_eq!(
         name(json!({ "name": "Someone New", "anyway": true })).0,
@@ -278,12 +275,11 @@ fn a_face_that_was_found_is_not_given_a_name_it_contradicts() {
 
 #[test]
 fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let twice = collage(&[("obama_1.jpg", 480, 300, 60), ("obama_2.jpg", 300, 0, 0)]);
     let path = board.put_bytes(&twice, "twice.png");
-    let found = |board: &Board| {
+    let found = |board: &TestDaemon| {
         let image = board.ended(board.post_path(&path));
         assert_eq!(image["outcome"], "known", "{image}");
         let faces = image["found"].as_array().unwrap().clone();
@@ -346,10 +342,9 @@ fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
 #[test]
 fn names_by_mqtt_are_names_and_make_one_topic() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("mqtt.commands", "[\"enroll\", \"forget\"]");
-    board.start();
-    part_is_ok(&board, "mqtt out");
+    board.start_connected();
     part_is_ok(&board, "engine");
     let told = |command: &str, message: Value| {
         ask(
@@ -397,11 +392,10 @@ fn names_by_mqtt_are_names_and_make_one_topic() {
 
 #[test]
 fn a_board_of_the_dlib_pack_moves_over_by_itself() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     let packs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs");
     board.set("models.pack", packs.join("dlib-mtcnn").to_str().unwrap());
-    board.start();
-    board.enroll_everybody();
+    board.start_with_everybody();
     assert_eq!(board.stop(), Some(0));
     // The bundled pack finds no face in the picture kept of him.
     let picture: String = bytes("noface.jpg")
@@ -412,15 +406,7 @@ fn a_board_of_the_dlib_pack_moves_over_by_itself() {
         "update enrolment_pictures set picture = x'{picture}' where person_image_id =
          (select i.id from person_images i join person p on p.id = i.person_id where p.name = 'Joe Biden')"
     );
-    let database = board.folder.path().join("state/kithd.db");
-    assert!(
-        Command::new("sqlite3")
-            .arg(&database)
-            .arg(change)
-            .status()
-            .unwrap()
-            .success()
-    );
+    board.change(&change);
 
     board.unset("models.pack");
     board.start();
@@ -435,7 +421,7 @@ fn a_board_of_the_dlib_pack_moves_over_by_itself() {
             "{image}"
         );
     }
-    // He is named and kept, and his embedding of the other pack with him.
+    // The report names him; he stays, with his embedding of the other pack.
     let gallery = board.get("/v1/status")["parts"]["gallery"]["text"]
         .as_str()
         .unwrap()
@@ -443,7 +429,7 @@ fn a_board_of_the_dlib_pack_moves_over_by_itself() {
     assert!(gallery.contains("biden_1.jpg of Joe Biden"), "{gallery}");
     assert_eq!(
         names(&board),
-        ["Barack Obama 1", "Joe Biden 1", "Eileen Collins 1"]
+        ["Barack Obama 1", "Eileen Collins 1", "Joe Biden 1"]
     );
     assert_eq!(
         board.ended(board.post_path(&board.put("biden_2.jpg", "biden_2.jpg")))["outcome"],

@@ -63,7 +63,7 @@ impl HandingBroker {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Members of the group by client id.
+    /// Returns the members of the group by client id.
     pub fn members(&self) -> usize {
         self.state().members.len()
     }
@@ -80,7 +80,7 @@ impl HandingBroker {
         distribute(&mut state);
     }
 
-    /// Results so far.
+    /// Returns the results so far.
     pub fn results(&self) -> Vec<String> {
         self.state().results.clone()
     }
@@ -184,7 +184,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-/// Gives each message to the subscriber with the fewest.
+/// Hands each message to the member with the fewest.
 fn distribute(state: &mut State) {
     while !state.waiting.is_empty() {
         let least = state

@@ -7,16 +7,14 @@ use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
 use crate::hostile_broker::{HostileBroker, hostile, publish as packet, text};
-use crate::support::{Board, Subscriber, full, part_is_ok, photo, publish_with, wait_for};
+use crate::support::{Subscriber, TestDaemon, full, part_is_ok, photo, publish_with, wait_for};
 
 const STATUS: &str = "kithd/board/command/status";
 
 #[test]
 fn an_answer_goes_to_a_topic_beyond_ascii() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    part_is_ok(&board, "mqtt out");
+    let mut board = TestDaemon::connected(&broker);
     let pid = board.pid();
     for (n, topic) in ["über/antwort", "é", "日本/答え", "🙂"]
         .into_iter()
@@ -39,7 +37,7 @@ fn an_answer_goes_to_a_topic_beyond_ascii() {
 fn a_picture_from_a_topic_beyond_ascii_is_taken() {
     let broker = Mosquitto::running();
     for version in ["5", "3.1.1"] {
-        let mut board = Board::with_broker(broker.port());
+        let mut board = TestDaemon::with_broker(broker.port());
         board.set("mqtt.version", &format!("{version:?}"));
         board.set("mqtt.picture_topics", "[\"+/snapshot\", \"küche/#\"]");
         board.start();
@@ -65,7 +63,7 @@ fn a_picture_from_a_topic_beyond_ascii_is_taken() {
 #[test]
 fn no_answer_goes_to_a_hostile_response_topic() {
     let broker = HostileBroker::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("mqtt.picture_topics", "[\"+/snapshot\"]");
     board.set("mqtt.commands", "[\"breaker\"]");
     board.set("shared.group", "boards");
@@ -130,7 +128,7 @@ fn no_answer_goes_to_a_hostile_response_topic() {
                 .then_some(())
         });
     }
-    // Beside the answers only what the board says of itself.
+    // Besides the answers there are only the board's own topics.
     let ours = |topic: &str| {
         ["status", "health", "answer/status"]
             .iter()
@@ -149,7 +147,7 @@ fn no_answer_goes_to_a_hostile_response_topic() {
 fn a_topic_that_is_no_text_is_taken_or_costs_the_connection() {
     for (version, level) in [("5", 5), ("3.1.1", 4)] {
         let broker = HostileBroker::running();
-        let mut board = Board::with_broker(broker.port());
+        let mut board = TestDaemon::with_broker(broker.port());
         board.set("mqtt.version", &format!("{version:?}"));
         board.set("mqtt.picture_topics", "[\"+/snapshot\"]");
         board.start();
@@ -172,8 +170,8 @@ fn a_topic_that_is_no_text_is_taken_or_costs_the_connection() {
             );
             broker.has_acknowledged(3).then_some(())
         });
-        // In 3.1.1 such a topic must end the connection; in 5 the name is text with a sign for what
-        // is none.
+        // In 3.1.1 such a topic must end the connection; in 5 the name is text with a replacement
+        // character.
         assert_eq!(broker.has_acknowledged(1), level == 5);
         assert_eq!(board.stop(), Some(0), "{version}");
     }
@@ -184,7 +182,7 @@ fn random_packets_of_a_broker_never_end_the_daemon() {
     let minutes_each = Duration::from_secs(if full() { 300 } else { 5 });
     for (version, level) in [("5", 5), ("3.1.1", 4)] {
         let broker = HostileBroker::running();
-        let mut board = Board::with_broker(broker.port());
+        let mut board = TestDaemon::with_broker(broker.port());
         board.set("mqtt.version", &format!("{version:?}"));
         board.set("mqtt.picture_topics", "[\"+/snapshot\"]");
         board.set("mqtt.commands", "[\"breaker\", \"enroll\", \"forget\"]");
@@ -205,8 +203,7 @@ fn random_packets_of_a_broker_never_end_the_daemon() {
             for client in ["kithd-board", "kithd-board-out"] {
                 sent += usize::from(broker.send(client, &hostile(level, &topics)));
             }
-            // A connection that was cut comes back after a pause that doubles; many packets find
-            // none.
+            // A cut connection comes back after a backoff; many packets find none.
             std::thread::sleep(Duration::from_millis(2));
         }
         let status: Value = board.get("/v1/status");

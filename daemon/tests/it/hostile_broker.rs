@@ -71,7 +71,7 @@ impl HostileBroker {
         self.state().published.clone()
     }
 
-    /// Returns true if a message sent under this packet id was acknowledged.
+    /// Returns whether the message with this packet id was acknowledged.
     pub fn has_acknowledged(&self, id: u16) -> bool {
         self.state().acknowledged.contains(&id)
     }

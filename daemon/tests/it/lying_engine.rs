@@ -30,12 +30,12 @@ mod rpc {
     tonic::include_proto!("kithd.recognizer.v1");
 }
 
-/// Kind of falsification of the answers.
+/// Ways to spoil answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Mode {
     Honest,
-    /// Plausible embeddings of the wrong people.
+    /// Each face gets the plausible embedding of another.
     Lying,
     /// Embeddings that are no numbers.
     Malformed,
@@ -134,17 +134,17 @@ impl LyingEngine {
         lying
     }
 
-    /// Returns its address in the form of `engine.address`.
+    /// Returns the address in the form of `engine.address`.
     pub fn address(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// From now on.
+    /// Changes its behaviour from now on.
     pub fn behave(&self, mode: Mode) {
         self.mode.store(mode as u8, Ordering::SeqCst);
     }
 
-    /// Serves (again).
+    /// Serves, or serves again.
     pub fn serve(&mut self) {
         let runtime = self.fresh_runtime();
         let (mode, address, socket) = (

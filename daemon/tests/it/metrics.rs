@@ -1,15 +1,14 @@
-//! The board's metrics for Prometheus and for the charts, while it works.
+//! Prometheus's metrics and the history behind the charts, of a board at work.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::support::{Board, text, wait_for};
+use crate::support::{TestDaemon, text, wait_for};
 
 #[test]
 fn metrics_of_a_board_at_work_are_valid_and_name_nobody() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let id = board.post_path(&board.put("obama_2.jpg", "a.jpg"));
     assert_eq!(board.ended(id)["outcome"], "known");
     let metrics = board.get_text("/metrics");
@@ -48,7 +47,7 @@ fn metrics_of_a_board_at_work_are_valid_and_name_nobody() {
 
 #[test]
 fn where_the_breaker_has_been_is_kept() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     wait_for("the engine", || {
         board.kithd(["breaker"]).status.success().then_some(())

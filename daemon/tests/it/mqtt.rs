@@ -1,30 +1,19 @@
 //! Paths in and results out over a real broker.
 
+use std::net::TcpListener;
+
 use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, Subscriber, part_is_ok, photo, publish, publish_with, wait_for};
+use crate::support::{Subscriber, TestDaemon, photo, publish, publish_with, wait_for};
 
 const TOPIC: &str = "kithd/board/image/post";
-
-fn ended(board: &Board) -> usize {
-    let counts = &board.get("/v1/status")["counts"];
-    (counts["processed"].as_u64().unwrap() + counts["failed"].as_u64().unwrap()) as usize
-}
-
-fn connected(board: &Board) {
-    part_is_ok(board, "mqtt");
-    part_is_ok(board, "mqtt out");
-}
 
 #[test]
 fn paths_come_in_three_forms_and_results_go_out_unretained() {
     let broker = Mosquitto::running();
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    board.enroll_everybody();
-    connected(&board);
+    let board = TestDaemon::connected(&broker);
     let (a, b, c) = (
         board.put("obama_2.jpg", "a.jpg"),
         board.put("biden_2.jpg", "b.jpg"),
@@ -72,17 +61,13 @@ fn paths_come_in_three_forms_and_results_go_out_unretained() {
         !kept.iter().any(|topic| topic.ends_with("/result")),
         "a recognition was retained: {kept:?}"
     );
-    wait_for("the outbox to be empty", || {
-        (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(())
-    });
+    board.all_sent();
 }
 
 #[test]
 fn nonsense_is_acknowledged_counted_and_kept_for_the_operator() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    connected(&board);
+    let mut board = TestDaemon::connected(&broker);
     publish(broker.port(), TOPIC, "{\"path\":");
     publish(
         broker.port(),
@@ -91,7 +76,7 @@ fn nonsense_is_acknowledged_counted_and_kept_for_the_operator() {
     );
     let good = board.put("obama_1.jpg", "good.jpg");
     publish(broker.port(), TOPIC, &good);
-    wait_for("the good one", || (ended(&board) == 1).then_some(()));
+    wait_for("the good one", || (board.count_ended() == 1).then_some(()));
     assert_eq!(board.get("/v1/status")["counts"]["rejected_messages"], 2);
     let kept = board.sql("select topic, reason from rejected_messages order by id");
     assert!(
@@ -108,8 +93,7 @@ fn nonsense_is_acknowledged_counted_and_kept_for_the_operator() {
             .contains("is not below one of intake.roots")
     );
     board.stop();
-    board.start();
-    connected(&board);
+    board.start_connected();
     assert_eq!(
         board.get("/v1/status")["counts"]["rejected_messages"],
         2,
@@ -117,21 +101,29 @@ fn nonsense_is_acknowledged_counted_and_kept_for_the_operator() {
     );
 }
 
+/// The missing broker is logged once; results are published when it comes.
 #[test]
-fn the_daemon_works_without_a_broker_says_it_once_and_publishes_when_it_comes() {
-    // The daemon has run before, with a subscriber for results, who must miss nothing while it
-    // reconnects.
+fn without_a_broker_work_goes_on_and_is_published_later() {
+    // The subscriber has a session from an earlier run, so that it misses nothing while it connects
+    // again.
     let mut broker = Mosquitto::running();
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "watcher");
-    broker.wait_for_saved_session("watcher");
+    broker.wait_for_saved("watcher");
     broker.kill();
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    board.enroll_everybody();
+    // In the broker's place a port that hangs up at once, so that attempts can be counted.
+    let port = TcpListener::bind(("127.0.0.1", broker.port())).unwrap();
+    port.set_nonblocking(true).unwrap();
+    let mut board = TestDaemon::with_broker(broker.port());
+    board.start_with_everybody();
     let id = board.post_path(&board.put("obama_2.jpg", "x.jpg"));
     assert_eq!(board.ended(id)["outcome"], "known");
     assert_eq!(board.get("/v1/status")["counts"]["unsent"], 1);
-    std::thread::sleep(std::time::Duration::from_secs(4));
+    let mut attempts = 0;
+    wait_for("several attempts", || {
+        attempts += usize::from(port.accept().is_ok());
+        (attempts == 6).then_some(())
+    });
+    drop(port);
     let outages = board
         .log()
         .lines()
@@ -146,11 +138,9 @@ fn the_daemon_works_without_a_broker_says_it_once_and_publishes_when_it_comes() 
 #[test]
 fn results_survive_a_broker_that_dies_and_comes_back() {
     let mut broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    connected(&board);
+    let board = TestDaemon::connected(&broker);
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "watcher");
-    broker.wait_for_saved_session("watcher");
+    broker.wait_for_saved("watcher");
     broker.kill();
     let ids: Vec<_> = (0..5)
         .map(|n| board.post_path(&board.put("noface.jpg", &format!("{n}.jpg"))))
@@ -170,9 +160,7 @@ fn results_survive_a_broker_that_dies_and_comes_back() {
 #[test]
 fn an_equal_path_is_dropped_only_while_the_first_is_unfinished() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    connected(&board);
+    let board = TestDaemon::connected(&broker);
     let path = board
         .folder
         .path()
@@ -182,20 +170,18 @@ fn an_equal_path_is_dropped_only_while_the_first_is_unfinished() {
     publish(broker.port(), TOPIC, &path);
     publish(broker.port(), TOPIC, &path);
     publish(broker.port(), TOPIC, &board.put("noface.jpg", "marker.jpg"));
-    wait_for("the marker", || (ended(&board) == 1).then_some(()));
+    wait_for("the marker", || (board.count_ended() == 1).then_some(()));
     assert_eq!(board.sql("select count(*) from images"), ["2"]);
     board.put("noface.jpg", "x.jpg");
-    wait_for("both", || (ended(&board) == 2).then_some(()));
+    wait_for("both", || (board.count_ended() == 2).then_some(()));
     publish(broker.port(), TOPIC, &path);
-    wait_for("the third", || (ended(&board) == 3).then_some(()));
+    wait_for("the third", || (board.count_ended() == 3).then_some(()));
 }
 
 #[test]
-fn messages_sent_while_the_daemon_is_down_are_taken_at_the_next_start() {
+fn messages_sent_to_a_stopped_daemon_are_taken_at_its_start() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    connected(&board);
+    let mut board = TestDaemon::connected(&broker);
     assert_eq!(board.stop(), Some(0));
     for n in 0..20 {
         publish(
@@ -205,18 +191,18 @@ fn messages_sent_while_the_daemon_is_down_are_taken_at_the_next_start() {
         );
     }
     board.start();
-    wait_for("all of them", || (ended(&board) == 20).then_some(()));
+    wait_for("all of them", || (board.count_ended() == 20).then_some(()));
 }
 
+/// Its state is part of the retained health message.
 #[test]
-fn the_breaker_is_worked_by_mqtt_only_where_configured_and_shown_in_retained_health() {
+fn the_breaker_obeys_mqtt_only_where_configured() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("mqtt.commands", "[\"breaker\"]");
     board.set("breaker.cool_down", "100ms");
-    board.start();
-    connected(&board);
-    let state = |board: &Board| board.get("/v1/breaker")["breaker"]["state"].clone();
+    board.start_connected();
+    let state = |board: &TestDaemon| board.get("/v1/breaker")["breaker"]["state"].clone();
     wait_for("the breaker", || (state(&board) == "closed").then_some(()));
     let command = "kithd/board/command/breaker";
     publish(broker.port(), command, "open");
@@ -239,11 +225,10 @@ fn the_breaker_is_worked_by_mqtt_only_where_configured_and_shown_in_retained_hea
     });
     board.stop();
     board.unset("mqtt.commands");
-    board.start();
-    connected(&board);
+    board.start_connected();
     wait_for("the breaker", || (state(&board) == "closed").then_some(()));
     publish(broker.port(), command, "open");
-    // The command that follows is allowed; its answer shows that the first one was skipped.
+    // An allowed command sent after it is answered once the forbidden one would have been obeyed.
     let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/status");
     publish(broker.port(), "kithd/board/command/status", "");
     answers.wait(1);
@@ -253,7 +238,7 @@ fn the_breaker_is_worked_by_mqtt_only_where_configured_and_shown_in_retained_hea
 #[test]
 fn the_boards_state_is_online_then_offline_retained() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     let mut state = Subscriber::new(broker.port(), "kithd/board/status");
     board.start();
     let last = |state: &mut Subscriber| {
@@ -294,19 +279,16 @@ fn the_boards_state_is_online_then_offline_retained() {
 }
 
 #[test]
-fn the_bytes_of_a_picture_are_taken_and_what_is_no_picture_is_rejected() {
+fn the_bytes_of_a_picture_are_taken_and_other_bytes_rejected() {
     let broker = Mosquitto::running();
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    board.enroll_everybody();
-    connected(&board);
+    let board = TestDaemon::connected(&broker);
     let picture = photo("obama_2.jpg");
     let picture = picture.to_str().unwrap();
     publish_with(broker.port(), "kithd/board/image", &["-f", picture]);
     publish(broker.port(), "kithd/board/image", "/unknown_images/a.jpg");
-    // A message that calls itself a picture and is none is rejected. A picture that begins as one
-    // and cannot be decoded is an image that fails.
+    // A message that only claims to be a picture is rejected; one that begins as a picture and
+    // cannot be decoded becomes a failed image.
     publish_with(
         broker.port(),
         "kithd/board/image",
@@ -350,24 +332,22 @@ fn the_bytes_of_a_picture_are_taken_and_what_is_no_picture_is_rejected() {
 }
 
 #[test]
-fn snapshots_of_frigate_are_pictures_and_the_ones_the_broker_kept_are_not_taken_again() {
+fn frigates_snapshots_are_taken_and_retained_ones_not_again() {
     let broker = Mosquitto::running();
     let topic = "frigate/front/person/snapshot";
     let picture = photo("obama_2.jpg");
-    // Frigate publishes like this: retained, at QoS 0.
+    // Frigate publishes retained, at QoS 0.
     let snapshot = ["-f", picture.to_str().unwrap(), "-r", "-q", "0"];
     publish_with(broker.port(), topic, &snapshot);
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("mqtt.picture_topics", "[\"frigate/+/person/snapshot\"]");
-    board.start();
-    connected(&board);
+    board.start_connected();
     publish_with(broker.port(), topic, &snapshot);
-    wait_for("the new one", || (ended(&board) == 1).then_some(()));
+    wait_for("the new one", || (board.count_ended() == 1).then_some(()));
     board.stop();
-    board.start();
-    connected(&board);
+    board.start_connected();
     publish(broker.port(), TOPIC, &board.put("noface.jpg", "marker.jpg"));
-    wait_for("the marker", || (ended(&board) == 2).then_some(()));
+    wait_for("the marker", || (board.count_ended() == 2).then_some(()));
     let sources = board.sql("select path from images order by id");
     assert!(
         sources.len() == 2 && sources[0].starts_with("frigate/front/person/snapshot "),
@@ -379,10 +359,9 @@ fn snapshots_of_frigate_are_pictures_and_the_ones_the_broker_kept_are_not_taken_
 fn mqtt_3_1_1_does_all_of_it_and_keeps_its_session_too() {
     let mut broker = Mosquitto::running();
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "results");
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("mqtt.version", "\"3.1.1\"");
-    board.start();
-    connected(&board);
+    board.start_connected();
     assert_eq!(board.stop(), Some(0));
     for n in 0..30 {
         publish(
@@ -397,12 +376,12 @@ fn mqtt_3_1_1_does_all_of_it_and_keeps_its_session_too() {
         &["-f", photo("noface.jpg").to_str().unwrap()],
     );
     board.start();
-    wait_for("the beginning", || (ended(&board) > 3).then_some(()));
+    wait_for("the beginning", || (board.count_ended() > 3).then_some(()));
     broker.terminate();
     broker.start();
     board.kill();
     board.start();
-    wait_for("all of them", || (ended(&board) == 31).then_some(()));
+    wait_for("all of them", || (board.count_ended() == 31).then_some(()));
     let mut paths: Vec<_> = board.sql("select distinct path from images");
     paths.sort();
     assert_eq!(
@@ -423,13 +402,10 @@ fn mqtt_3_1_1_does_all_of_it_and_keeps_its_session_too() {
 }
 
 #[test]
-fn another_client_with_our_name_is_said_and_nothing_is_lost_to_it() {
+fn another_client_of_our_name_is_reported_and_takes_nothing() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
-    board.start();
-    connected(&board);
-    // It takes the session over, and with it what comes meanwhile, without acknowledging anything
-    // for long.
+    let board = TestDaemon::connected(&broker);
+    // It takes over the session and its messages, and acknowledges none of them for long.
     let mut thief = std::process::Command::new("mosquitto_sub")
         .args([
             "-h",
@@ -464,24 +440,23 @@ fn another_client_with_our_name_is_said_and_nothing_is_lost_to_it() {
             &board.put("noface.jpg", &format!("{n}.jpg")),
         );
     }
-    wait_for("all of them", || (ended(&board) == 5).then_some(()));
+    wait_for("all of them", || (board.count_ended() == 5).then_some(()));
 }
 
+/// The session at the broker outlasts the change.
 #[test]
-fn a_topic_that_is_no_longer_configured_is_no_longer_sent_although_the_session_lasts() {
+fn a_topic_taken_out_of_the_configuration_is_unsubscribed() {
     let broker = Mosquitto::running();
     for version in ["5", "3.1.1"] {
-        let mut board = Board::with_broker(broker.port());
+        let mut board = TestDaemon::with_broker(broker.port());
         board.set("mqtt.version", &format!("{version:?}"));
         board.set("mqtt.picture_topics", "[\"old/#\", \"lasting/#\"]");
-        board.start();
-        connected(&board);
+        board.start_connected();
         board.stop();
         board.set("mqtt.picture_topics", "[\"lasting/#\"]");
-        board.start();
-        connected(&board);
-        // Messages published before the broker has processed the unsubscribe request may still
-        // arrive, and are rejected: repeat until none does.
+        board.start_connected();
+        // The broker sends nothing of the topic after its answer to the unsubscribe; the message on
+        // the wanted topic arrives after it.
         wait_for("the old topic to be silent", || {
             let before = board.sql("select count(*) from images");
             publish_with(

@@ -3,23 +3,23 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Board, photo, wait_for};
+use crate::support::{TestDaemon, photo, wait_for};
 
 #[test]
-fn the_pages_are_live_and_whole_without_javascript_on_a_phone_and_by_keyboard() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
-    // A stranger and a known person, before the first page is opened.
+fn the_pages_are_live_and_work_without_js_by_phone_and_keyboard() {
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
+    // The first page already shows a known person.
     let first = board.post_path(&board.put("biden_2.jpg", "known.jpg"));
     board.ended(first);
     let picture = board.put("obama_2.jpg", "browser.jpg");
     browse("page.mjs", &[&board.url("/"), &picture]);
 }
 
+/// It also lets the page retry images.
 #[test]
-fn with_the_token_strangers_are_named_images_tried_again_and_people_managed_on_the_page() {
-    let mut board = Board::new();
+fn the_token_lets_the_page_name_strangers_and_manage_people() {
+    let mut board = TestDaemon::new();
     board.start();
     let astronaut = photo("astronaut_1.jpg");
     let enrolled = board.kithd([

@@ -3,13 +3,12 @@
 
 use serde_json::json;
 
-use crate::support::{Board, photo};
+use crate::support::{TestDaemon, photo};
 
 #[test]
 fn a_posted_path_ends_with_the_right_person_everywhere() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let path = board.put("obama_2.jpg", "unknown0001.jpg");
     let id = board.post_path(&path);
     let image = board.ended(id);
@@ -30,16 +29,15 @@ fn a_posted_path_ends_with_the_right_person_everywhere() {
 
 #[test]
 fn a_group_gets_a_box_and_a_name_for_every_face() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let id = board.post_path(&board.put("group.jpg", "group.jpg"));
     let image = board.ended(id);
     let mut names: Vec<_> = image["found"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|face| face["person"].as_str().unwrap_or("nobody"))
+        .map(|face| face["person"].as_str().unwrap_or("unknown"))
         .collect();
     names.sort_unstable();
     assert_eq!(
@@ -51,7 +49,7 @@ fn a_group_gets_a_box_and_a_name_for_every_face() {
 
 #[test]
 fn strangers_are_unknown_and_a_scene_has_no_face() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let output = board.kithd([
         "enroll",
@@ -71,8 +69,8 @@ fn strangers_are_unknown_and_a_scene_has_no_face() {
 }
 
 #[test]
-fn a_list_of_paths_gives_as_many_ids_and_each_post_is_a_new_image() {
-    let mut board = Board::new();
+fn each_path_of_a_list_and_each_post_is_a_new_image() {
+    let mut board = TestDaemon::new();
     board.start();
     let path = board.put("obama_1.jpg", "x.jpg");
     let body = json!({ "paths": [{ "path": path }, { "path": path }] }).to_string();
@@ -88,7 +86,7 @@ fn a_list_of_paths_gives_as_many_ids_and_each_post_is_a_new_image() {
 
 #[test]
 fn the_same_idempotency_key_is_the_same_image() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let body = json!({ "path": board.put("obama_1.jpg", "x.jpg") }).to_string();
     let post = |key: &str| {
@@ -118,12 +116,11 @@ fn the_same_idempotency_key_is_the_same_image() {
 }
 
 #[test]
-fn bytes_come_in_raw_and_as_a_form_and_leave_the_spool_when_done() {
-    let mut board = Board::new();
-    // The bytes are kept until the engine that did them is vouched for.
+fn bytes_come_raw_or_as_a_form_and_leave_the_spool_when_done() {
+    let mut board = TestDaemon::new();
+    // The bytes are kept until the engine has passed its next self-test.
     board.set("breaker.self_test", "1s");
-    board.start();
-    board.enroll_everybody();
+    board.start_with_everybody();
     let bytes = std::fs::read(photo("biden_2.jpg")).unwrap();
     let (status, raw) = board.post(
         "/v1/images?name=door.jpg",
@@ -152,16 +149,14 @@ fn bytes_come_in_raw_and_as_a_form_and_leave_the_spool_when_done() {
         );
     }
     crate::support::wait_for("the spool to be swept", || {
-        let left = std::fs::read_dir(board.folder.path().join("state/spool"))
-            .unwrap()
-            .count();
+        let left = std::fs::read_dir(board.state("spool")).unwrap().count();
         (left == 0).then_some(())
     });
 }
 
 #[test]
 fn people_enrolled_while_the_daemon_runs_are_known_at_once() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let path = board.put("biden_2.jpg", "x.jpg");
     assert_eq!(board.ended(board.post_path(&path))["outcome"], "unknown");
@@ -174,7 +169,7 @@ fn people_enrolled_while_the_daemon_runs_are_known_at_once() {
 
 #[test]
 fn a_picture_of_many_megabytes_goes_through() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     // Noise does not compress: far beyond what a gRPC message may have by default.
     let noise = image::RgbImage::from_fn(1800, 1400, |_, _| {

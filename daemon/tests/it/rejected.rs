@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
 use crate::support::{
-    Board, ask, part_is_ok, photo, publish, publish_with, sha256, text, wait_for,
+    TestDaemon, ask, part_is_ok, photo, publish, publish_with, sha256, text, wait_for,
 };
 
 const PICTURES: &str = "kithd/board/image";
 const PATHS: &str = "kithd/board/image/post";
 
-fn rejected(board: &Board, count: usize) -> Vec<Value> {
+fn rejected(board: &TestDaemon, count: usize) -> Vec<Value> {
     wait_for(&format!("{count} rejected messages"), || {
         let messages = board.get("/v1/rejected")["messages"].as_array()?.clone();
         (messages.len() == count).then_some(messages)
@@ -19,7 +19,7 @@ fn rejected(board: &Board, count: usize) -> Vec<Value> {
 }
 
 /// Publishes bytes as they are.
-fn publish_bytes(board: &Board, port: u16, topic: &str, bytes: &[u8], options: &[&str]) {
+fn publish_bytes(board: &TestDaemon, port: u16, topic: &str, bytes: &[u8], options: &[&str]) {
     let file = board.folder.path().join("message");
     std::fs::write(&file, bytes).unwrap();
     publish_with(
@@ -29,7 +29,7 @@ fn publish_bytes(board: &Board, port: u16, topic: &str, bytes: &[u8], options: &
     );
 }
 
-fn images(board: &Board, count: usize) {
+fn images(board: &TestDaemon, count: usize) {
     wait_for(&format!("{count} images"), || {
         (board.sql("select count(*) from images where state in ('processed', 'failed')")
             == [count.to_string()])
@@ -40,7 +40,7 @@ fn images(board: &Board, count: usize) {
 #[test]
 fn a_refused_message_is_kept_whole_and_can_be_saved_and_dropped() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.start();
     part_is_ok(&board, "mqtt");
     let heic: Vec<u8> = b"\0\0\0\x18ftypheic\0\0\0\0"
@@ -84,7 +84,7 @@ fn a_refused_message_is_kept_whole_and_can_be_saved_and_dropped() {
     );
     assert!(board.get_text("/").contains("is HEIC; send it as JPEG"));
 
-    // Readers may see the message's description; its bytes and the actions on it need the token.
+    // Reading about it needs what reading the page needs; its bytes and any action need the token.
     assert_eq!(board.get("/v1/rejected/1")["bytes"], heic.len());
     assert_eq!(board.get("/v1/rejected/1/payload")["status"], 401);
     assert_eq!(board.post("/v1/rejected/1/retry", &[], b"").0, 401);
@@ -115,22 +115,20 @@ fn a_refused_message_is_kept_whole_and_can_be_saved_and_dropped() {
     assert!(text(&board.kithd(["rejected", "drop", "--all"])).contains("1 dropped"));
     assert_eq!(rejected(&board, 0).len(), 0);
     assert_eq!(
-        std::fs::read_dir(board.folder.path().join("state/rejected"))
-            .unwrap()
-            .count(),
+        std::fs::read_dir(board.state("rejected")).unwrap().count(),
         0
     );
 }
 
 #[test]
-fn a_refused_picture_becomes_an_image_once_nothing_is_against_it() {
+fn a_refused_picture_becomes_an_image_once_its_cause_is_gone() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("intake.max_bytes", "64KiB");
     board.set("mqtt.picture_topics", "[\"old/#\"]");
     board.start();
     part_is_ok(&board, "mqtt");
-    // Bytes after the end of a picture are no reason to reject it.
+    // Bytes behind a picture's end are no reason to refuse it.
     let picture = [std::fs::read(photo("noface.jpg")).unwrap(), vec![0; 70_000]].concat();
     for topic in ["old/camera", PICTURES] {
         publish_bytes(&board, broker.port(), topic, &picture, &[]);
@@ -161,7 +159,7 @@ fn a_refused_picture_becomes_an_image_once_nothing_is_against_it() {
         board.sql("select picture_key from images"),
         [sha256(&picture)]
     );
-    // The other one's topic is not configured any more: refused with another reason, and kept.
+    // The other message's topic is no longer configured: it is refused for another reason and kept.
     let url = format!("/v1/rejected/{}/retry", of("old/camera"));
     let (status, refused) = board.post_as_admin(&url, &[], b"");
     assert!(
@@ -183,11 +181,11 @@ fn a_refused_picture_becomes_an_image_once_nothing_is_against_it() {
 #[test]
 fn the_oldest_refused_messages_are_dropped_and_counted() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("mqtt.rejected_count", "2");
     board.start();
     part_is_ok(&board, "mqtt");
-    // Sent one by one, because messages in flight together are kept in any order.
+    // Each waits for the one before: messages in flight together are kept in any order.
     for n in 0..5 {
         let payload = format!("no picture {n}");
         publish(broker.port(), PICTURES, &payload);
@@ -235,7 +233,7 @@ fn the_oldest_refused_messages_are_dropped_and_counted() {
 #[test]
 fn bytes_decide_what_a_message_is_whatever_it_is_called() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.start();
     part_is_ok(&board, "mqtt");
     let picture = std::fs::read(photo("noface.jpg")).unwrap();
@@ -254,7 +252,7 @@ fn bytes_decide_what_a_message_is_whatever_it_is_called() {
             &picture,
             &["-D", "publish", "content-type", kind],
         );
-        // Sent one by one, because an equal picture that waits is not queued twice.
+        // Each waits for the one before: an equal waiting picture is not taken twice.
         images(
             &board,
             kinds.iter().position(|one| one == &kind).unwrap() + 1,
@@ -330,7 +328,7 @@ fn bytes_decide_what_a_message_is_whatever_it_is_called() {
 #[test]
 fn paths_are_taken_as_other_machines_write_them() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.start();
     part_is_ok(&board, "mqtt");
     let path = |n: usize| board.put("noface.jpg", &format!("a b {n}.jpg"));
@@ -373,10 +371,9 @@ fn paths_are_taken_as_other_machines_write_them() {
 #[test]
 fn a_refused_command_that_may_name_a_person_is_not_kept() {
     let broker = Mosquitto::running();
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     board.set("mqtt.commands", "[\"enroll\", \"forget\"]");
-    board.start();
-    part_is_ok(&board, "mqtt out");
+    board.start_connected();
     part_is_ok(&board, "engine");
     for command in ["enroll", "forget"] {
         publish(

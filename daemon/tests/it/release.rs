@@ -47,7 +47,7 @@ impl Repository {
         self.git(&["commit", "-q", "-m", "Change"]);
     }
 
-    /// Returns the gate's output; empty if it lets the release pass.
+    /// Returns the gate's complaint; empty if it lets the release pass.
     fn gate(&self) -> String {
         let output = Command::new("./dev")
             .args(["release", "check"])
@@ -60,8 +60,9 @@ impl Repository {
     }
 }
 
+/// Tag, version and changelog agree.
 #[test]
-fn a_release_needs_tag_version_and_changelog_to_agree_and_nothing_uncommitted() {
+fn a_release_needs_one_version_everywhere_and_a_clean_tree() {
     let repository = Repository::new();
     let tag = "dev: no release: Cargo.toml says 1.2.3, but this commit has no tag v1.2.3\n";
     assert_eq!(repository.gate(), tag);

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::support::{Board, mount_memory, photo, wait_for, with_own_mounts};
+use crate::support::{TestDaemon, mount_memory, photo, wait_for, with_own_mounts};
 
-fn status_of(board: &Board, path: &str) -> u16 {
+fn status_of(board: &TestDaemon, path: &str) -> u16 {
     ureq::get(board.url(path))
         .config()
         .http_status_as_error(false)
@@ -15,9 +15,10 @@ fn status_of(board: &Board, path: &str) -> u16 {
         .as_u16()
 }
 
+/// Thumbnails and files go with their images.
 #[test]
-fn the_newest_images_and_thumbnails_are_kept_files_go_with_theirs_and_the_metrics_count_it() {
-    let mut board = Board::new();
+fn the_newest_images_are_kept_and_the_metrics_count_the_rest() {
+    let mut board = TestDaemon::new();
     board.set("retention.images.count", "4");
     board.set("retention.thumbnails.count", "2");
     board.set("retention.uploads.count", "1");
@@ -49,11 +50,7 @@ fn the_newest_images_and_thumbnails_are_kept_files_go_with_theirs_and_the_metric
         (left("select id from images where file is not null") == ids[5..]).then_some(())
     });
     wait_for("what the rows forgot to be deleted", || {
-        (std::fs::read_dir(board.folder.path().join("state/spool"))
-            .unwrap()
-            .count()
-            == 1)
-            .then_some(())
+        (std::fs::read_dir(board.state("spool")).unwrap().count() == 1).then_some(())
     });
     assert_eq!(status_of(&board, &format!("/images/{}", ids[0])), 404);
     assert_eq!(status_of(&board, &format!("/images/{}", ids[2])), 200);
@@ -78,17 +75,15 @@ fn the_newest_images_and_thumbnails_are_kept_files_go_with_theirs_and_the_metric
 }
 
 #[test]
-fn with_a_synchronised_clock_strangers_are_forgotten_in_time_and_their_images_stay() {
-    if !with_own_mounts(
-        "retention::with_a_synchronised_clock_strangers_are_forgotten_in_time_and_their_images_stay",
-    ) {
+fn with_a_synchronised_clock_strangers_expire_and_images_stay() {
+    if !with_own_mounts("retention::with_a_synchronised_clock_strangers_expire_and_images_stay") {
         return;
     }
-    // systemd-timesyncd creates this file when a time server has answered.
+    // systemd-timesyncd makes this file once a time server has answered.
     mount_memory(Path::new("/run"), "1m");
     std::fs::create_dir_all("/run/systemd/timesync").unwrap();
     std::fs::write("/run/systemd/timesync/synchronized", "").unwrap();
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.set("retention.strangers", "3s");
     board.set("retention.thumbnails.age", "3s");
     board.set("breaker.self_test", "1s");
@@ -116,7 +111,7 @@ fn with_a_synchronised_clock_strangers_are_forgotten_in_time_and_their_images_st
             .collect::<Vec<_>>()
     };
     let before = strangers(group);
-    assert!(!before.is_empty(), "nobody in the group is a stranger");
+    assert!(!before.is_empty(), "the group has no stranger");
     wait_for("the strangers to be forgotten", || {
         strangers(group)
             .iter()

@@ -11,22 +11,21 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::broker::Mosquitto;
-use crate::group_commit::slow_sync;
-use crate::support::{Board, text, wait_for};
+use crate::support::{TestDaemon, text, wait_for};
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 /// Short, so that a test sees many of its intervals.
 const WATCHDOG: Duration = Duration::from_secs(2);
 
-/// The socket on which systemd listens.
+/// The socket on which systemd listens for readiness.
 struct Systemd {
     socket: UnixDatagram,
     said: Vec<String>,
 }
 
 impl Systemd {
-    /// Makes the board's daemon believe in it.
-    fn around(board: &mut Board) -> Self {
+    /// Points the daemon to this socket.
+    fn around(board: &mut TestDaemon) -> Self {
         let path = board.folder.path().join("notify.sock");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -38,7 +37,7 @@ impl Systemd {
         }
     }
 
-    /// Every line so far.
+    /// Returns every line so far.
     fn said(&mut self) -> &[String] {
         let mut buffer = [0; 8192];
         while let Ok(length) = self.socket.recv(&mut buffer) {
@@ -68,7 +67,7 @@ impl Systemd {
             .count()
     }
 
-    /// Waits until the watchdog was fed twice more: one feeding may have been under way.
+    /// Waits until the watchdog was fed twice more, since one feeding may have been in flight.
     fn wait_until_fed_again(&mut self) {
         let before = self.fed();
         wait_for("the watchdog to be fed", || {
@@ -77,13 +76,14 @@ impl Systemd {
     }
 }
 
-fn parts(board: &Board) -> Value {
+fn parts(board: &TestDaemon) -> Value {
     board.get("/v1/status")["parts"].clone()
 }
 
+/// A part that is broken has reported, too.
 #[test]
-fn systemd_hears_ready_once_all_have_said_how_they_are_and_a_broken_world_is_said_too() {
-    let mut board = Board::with_broker(1);
+fn systemd_hears_ready_once_all_parts_have_reported() {
+    let mut board = TestDaemon::with_broker(1);
     board.set("models.pack", "\"/nowhere/pack\"");
     board.set("facerecog.listen", "127.0.0.1:0");
     let mut systemd = Systemd::around(&mut board);
@@ -130,8 +130,8 @@ fn systemd_hears_ready_once_all_have_said_how_they_are_and_a_broken_world_is_sai
 }
 
 #[test]
-fn ready_waits_for_the_engine_and_the_watchdog_does_not_care_about_it() {
-    let mut board = Board::new();
+fn ready_waits_for_the_engine_and_the_watchdog_does_not() {
+    let mut board = TestDaemon::new();
     let mut systemd = Systemd::around(&mut board);
     board.start();
     systemd.wait("READY=1");
@@ -160,11 +160,10 @@ fn ready_waits_for_the_engine_and_the_watchdog_does_not_care_about_it() {
 }
 
 #[test]
-fn the_watchdog_is_not_fed_while_the_writer_thread_hangs_in_the_disk() {
-    let mut board = Board::new();
-    let library = slow_sync(board.folder.path());
+fn the_watchdog_is_not_fed_while_the_writer_thread_hangs() {
+    let mut board = TestDaemon::new();
+    board.preload("slow_sync.c");
     let hang = board.folder.path().join("hang");
-    board.environment("LD_PRELOAD", library.to_str().unwrap());
     board.environment("SYNC_HANG", hang.to_str().unwrap());
     let mut systemd = Systemd::around(&mut board);
     board.start();
@@ -185,7 +184,8 @@ fn the_watchdog_is_not_fed_while_the_writer_thread_hangs_in_the_disk() {
         board.log().contains("from: writer thread").then_some(())
     });
     let fed = systemd.fed();
-    let complaints = |board: &mut Board| board.log().matches("the watchdog is not fed").count();
+    let complaints =
+        |board: &mut TestDaemon| board.log().matches("the watchdog is not fed").count();
     let before = complaints(&mut board);
     wait_for("another complaint", || {
         (complaints(&mut board) > before).then_some(())
@@ -215,7 +215,7 @@ fn the_brokers_password_may_come_as_a_credential_of_systemd() {
         "allow_anonymous false\npassword_file passwords",
         &[("passwords", &passwords)],
     );
-    let mut board = Board::with_broker(broker.port());
+    let mut board = TestDaemon::with_broker(broker.port());
     let credentials = board.folder.path().join("credentials");
     std::fs::create_dir(&credentials).unwrap();
     std::fs::write(credentials.join("kithd.mqtt-password"), "secret\n").unwrap();
@@ -228,8 +228,8 @@ fn the_brokers_password_may_come_as_a_credential_of_systemd() {
 }
 
 #[test]
-fn allow_adds_a_root_and_the_drop_in_it_needs_and_takes_both_back() {
-    let board = Board::new();
+fn allow_adds_a_root_with_its_drop_in_and_takes_both_back() {
+    let board = TestDaemon::new();
     let (config, units) = (
         board.folder.path().join("kithd.toml"),
         board.folder.path().join("units"),
@@ -336,7 +336,7 @@ fn installed(folder: &Path, drop_in: Option<&str>) -> std::path::PathBuf {
 }
 
 #[test]
-fn the_unit_is_valid_and_its_exposure_stays_within_what_was_promised() {
+fn the_unit_is_valid_and_its_exposure_stays_within_the_limit() {
     let folder = tempfile::tempdir().unwrap();
     // Tenths: 1.2 on the processor, 1.5 with a camera; CUDA states its own in its drop-in.
     for (drop_in, most) in [
@@ -379,8 +379,8 @@ fn the_unit_is_valid_and_its_exposure_stays_within_what_was_promised() {
 }
 
 #[test]
-fn packages_get_completions_and_a_man_page_for_every_command_that_help_shows() {
-    let board = Board::new();
+fn packages_get_completions_and_a_man_page_per_command() {
+    let board = TestDaemon::new();
     let completion = board.kithd(["completion", "bash"]);
     assert!(completion.status.success());
     let script = board.folder.path().join("kithd.bash");

@@ -8,13 +8,13 @@ use serde_json::Value;
 
 use crate::broker::Mosquitto;
 use crate::handing_broker::HandingBroker;
-use crate::support::{Board, Subscriber, part_is_ok, photo, publish, wait_for};
+use crate::support::{Subscriber, TestDaemon, part_is_ok, photo, publish, wait_for};
 
 /// `mqtt.receive_maximum`: unacknowledged at a kill are so many messages at most.
 const UNDER_WAY: usize = 16;
 
-fn member(port: u16, device: &str, mount: &Path) -> Board {
-    let mut board = Board::with_broker(port);
+fn member(port: u16, device: &str, mount: &Path) -> TestDaemon {
+    let mut board = TestDaemon::with_broker(port);
     board.set("device", device);
     board.set(
         "intake.roots",
@@ -43,7 +43,7 @@ fn place(mount: &Path, names: std::ops::Range<usize>) -> Vec<String> {
     names.map(put).collect()
 }
 
-/// And publishes their paths.
+/// Publishes their paths.
 fn send(broker: &Mosquitto, mount: &Path, names: std::ops::Range<usize>) {
     place(mount, names)
         .iter()
@@ -78,7 +78,7 @@ fn by_path(mut messages: Vec<String>) -> BTreeMap<String, Vec<Value>> {
 }
 
 #[test]
-fn two_boards_share_one_topic_and_one_that_is_killed_and_returns_loses_nothing() {
+fn two_boards_share_a_topic_and_a_kill_loses_nothing() {
     let broker = Mosquitto::running();
     let mount = tempfile::tempdir().unwrap();
     let mut seen = Subscriber::new(broker.port(), "kithd/+/result");
@@ -116,7 +116,7 @@ fn two_boards_share_one_topic_and_one_that_is_killed_and_returns_loses_nothing()
 }
 
 #[test]
-fn a_board_that_never_returns_is_replaced_by_one_of_its_name_and_nothing_is_lost() {
+fn a_board_that_never_returns_is_replaced_by_one_of_its_name() {
     let broker = Mosquitto::running();
     let mount = tempfile::tempdir().unwrap();
     let mut seen = Subscriber::new(broker.port(), "kithd/+/result");
@@ -126,7 +126,8 @@ fn a_board_that_never_returns_is_replaced_by_one_of_its_name_and_nothing_is_lost
     );
     send(&broker, mount.path(), 0..60);
     results(&mut seen, 60);
-    // Its messages are done. From now on it acknowledges nothing: its share waits at the broker.
+    // Its messages so far are done. From now on it acknowledges nothing: its share waits at the
+    // broker.
     let stop = std::process::Command::new("kill")
         .args(["-STOP", &first.pid().to_string()])
         .status()
@@ -149,9 +150,9 @@ fn a_board_that_never_returns_is_replaced_by_one_of_its_name_and_nothing_is_lost
     );
 }
 
+/// Only these messages are processed twice.
 #[test]
-fn of_a_board_that_never_returns_another_takes_over_what_it_did_not_acknowledge_and_only_that_is_done_twice()
- {
+fn another_takes_over_what_a_lost_board_did_not_acknowledge() {
     let broker = HandingBroker::running();
     let mount = tempfile::tempdir().unwrap();
     let mut first = member(broker.port(), "first", mount.path());
@@ -162,8 +163,8 @@ fn of_a_board_that_never_returns_another_takes_over_what_it_did_not_acknowledge_
     wait_for("the first half", || {
         (broker.unacknowledged() == 0 && by_path(broker.results()).len() == 40).then_some(())
     });
-    // Its acknowledgements are lost from now on until it is killed: it takes as many messages as it
-    // may, and processes them.
+    // From now on its acknowledgements are lost until it is killed: it takes as many messages as it
+    // may and processes them.
     broker.lose_acknowledgements_of("kithd-first-shared");
     let rest = place(mount.path(), 40..100);
     broker.send(rest.clone());

@@ -1,19 +1,12 @@
 //! The spool over kills and lost rows: what was accepted is recognised, what was not is swept, what
 //! was erased stays away.
 
-use std::path::PathBuf;
-use std::process::Command;
-
 use serde_json::Value;
 
-use crate::support::{Board, part_is_ok, photo, text, wait_for};
+use crate::support::{TestDaemon, part_is_ok, photo, text, wait_for};
 
-fn state(board: &Board, name: &str) -> PathBuf {
-    board.folder.path().join("state").join(name)
-}
-
-fn spooled(board: &Board) -> Vec<String> {
-    let entries = std::fs::read_dir(state(board, "spool")).unwrap();
+fn spooled(board: &TestDaemon) -> Vec<String> {
+    let entries = std::fs::read_dir(board.state("spool")).unwrap();
     let mut names: Vec<_> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -21,29 +14,17 @@ fn spooled(board: &Board) -> Vec<String> {
     names
 }
 
-fn upload(board: &Board) -> i64 {
+fn upload(board: &TestDaemon) -> i64 {
     let bytes = std::fs::read(photo("obama_2.jpg")).unwrap();
     let (status, answer) = board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes);
     assert_eq!(status, 202, "{answer}");
     answer["ids"][0].as_i64().unwrap()
 }
 
-/// Changes the database of a board that does not run, as nothing of kithd's would.
-fn change(board: &Board, sql: &str) {
-    assert!(
-        Command::new("sqlite3")
-            .arg(state(board, "kithd.db"))
-            .arg(sql)
-            .status()
-            .unwrap()
-            .success()
-    );
-}
-
 /// A board on which nothing is recognised before the breaker is closed, with so many pictures
 /// accepted as bytes.
-fn waiting(count: usize) -> Board {
-    let mut board = Board::new();
+fn waiting(count: usize) -> TestDaemon {
+    let mut board = TestDaemon::new();
     // Files leave once the self-test has vouched for their results.
     board.set("breaker.self_test", "1s");
     board.start();
@@ -54,8 +35,8 @@ fn waiting(count: usize) -> Board {
     board
 }
 
-/// All are recognised, and the spool is empty in the end.
-fn all_recognised(board: &Board, count: usize) {
+/// Closes the breaker and waits until all are recognised and the spool is empty.
+fn all_recognised(board: &TestDaemon, count: usize) {
     part_is_ok(board, "gallery");
     assert!(board.kithd(["breaker", "close"]).status.success());
     wait_for("all pictures", || {
@@ -68,7 +49,7 @@ fn all_recognised(board: &Board, count: usize) {
     });
 }
 
-fn spool_part(board: &Board) -> Value {
+fn spool_part(board: &TestDaemon) -> Value {
     board.get("/v1/status")["parts"]["spool"].clone()
 }
 
@@ -77,20 +58,20 @@ fn after_a_kill_accepted_pictures_are_recognised_and_no_others() {
     let mut board = waiting(20);
     board.kill();
     let names = spooled(&board);
-    // The states after a kill between commit and renaming, and before the commit; and a file of
-    // another program.
-    let first = state(&board, "spool").join(&names[0]);
+    // Files as left by a kill between commit and renaming, and by one before the commit; and a
+    // foreign file.
+    let first = board.state("spool").join(&names[0]);
     std::fs::rename(&first, first.with_extension("new")).unwrap();
     std::fs::write(
-        state(&board, &format!("spool/{}.http.new", "0".repeat(32))),
+        board.state(&format!("spool/{}.http.new", "0".repeat(32))),
         "half",
     )
     .unwrap();
-    std::fs::write(state(&board, "spool/notes.txt"), "mine").unwrap();
+    std::fs::write(board.state("spool/notes.txt"), "mine").unwrap();
     board.start();
     assert_eq!(spool_part(&board)["condition"], "ok");
     assert_eq!(spooled(&board), [names, vec!["notes.txt".into()]].concat());
-    std::fs::remove_file(state(&board, "spool/notes.txt")).unwrap();
+    std::fs::remove_file(board.state("spool/notes.txt")).unwrap();
     all_recognised(&board, 20);
 }
 
@@ -104,7 +85,7 @@ fn accepted_pictures_outlive_the_loss_of_their_rows() {
         "rows deleted",
     ] {
         let mut board = waiting(2);
-        let database = state(&board, "kithd.db");
+        let database = board.state("kithd.db");
         let copy = board.folder.path().join("copy.db");
         if loss == "older copy" {
             board.stop();
@@ -117,7 +98,7 @@ fn accepted_pictures_outlive_the_loss_of_their_rows() {
         board.kill();
         let without_journal = || {
             for end in ["-wal", "-shm"] {
-                let _ = std::fs::remove_file(state(&board, &format!("kithd.db{end}")));
+                let _ = std::fs::remove_file(board.state(&format!("kithd.db{end}")));
             }
         };
         match loss {
@@ -135,10 +116,7 @@ fn accepted_pictures_outlive_the_loss_of_their_rows() {
             }
             "no journal" => without_journal(),
             // Without the triggers, as damage would.
-            _ => change(
-                &board,
-                "drop trigger images_leave_file; delete from images where id > 1;",
-            ),
+            _ => board.change("drop trigger images_leave_file; delete from images where id > 1;"),
         }
         board.start();
         let part = spool_part(&board);
@@ -165,7 +143,7 @@ fn accepted_pictures_outlive_the_loss_of_their_rows() {
             "{loss}: the log does not say it"
         );
         all_recognised(&board, 5);
-        // Said by the start that met it.
+        // Only the start that met the loss reports it.
         board.stop();
         board.start();
         assert_eq!(spool_part(&board)["condition"], "ok", "{loss}");
@@ -180,20 +158,16 @@ fn a_picture_that_was_to_be_deleted_before_a_kill_stays_away() {
     board.kill();
     let kept = spooled(&board);
     assert_eq!(kept.len(), 1);
-    // A kill between commit and deletion leaves such a file.
+    // A file as left by a kill between commit and deletion.
     let doomed = format!("{}.camera.9", "7".repeat(32));
-    std::fs::write(
-        state(&board, "spool").join(&doomed),
-        "somebody who was erased",
-    )
-    .unwrap();
+    std::fs::write(board.state("spool").join(&doomed), "an erased person").unwrap();
     let noted = format!(
         "insert into discarded_files values ('spool/{doomed}'), ('spool/../token'), ('spool/gone.http.5')"
     );
-    change(&board, &noted);
+    board.change(&noted);
     board.start();
     assert_eq!(spooled(&board), kept);
-    assert!(state(&board, "token").exists());
+    assert!(board.state("token").exists());
     assert_eq!(board.sql("select count(*) from images"), ["1"]);
     wait_for("the list to be emptied", || {
         (board.sql("select count(*) from discarded_files") == ["0"]).then_some(())
@@ -203,7 +177,7 @@ fn a_picture_that_was_to_be_deleted_before_a_kill_stays_away() {
 
 #[test]
 fn a_person_who_is_erased_leaves_no_picture_in_the_spool() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     part_is_ok(&board, "engine");
     board.enroll_everybody();

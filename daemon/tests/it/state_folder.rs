@@ -1,5 +1,5 @@
-//! The state folder after its disk or a user took it away: reported once and without a path, and
-//! pictures are refused until it is back.
+//! A state folder that its disk or another program takes away: reported once and without a path,
+//! and refused until it is back.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Board, mount_memory, part_is_ok, photo, wait_for, with_own_mounts};
+use crate::support::{TestDaemon, mount_memory, part_is_ok, photo, wait_for, with_own_mounts};
 
-fn upload(board: &Board) -> (u16, Value) {
+fn upload(board: &TestDaemon) -> (u16, Value) {
     let bytes = std::fs::read(photo("noface.jpg")).unwrap();
     board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes)
 }
 
-fn path(board: &Board) -> (u16, Value) {
+fn path(board: &TestDaemon) -> (u16, Value) {
     let path = board.folder.path().join("inbox/a.jpg");
     board.post(
         "/image/post",
@@ -24,7 +24,7 @@ fn path(board: &Board) -> (u16, Value) {
     )
 }
 
-fn intake(board: &Board) -> (String, String) {
+fn intake(board: &TestDaemon) -> (String, String) {
     let part = board.get("/v1/status")["parts"]["intake"].clone();
     (
         part["condition"].as_str().unwrap().into(),
@@ -33,10 +33,10 @@ fn intake(board: &Board) -> (String, String) {
 }
 
 /// A way a picture comes in.
-type Way = fn(&Board) -> (u16, Value);
+type Way = fn(&TestDaemon) -> (u16, Value);
 
-/// Refused for as long as it lasts, with the same words, and said once in the log.
-fn refused(board: &mut Board, why: &str, ways: &[Way]) {
+/// Checks that pictures are refused in the same words the whole time, with one line in the log.
+fn refused(board: &mut TestDaemon, why: &str, ways: &[Way]) {
     let begun = Instant::now();
     let mut texts = Vec::new();
     // Longer than the board takes to look by itself.
@@ -61,7 +61,7 @@ fn refused(board: &mut Board, why: &str, ways: &[Way]) {
     assert_eq!(log.matches("not accepting pictures").count(), 1, "{log}");
 }
 
-fn accepts_again(board: &Board) {
+fn accepts_again(board: &TestDaemon) {
     wait_for("pictures to be accepted", || {
         (intake(board).0 == "ok").then_some(())
     });
@@ -69,8 +69,8 @@ fn accepts_again(board: &Board) {
 }
 
 #[test]
-fn a_state_folder_that_is_moved_away_takes_nothing_until_it_is_back() {
-    let mut board = Board::new();
+fn a_state_folder_moved_away_takes_nothing_until_it_is_back() {
+    let mut board = TestDaemon::new();
     board.start();
     assert_eq!(upload(&board).0, 202);
     let (state, away) = (
@@ -85,9 +85,9 @@ fn a_state_folder_that_is_moved_away_takes_nothing_until_it_is_back() {
 
 #[test]
 fn a_database_that_is_replaced_ends_the_daemon_for_a_new_start() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
-    let database = board.folder.path().join("state/kithd.db");
+    let database = board.state("kithd.db");
     std::fs::copy(&database, board.folder.path().join("copy")).unwrap();
     std::fs::rename(board.folder.path().join("copy"), &database).unwrap();
     let status = format!("/proc/{}/stat", board.pid());
@@ -113,10 +113,10 @@ fn a_disk_that_turns_read_only_is_said_once_without_a_path() {
     if !with_own_mounts("state_folder::a_disk_that_turns_read_only_is_said_once_without_a_path") {
         return;
     }
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     assert_eq!(upload(&board).0, 202);
-    let spool = board.folder.path().join("state/spool");
+    let spool = board.state("spool");
     let done = |command: &mut Command| assert!(command.status().unwrap().success());
     done(
         Command::new("mount")
@@ -134,7 +134,7 @@ fn without_a_reserve_the_disk_keeps_room_for_what_was_accepted() {
     {
         return;
     }
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     mount_memory(&board.folder.path().join("state"), "24m");
     board.set("intake.disk_reserve", "0B");
     // Files leave once the self-test has vouched for their results.
@@ -174,11 +174,8 @@ fn without_a_reserve_the_disk_keeps_room_for_what_was_accepted() {
             .success()
             .then_some(())
     });
-    // It works itself out of it.
-    wait_for("all pictures", || {
-        let counts = &board.get("/v1/status")["counts"];
-        (counts["pending"] == 0 && counts["processing"] == 0).then_some(())
-    });
+    // Processing frees the disk again.
+    board.all_ended();
     assert_eq!(board.get("/v1/status")["counts"]["processed"], accepted);
     wait_for("the door to open", || {
         (intake(&board).0 == "ok").then_some(())
@@ -192,7 +189,7 @@ fn without_a_reserve_the_disk_keeps_room_for_what_was_accepted() {
 
 #[test]
 fn files_are_closed_to_others_whatever_folder_and_umask() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     let state = board.folder.path().join("state");
     std::fs::create_dir(&state).unwrap();
     std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

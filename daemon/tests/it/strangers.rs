@@ -1,12 +1,12 @@
-//! People without a name, grouped in the background under permanent numbers; and calibration by
-//! the gallery.
+//! Unnamed people, grouped in the background under lasting numbers; and the gallery's advice on the
+//! threshold.
 
 use serde_json::Value;
 
-use crate::support::{Board, pack, part_is_ok, photo, text, wait_for};
+use crate::support::{TestDaemon, pack, part_is_ok, photo, text, wait_for};
 
-/// Number, faces and, image by image, who belongs to it.
-fn groups(board: &Board) -> Vec<String> {
+/// Returns each group's number and the names of its images' files.
+fn groups(board: &TestDaemon) -> Vec<String> {
     board.sql(
         "select s.id || ': ' || (select group_concat(path, ' ') from (
                     select replace(path, rtrim(path, replace(path, '/', '')), '') as path from stranger_faces m
@@ -16,8 +16,8 @@ fn groups(board: &Board) -> Vec<String> {
 }
 
 #[test]
-fn two_unknown_people_make_two_groups_that_outlast_a_restart_and_a_change_of_model_pack() {
-    let mut board = Board::new();
+fn two_strangers_make_groups_that_outlast_restart_and_new_pack() {
+    let mut board = TestDaemon::new();
     board.start();
     for name in ["obama_1.jpg", "biden_1.jpg", "obama_2.jpg"] {
         assert_eq!(
@@ -30,15 +30,11 @@ fn two_unknown_people_make_two_groups_that_outlast_a_restart_and_a_change_of_mod
     part_is_ok(&board, "strangers");
     assert_eq!(board.stop(), Some(0));
 
-    // The state that another recogniser would leave.
-    let database = board.folder.path().join("state/kithd.db");
-    let change = "update faces set space = 'another', embedding = zeroblob(256); update strangers set space = 'another'";
-    let changed = std::process::Command::new("sqlite3")
-        .arg(&database)
-        .arg(change)
-        .status()
-        .unwrap();
-    assert!(changed.success());
+    // Another recogniser would leave these rows.
+    board.change(
+        "update faces set space = 'another', embedding = zeroblob(256);
+         update strangers set space = 'another'",
+    );
     board.start();
     wait_for("the faces to be embedded again", || {
         (board.sql("select count(*) from strangers where space <> 'another' and weight > 0")
@@ -68,9 +64,9 @@ fn two_unknown_people_make_two_groups_that_outlast_a_restart_and_a_change_of_mod
 }
 
 #[test]
-fn the_gallery_says_what_it_thinks_of_the_threshold_whether_the_daemon_runs_or_not() {
-    let mut board = Board::new();
-    // Its lines do not follow the gallery.
+fn the_gallery_advises_a_threshold_with_or_without_the_daemon() {
+    let mut board = TestDaemon::new();
+    // The thresholds of this pack do not follow the gallery.
     board.set("models.pack", &pack("dlib-mtcnn"));
     let none = board.kithd(["calibrate"]);
     assert!(
@@ -78,9 +74,8 @@ fn the_gallery_says_what_it_thinks_of_the_threshold_whether_the_daemon_runs_or_n
         "{}",
         text(&none)
     );
-    board.start();
-    board.enroll_everybody();
-    let calibrate = |board: &Board, arguments: &[&str]| {
+    board.start_with_everybody();
+    let calibrate = |board: &TestDaemon, arguments: &[&str]| {
         let output = board.kithd([&["calibrate"], arguments].concat());
         assert!(output.status.success(), "{}", text(&output));
         text(&output)
@@ -126,10 +121,9 @@ fn the_gallery_says_what_it_thinks_of_the_threshold_whether_the_daemon_runs_or_n
 
 #[test]
 fn caution_and_the_number_enrolled_are_said_where_they_decide() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.set("models.pack", &pack("sface"));
-    board.start();
-    board.enroll_everybody();
+    board.start_with_everybody();
     let balanced = board.get("/v1/calibration");
     assert_eq!(
         (&balanced["caution"], &balanced["pictures"]),
@@ -152,7 +146,7 @@ fn caution_and_the_number_enrolled_are_said_where_they_decide() {
     board.set("recognition.caution", "strict");
     board.start();
     // The gallery comes up beside the page.
-    let said = |board: &Board| {
+    let said = |board: &TestDaemon| {
         wait_for("the gallery", || {
             let said = board.get("/v1/calibration");
             (said["pictures"] == 3).then_some(said)
@@ -180,9 +174,8 @@ fn caution_and_the_number_enrolled_are_said_where_they_decide() {
 
 #[test]
 fn a_threshold_of_ones_own_decides_who_is_known() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let id = board.post_path(&board.put("obama_2.jpg", "obama_2.jpg"));
     let distance = board.ended(id)["found"][0]["distance"].as_f64().unwrap();
     assert_eq!(board.ended(id)["outcome"], "known");
@@ -194,8 +187,8 @@ fn a_threshold_of_ones_own_decides_who_is_known() {
 }
 
 #[test]
-fn who_was_named_and_who_a_face_is_not_are_heeded_after_a_change_of_model_pack() {
-    let mut board = Board::new();
+fn names_and_rejections_are_heeded_after_a_change_of_pack() {
+    let mut board = TestDaemon::new();
     board.start();
     for name in ["obama_1.jpg", "biden_1.jpg"] {
         board.ended(board.post_path(&board.put(name, name)));
@@ -220,17 +213,10 @@ fn who_was_named_and_who_a_face_is_not_are_heeded_after_a_change_of_model_pack()
     });
     assert_eq!(board.stop(), Some(0));
 
-    // The state that another recogniser would leave: only the kept crops can be compared.
-    let database = board.folder.path().join("state/kithd.db");
-    let change = "update person_embeddings set space = 'another';
-                  update counter_examples set space = 'another', vector = zeroblob(256)";
-    assert!(
-        std::process::Command::new("sqlite3")
-            .arg(&database)
-            .arg(change)
-            .status()
-            .unwrap()
-            .success()
+    // Another recogniser would leave these rows: only the kept crops can be compared.
+    board.change(
+        "update person_embeddings set space = 'another';
+         update counter_examples set space = 'another', vector = zeroblob(256)",
     );
     board.start();
     part_is_ok(&board, "gallery");
@@ -250,10 +236,9 @@ fn who_was_named_and_who_a_face_is_not_are_heeded_after_a_change_of_model_pack()
 }
 
 #[test]
-fn that_a_face_is_not_somebody_ends_when_it_is_named_after_all_and_when_its_image_is_forgotten() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+fn a_rejection_ends_when_the_face_is_named_or_its_image_goes() {
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let post = |name: &str| board.post_path(&board.put("obama_2.jpg", name));
     let outcome = |name: &str| board.ended(post(name))["outcome"].clone();
     let delete = |path: &str| {
@@ -275,7 +260,7 @@ fn that_a_face_is_not_somebody_ends_when_it_is_named_after_all_and_when_its_imag
     let pictures = "select count(*) from person_images";
     assert_eq!(board.sql(pictures), ["4"]);
 
-    // And not after all: nobody is enrolled from it any longer.
+    // Rejected once more, the face is enrolled under no name.
     assert_eq!(delete(&person), 200);
     assert_eq!(
         (board.sql(pictures), outcome("again_3.jpg")),

@@ -1,14 +1,18 @@
-//! Starts the built kithd in a folder of its own and asks it things, the way a user would.
+//! Starts the built kithd in a folder of its own and talks to it as a user would; also photographs,
+//! broker clients and waiting.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use crate::broker::Mosquitto;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -28,7 +32,7 @@ pub fn pack(name: &str) -> String {
         .to_string()
 }
 
-/// Labelled photographs that are not part of the repository; says so when they are not there.
+/// Labelled photographs that are not part of the repository; prints a line when they are missing.
 pub fn shared_faces() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/faces");
     if !folder.is_dir() {
@@ -38,12 +42,12 @@ pub fn shared_faces() -> Option<PathBuf> {
     folder.canonicalize().ok()
 }
 
-/// Returns true if `./dev test --full` asks for the long counts.
+/// Returns whether `./dev test --full` asks for the long counts.
 pub fn full() -> bool {
     std::env::var_os("KITHD_FULL").is_some()
 }
 
-/// Waits until `condition` gives something.
+/// Waits until `condition` returns a value, a minute at most.
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -58,8 +62,8 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Runs a test once more, by its whole name, with mounts of its own: they go with it and nobody
-/// else sees them. True in that second run, which is the one to do something.
+/// Runs a test once more, by its whole name, with mounts of its own, which end with it and which no
+/// other process sees. Returns true in that second run, the one that does something.
 pub fn with_own_mounts(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     unshared(
@@ -72,7 +76,7 @@ pub fn with_own_mounts(test: &str) -> bool {
     )
 }
 
-/// The same with a network of its own as well, of which only loopback is there: every port is free.
+/// The same with a network of its own that has loopback only, with every port free.
 pub fn with_own_network(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     let own = ["--mount", "--net", "--map-root-user"];
@@ -89,12 +93,12 @@ pub fn with_own_network(test: &str) -> bool {
     inside
 }
 
-/// The same as a user bound by file permissions, even if run as root.
+/// The same as a user who is subject to permissions, even if the tests run as root.
 pub fn as_plain_user(test: &str) -> bool {
     unshared(test, &["--user", "--map-user=1234"])
 }
 
-/// The same with limits of its own for what a user may have of the kernel.
+/// The same with its own per-user limits of the kernel.
 pub fn with_own_limits(test: &str) -> bool {
     unshared(test, &["--user", "--map-root-user"])
 }
@@ -122,7 +126,7 @@ fn unshared(test: &str, how: &[&str]) -> bool {
     false
 }
 
-/// Mounts a file system in memory; only where [`with_own_mounts`] says so.
+/// Mounts a file system in memory; only inside [`with_own_mounts`].
 pub fn mount_memory(place: &Path, size: &str) {
     std::fs::create_dir_all(place).unwrap();
     let options = format!("size={size},mode=0750");
@@ -135,7 +139,7 @@ pub fn mount_memory(place: &Path, size: &str) {
 }
 
 /// A folder for one test: state, inbox, settings; and the daemon in it, if it runs.
-pub struct Board {
+pub struct TestDaemon {
     pub folder: tempfile::TempDir,
     settings: BTreeMap<String, String>,
     environment: BTreeMap<String, String>,
@@ -150,50 +154,75 @@ struct Daemon {
     lines: Vec<String>,
 }
 
-impl Board {
+impl TestDaemon {
     /// Without a broker.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("inbox")).unwrap();
-        let mut board = Self {
+        let mut daemon = Self {
             folder,
             settings: BTreeMap::new(),
             environment: BTreeMap::new(),
             daemon: None,
         };
-        let path = |name: &str| board.folder.path().join(name).display().to_string();
+        let path = |name: &str| daemon.folder.path().join(name).display().to_string();
         let (state, inbox) = (path("state"), path("inbox"));
-        board.set("state_dir", &state);
-        board.set("intake.roots", &format!("[\"{inbox}\"]"));
-        board.set("intake.disk_reserve", "0B");
-        board.set("http.listen", "127.0.0.1:0");
-        board.set("mqtt.enabled", "false");
-        board.set("device", "board");
-        board.set("retry.first_wait", "50ms");
+        daemon.set("state_dir", &state);
+        daemon.set("intake.roots", &format!("[\"{inbox}\"]"));
+        daemon.set("intake.disk_reserve", "0B");
+        daemon.set("http.listen", "127.0.0.1:0");
+        daemon.set("mqtt.enabled", "false");
+        daemon.set("device", "board");
+        daemon.set("retry.first_wait", "50ms");
         // Not measured in every test.
-        board.set("models.precision", "int8");
-        board
+        daemon.set("models.precision", "int8");
+        daemon
     }
 
     /// With a broker on a port.
     pub fn with_broker(port: u16) -> Self {
-        let mut board = Self::new();
-        board.set("mqtt.enabled", "true");
-        board.set("mqtt.url", &format!("mqtt://127.0.0.1:{port}"));
-        board
+        let mut daemon = Self::new();
+        daemon.set("mqtt.enabled", "true");
+        daemon.set("mqtt.url", &format!("mqtt://127.0.0.1:{port}"));
+        daemon
+    }
+
+    /// Started with everybody enrolled, its engine up, and connected to a broker.
+    pub fn connected(broker: &Mosquitto) -> Self {
+        let mut daemon = Self::with_broker(broker.port());
+        daemon.start_with_everybody();
+        daemon.wait_for_broker();
+        daemon
     }
 
     pub fn set(&mut self, key: &str, value: &str) {
         self.settings.insert(key.into(), value.into());
     }
 
-    /// Back to the default.
+    /// Sets a key back to its default.
     pub fn unset(&mut self, key: &str) {
         self.settings.remove(key);
     }
 
     pub fn environment(&mut self, name: &str, value: &str) {
         self.environment.insert(name.into(), value.into());
+    }
+
+    /// Compiles a C file beside this one and preloads it into every process of kithd.
+    pub fn preload(&mut self, source: &str) {
+        let library = self.folder.path().join(source).with_extension("so");
+        let status = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
+            .arg(&library)
+            .arg(
+                Path::new(env!("CARGO_MANIFEST_DIR"))
+                    .join("tests/it")
+                    .join(source),
+            )
+            .status()
+            .unwrap();
+        assert!(status.success(), "cc could not compile {source}");
+        self.environment("LD_PRELOAD", library.to_str().unwrap());
     }
 
     /// Runs one command of kithd with this board's settings to its end.
@@ -268,6 +297,26 @@ impl Board {
         });
     }
 
+    /// Starts the daemon with everybody enrolled and waits for its engine.
+    pub fn start_with_everybody(&mut self) {
+        self.enroll_everybody();
+        self.start();
+        part_is_ok(self, "engine");
+        part_is_ok(self, "gallery");
+    }
+
+    /// Starts the daemon and waits for its broker.
+    pub fn start_connected(&mut self) {
+        self.start();
+        self.wait_for_broker();
+    }
+
+    /// Waits for both connections: the one that takes pictures and the one that carries results.
+    pub fn wait_for_broker(&self) {
+        part_is_ok(self, "mqtt");
+        part_is_ok(self, "mqtt out");
+    }
+
     fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("the daemon was not started")
     }
@@ -280,6 +329,11 @@ impl Board {
         format!("{}{path}", self.daemon().page)
     }
 
+    /// A path in the state folder.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.folder.path().join("state").join(name)
+    }
+
     /// Host and port of the page.
     pub fn address(&self) -> &str {
         self.daemon().page.split_once("://").unwrap().1
@@ -287,7 +341,7 @@ impl Board {
 
     /// The administrator's token.
     pub fn token(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("state/token"))
+        std::fs::read_to_string(self.state("token"))
             .unwrap()
             .trim()
             .into()
@@ -300,7 +354,7 @@ impl Board {
         daemon.lines.join("\n")
     }
 
-    /// Kills it as a power cut would, from the database's point of view.
+    /// Kills it; to the database this is a power cut.
     pub fn kill(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.process.kill().unwrap();
@@ -308,7 +362,7 @@ impl Board {
         }
     }
 
-    /// Asks it to stop and gives its exit code.
+    /// Asks it to stop; returns its exit code.
     pub fn stop(&mut self) -> Option<i32> {
         let mut daemon = self.daemon.take()?;
         let pid = daemon.process.id().to_string();
@@ -327,15 +381,15 @@ impl Board {
         status.code()
     }
 
-    /// Puts a copy of a photograph into the inbox and gives its path.
+    /// Puts a copy of a photograph into the inbox; returns its path.
     pub fn put(&self, photo_name: &str, name: &str) -> String {
         self.put_bytes(&std::fs::read(photo(photo_name)).unwrap(), name)
     }
 
-    /// Puts bytes into the inbox and gives the path.
+    /// Puts bytes into the inbox; returns the path.
     pub fn put_bytes(&self, bytes: &[u8], name: &str) -> String {
         let target = self.folder.path().join("inbox").join(name);
-        // Whole or not at all, as a careful sender does it.
+        // A rename makes the file appear whole, as careful senders do.
         let part = self.folder.path().join("part");
         std::fs::write(&part, bytes).unwrap();
         std::fs::rename(&part, &target).unwrap();
@@ -362,7 +416,7 @@ impl Board {
             .unwrap()
     }
 
-    /// Posts a body and gives status and JSON.
+    /// Posts a body; returns status and JSON.
     pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, Value) {
         let mut request = agent().post(self.url(path));
         for (name, value) in headers {
@@ -386,7 +440,7 @@ impl Board {
         )
     }
 
-    /// Posts one path the origin's way and gives the id.
+    /// Posts one path in the origin's form; returns the id.
     pub fn post_path(&self, path: &str) -> i64 {
         let body = serde_json::json!({ "path": path }).to_string();
         let (status, answer) = self.post("/image/post", &[], body.as_bytes());
@@ -394,7 +448,7 @@ impl Board {
         answer["ids"][0].as_i64().unwrap()
     }
 
-    /// Waits until an image has ended and gives all of it.
+    /// Waits until an image has ended; returns its JSON.
     pub fn ended(&self, id: i64) -> Value {
         wait_for(&format!("image {id} to end"), || {
             let image = self.get(&format!("/v1/images/{id}"));
@@ -402,12 +456,48 @@ impl Board {
         })
     }
 
+    /// Name of the person that an image shows, once it has ended.
+    pub fn known(&self, picture: &str, as_file: &str) -> Value {
+        let image = self.ended(self.post_path(&self.put(picture, as_file)));
+        image["found"][0]["person"].clone()
+    }
+
+    /// Number of images that have ended.
+    pub fn count_ended(&self) -> usize {
+        let counts = &self.get("/v1/status")["counts"];
+        (counts["processed"].as_u64().unwrap() + counts["failed"].as_u64().unwrap()) as usize
+    }
+
+    /// Waits until no image is unfinished.
+    pub fn all_ended(&self) {
+        wait_for("all images to end", || {
+            let counts = &self.get("/v1/status")["counts"];
+            (counts["pending"] == 0 && counts["processing"] == 0).then_some(())
+        });
+    }
+
+    /// Waits until the broker has every result.
+    pub fn all_sent(&self) {
+        wait_for("the outbox to be empty", || {
+            (self.get("/v1/status")["counts"]["unsent"] == 0).then_some(())
+        });
+    }
+
+    /// Changes the database of a daemon that does not run, past kithd.
+    pub fn change(&self, sql: &str) {
+        let output = Command::new("sqlite3")
+            .arg(self.state("kithd.db"))
+            .arg(sql)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
     /// Rows of the database, as sqlite3 prints them.
     pub fn sql(&self, query: &str) -> Vec<String> {
-        let database = self.folder.path().join("state/kithd.db");
         let output = Command::new("sqlite3")
             .arg("-readonly")
-            .arg(database)
+            .arg(self.state("kithd.db"))
             .arg(query)
             .output()
             .unwrap();
@@ -423,27 +513,50 @@ impl Board {
             .collect()
     }
 
-    /// Enrols the two portraits and the astronaut under their names.
+    /// Enrols the two portraits and the astronaut under their names. Before the first start this
+    /// copies a gallery that a run of the tests prepares once.
     pub fn enroll_everybody(&self) {
+        let state = self.folder.path().join("state");
+        if state.exists() || self.settings.contains_key("models.pack") {
+            return self.enroll_folder();
+        }
+        static GALLERY: LazyLock<Vec<u8>> = LazyLock::new(|| {
+            let daemon = TestDaemon::new();
+            daemon.enroll_folder();
+            assert!(
+                !daemon.state("kithd.db-wal").exists(),
+                "the journal is not closed"
+            );
+            std::fs::read(daemon.state("kithd.db")).unwrap()
+        });
+        std::fs::create_dir(&state).unwrap();
+        std::fs::write(self.state("kithd.db"), &*GALLERY).unwrap();
+    }
+
+    /// Enrols them by one `kithd enroll --folder`.
+    fn enroll_folder(&self) {
+        let known = self.folder.path().join("everybody");
         for (person, picture) in [
             ("Barack Obama", "obama_1.jpg"),
             ("Joe Biden", "biden_1.jpg"),
             ("Eileen Collins", "astronaut_1.jpg"),
         ] {
-            let picture = photo(picture);
-            let output = self.kithd(["enroll", "--person", person, picture.to_str().unwrap()]);
-            assert!(output.status.success(), "{}", text(&output));
+            let folder = known.join(person);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::copy(photo(picture), folder.join(picture)).unwrap();
         }
+        let output = self.kithd(["enroll", "--folder", known.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", text(&output));
     }
 }
 
-impl Drop for Board {
+impl Drop for TestDaemon {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
-/// Returns the sum in kithd's notation.
+/// Returns the sum in lower-case hex, as kithd writes it.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes)
         .iter()
@@ -463,7 +576,7 @@ pub fn sealed(vector: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// Everything a command printed.
+/// Returns everything a command printed.
 pub fn text(output: &Output) -> String {
     format!(
         "{}{}",
@@ -480,7 +593,7 @@ fn agent() -> ureq::Agent {
         .into()
 }
 
-/// `mosquitto_pub`, acknowledged by the broker when it returns.
+/// Publishes by `mosquitto_pub`; returns once the broker has acknowledged.
 pub fn publish(port: u16, topic: &str, message: &str) {
     publish_with(port, topic, &["-m", message]);
 }
@@ -507,7 +620,7 @@ pub fn publish_with(port: u16, topic: &str, options: &[&str]) {
     assert!(status.success());
 }
 
-/// `mosquitto_rr`: asks, and gives correlation data and body of the answer.
+/// Asks by `mosquitto_rr`; returns correlation data and body of the answer.
 pub fn ask(port: u16, topic: &str, options: &[&str]) -> (String, Value) {
     let port = port.to_string();
     let output = Command::new("mosquitto_rr")
@@ -548,14 +661,14 @@ pub fn ask(port: u16, topic: &str, options: &[&str]) -> (String, Value) {
     )
 }
 
-/// Waits until a part of the board says that it works.
-pub fn part_is_ok(board: &Board, part: &str) {
+/// Waits until a part of the status is ok.
+pub fn part_is_ok(daemon: &TestDaemon, part: &str) {
     wait_for(part, || {
-        (board.get("/v1/status")["parts"][part]["condition"] == "ok").then_some(())
+        (daemon.get("/v1/status")["parts"][part]["condition"] == "ok").then_some(())
     });
 }
 
-/// `mosquitto_sub` with a session of its own: collects every message of a topic, with its retain
+/// A `mosquitto_sub` with its own session that collects every message of a topic with its retain
 /// flag.
 pub struct Subscriber {
     process: Child,
@@ -609,7 +722,7 @@ impl Subscriber {
                 .map_while(Result::ok)
                 .try_for_each(|line| sender.send(line))
         });
-        // -d makes it say when the broker has the subscription.
+        // With -d it prints when the broker has the subscription.
         let mut subscriber = Self {
             process,
             lines,
@@ -626,7 +739,7 @@ impl Subscriber {
         subscriber
     }
 
-    /// Every message so far, its payload as text.
+    /// Returns every message so far, its payload as text.
     pub fn messages(&mut self) -> &[Value] {
         for line in self.lines.try_iter() {
             if let Some(json) = line.strip_prefix("MESSAGE ") {
@@ -638,7 +751,7 @@ impl Subscriber {
         &self.seen
     }
 
-    /// Waits for so many messages and gives their payloads as JSON.
+    /// Waits for so many messages; returns their payloads as JSON.
     pub fn wait(&mut self, count: usize) -> Vec<Value> {
         wait_for(&format!("{count} messages"), || {
             (self.messages().len() >= count).then_some(())
@@ -661,6 +774,6 @@ fn unhex(text: &str) -> String {
     let bytes: Vec<u8> = (0..text.len() / 2)
         .map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap())
         .collect();
-    // The beginning of a picture suffices.
+    // Tests look at the beginning of a picture only.
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -1,5 +1,5 @@
-//! House rules as tests: dependencies between modules, the place of SQL, the beginning of files and
-//! comments, and words that must not be written.
+//! House rules as tests: dependencies between modules, the place of SQL, the heads of files, names
+//! of tests, and forbidden words.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ fn files(folder: &str, extension: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The program part of a file: all but the items that only tests have, wherever they stand.
+/// Returns the program part of a file, without `#[cfg(test)]` items.
 fn program(text: &str) -> String {
     let mut program = String::new();
     let mut lines = text.lines();
@@ -34,8 +34,7 @@ fn program(text: &str) -> String {
             continue;
         }
         let indent = line.len() - line.trim_start().len();
-        // Formatted as they are, the last line of an item is the first that ends one where it
-        // began.
+        // In formatted code the last line of an item is the first closing line at its indentation.
         let ends = |line: &&str| {
             line.len() - line.trim_start().len() == indent && line.ends_with([';', '}', ','])
         };
@@ -359,6 +358,43 @@ fn main_stays_short_and_nothing_is_left_unfinished() {
             path.display()
         );
     }
+}
+
+/// Returns the names of a file's tests: each `fn` behind a `#[test]` or `#[tokio::test]`.
+fn test_names(text: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let line = line.trim_start();
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            let name = lines.by_ref().find_map(|line| {
+                let (_, rest) = line.split_once("fn ")?;
+                rest.split_once('(').map(|(name, _)| name)
+            });
+            names.extend(name);
+        }
+    }
+    names
+}
+
+#[test]
+fn names_of_tests_are_sentences_of_at_most_60_characters() {
+    let mut count = 0;
+    for (path, text) in files("daemon", "rs")
+        .into_iter()
+        .chain(files("models", "rs"))
+    {
+        for name in test_names(&text) {
+            count += 1;
+            assert!(
+                name.len() <= 60,
+                "{}: {name} has {} characters; the rest of the sentence belongs into an assert or a doc comment",
+                path.display(),
+                name.len()
+            );
+        }
+    }
+    assert!(count > 800, "only {count} tests were found");
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, part_is_ok, text, wait_for};
+use crate::support::{TestDaemon, part_is_ok, text, wait_for};
 
-/// An authority, and what it signed, made by openssl.
+/// A certificate authority and its certificates, made by openssl.
 struct Authority {
     folder: tempfile::TempDir,
 }
@@ -92,9 +92,9 @@ fn quoted(path: &Path) -> String {
     format!("{:?}", path.display().to_string())
 }
 
+/// A certificate that is mended is taken up without a restart.
 #[test]
-fn a_broker_that_demands_a_certificate_gets_ours_and_trouble_with_it_is_said_and_mended_without_a_restart()
- {
+fn a_broker_that_demands_a_certificate_gets_ours_or_is_reported() {
     let authority = Authority::new();
     authority.sign("server", "IP:127.0.0.1");
     authority.sign("board", "DNS:board");
@@ -111,16 +111,16 @@ fn a_broker_that_demands_a_certificate_gets_ours_and_trouble_with_it_is_said_and
         "cafile ca.pem\ncertfile server.pem\nkeyfile server.key\nrequire_certificate true";
     let broker = Mosquitto::running_with(demands, &files);
     for version in ["5", "3.1.1"] {
-        let mut board = Board::with_broker(broker.port());
+        let mut board = TestDaemon::with_broker(broker.port());
         board.set("mqtt.version", &format!("{version:?}"));
         board.set("mqtt.url", &format!("mqtts://127.0.0.1:{}", broker.port()));
-        let state = |board: &Board| {
+        let state = |board: &TestDaemon| {
             board.get("/v1/status")["parts"]["mqtt"]["text"]
                 .as_str()
                 .unwrap_or("")
                 .to_string()
         };
-        // The system's certificate authorities are not trusted here.
+        // The system's trust store does not count where a CA is configured.
         board.start();
         wait_for("a certificate that is not trusted", || {
             state(&board)
@@ -150,7 +150,7 @@ fn a_broker_that_demands_a_certificate_gets_ours_and_trouble_with_it_is_said_and
                 .contains("board.pem holds no certificate")
                 .then_some(())
         });
-        // Renewed, or put there late: taken up with the next try.
+        // A renewed or late certificate is used at the next attempt.
         std::fs::copy(authority.path("board.pem"), &certificate).unwrap();
         std::fs::copy(authority.path("board.key"), &key).unwrap();
         for part in ["mqtt", "mqtt out"] {
@@ -197,7 +197,7 @@ fn a_certificate_out_of_its_time_is_told_as_one() {
     std::fs::write(authority.path("index"), "").unwrap();
     std::fs::write(authority.path("serial"), "01\n").unwrap();
     authority.sign("server", "IP:127.0.0.1");
-    // To a board that wakes in 1970 every certificate is one of the future.
+    // On a board that starts in 1970 every certificate is not yet valid.
     for (from, until, says) in [
         (
             "20960102000000Z",
@@ -237,7 +237,7 @@ fn a_certificate_out_of_its_time_is_told_as_one() {
             .collect();
         let broker = Mosquitto::running_with("certfile server.pem\nkeyfile server.key", &files);
         for version in ["5", "3.1.1"] {
-            let mut board = Board::with_broker(broker.port());
+            let mut board = TestDaemon::with_broker(broker.port());
             board.set("mqtt.version", &format!("{version:?}"));
             board.set("mqtt.url", &format!("mqtts://127.0.0.1:{}", broker.port()));
             board.set("mqtt.ca_file", &quoted(&authority.path("ca.pem")));

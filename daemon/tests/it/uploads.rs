@@ -1,4 +1,4 @@
-//! Bodies of requests: taken for what their bytes are, whole or not at all, and never collected in
+//! Bodies of requests: judged by their bytes, accepted whole or not at all, and never collected in
 //! memory.
 
 use std::io::{Read, Write};
@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Board, full, part_is_ok, photo, wait_for};
+use crate::support::{TestDaemon, full, part_is_ok, photo, wait_for};
 
 fn jpeg() -> Vec<u8> {
     std::fs::read(photo("obama_2.jpg")).unwrap()
 }
 
-/// Pipes bytes through openssl or gzip, as users' scripts do.
+/// Returns the output of openssl or gzip, which users' scripts pipe into curl.
 fn piped(program: &str, arguments: &[&str], bytes: &[u8]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("in");
@@ -45,7 +45,7 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
 
 type Headers = Vec<(&'static str, &'static str)>;
 
-/// Returns a part of a form; `disposition` follows `form-data`.
+/// Builds a part of a form; `disposition` follows `form-data`.
 fn part(disposition: &[u8], bytes: &[u8]) -> Vec<u8> {
     [
         b"--x\r\nContent-Disposition: form-data",
@@ -65,10 +65,8 @@ const FORM: (&str, &str) = ("content-type", "multipart/form-data; boundary=x");
 /// The routes that take one picture.
 const DOORS: [&str; 3] = ["/v1/images", "/v1/identify", "/v1/people?name=Ann"];
 
-fn spool(board: &Board) -> usize {
-    std::fs::read_dir(board.folder.path().join("state/spool"))
-        .unwrap()
-        .count()
+fn spool(board: &TestDaemon) -> usize {
+    std::fs::read_dir(board.state("spool")).unwrap().count()
 }
 
 fn detail(problem: &Value) -> &str {
@@ -79,9 +77,8 @@ fn detail(problem: &Value) -> &str {
 
 #[test]
 fn every_door_takes_a_picture_however_it_is_sent() {
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
     let jpeg = jpeg();
     let base64 = piped("base64", &[], &jpeg);
     let one_line = piped("base64", &["-w0"], &jpeg);
@@ -154,7 +151,7 @@ fn every_door_takes_a_picture_however_it_is_sent() {
             json!(["Barack Obama"]),
             "{way}"
         );
-        // The bytes are the same each time, whatever they came in.
+        // The spooled bytes are the same for each form of upload.
         let (status, answer) = board.post_as_admin("/v1/people?name=Barack%20Obama", headers, body);
         assert_eq!(
             status,
@@ -166,7 +163,7 @@ fn every_door_takes_a_picture_however_it_is_sent() {
 
 #[test]
 fn what_can_be_no_picture_is_refused_with_what_to_change() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     part_is_ok(&board, "engine");
     let jpeg = jpeg();
@@ -304,7 +301,7 @@ fn what_can_be_no_picture_is_refused_with_what_to_change() {
     wait_for("the spool to be empty", || {
         (spool(&board) == 0).then_some(())
     });
-    // A file that begins as a picture and cannot be decoded is an image that fails.
+    // A picture by its first bytes that cannot be decoded becomes a failed image.
     let (status, answer) = board.post("/v1/images", &[], &jpeg[..2000]);
     assert_eq!(status, 202, "{answer}");
     assert_eq!(
@@ -315,7 +312,7 @@ fn what_can_be_no_picture_is_refused_with_what_to_change() {
 
 #[test]
 fn curl_may_leave_the_content_type_out_of_paths() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let path = board.put("noface.jpg", "x.jpg");
     let many = json!({ "paths": [{ "path": path }, { "path": path }] }).to_string();
@@ -351,7 +348,7 @@ fn curl_may_leave_the_content_type_out_of_paths() {
 
 #[test]
 fn a_part_of_a_form_is_a_picture_by_its_bytes() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     let jpeg = jpeg();
     let plain = || part(b"; name=\"a\"; filename=\"plain.jpg\"", &jpeg);
@@ -401,7 +398,7 @@ fn a_part_of_a_form_is_a_picture_by_its_bytes() {
 
 #[test]
 fn a_form_is_queued_whole_or_not_at_all() {
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.set("intake.max_pending", "5");
     board.set("intake.max_bytes", "1MiB");
     board.start();
@@ -487,7 +484,7 @@ fn a_form_is_queued_whole_or_not_at_all() {
     assert_eq!(status, 202, "{answer}");
 }
 
-/// Begins an upload of which the last byte is held back.
+/// Begins an upload and holds back its last byte.
 fn held_back(address: &str, bytes: usize) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(
@@ -507,7 +504,7 @@ fn held_back(address: &str, bytes: usize) -> TcpStream {
     stream
 }
 
-/// The status of an answer, read to its end.
+/// Reads an answer to its end; returns its status.
 fn status_of(mut stream: TcpStream) -> u16 {
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
@@ -527,8 +524,8 @@ fn status_of(mut stream: TcpStream) -> u16 {
         .unwrap_or(0)
 }
 
-/// A line of the daemon's /proc/PID/status, in MiB.
-fn mib(board: &Board, line: &str) -> u64 {
+/// Returns a line of the daemon's /proc/PID/status in MiB.
+fn mib(board: &TestDaemon, line: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", board.pid())).unwrap();
     let kib = status
         .lines()
@@ -547,7 +544,7 @@ fn mib(board: &Board, line: &str) -> u64 {
 fn uploads_are_not_collected_in_memory_which_returns() {
     const CLIENTS: usize = 60;
     let bytes = if full() { 20 << 20 } else { 4 << 20 };
-    let mut board = Board::new();
+    let mut board = TestDaemon::new();
     board.start();
     part_is_ok(&board, "engine");
     let (idle, address) = (mib(&board, "VmRSS"), board.address());
@@ -566,7 +563,7 @@ fn uploads_are_not_collected_in_memory_which_returns() {
         bytes >> 20
     );
     assert!(peak <= idle + 100, "{peak} MiB, {idle} MiB before");
-    // They hold nobody up.
+    // Other requests are answered meanwhile.
     let begun = Instant::now();
     assert_eq!(board.post("/v1/images", &[], &jpeg()).0, 202);
     assert!(
@@ -592,8 +589,8 @@ fn sixty_clients_fit_into_little_address_space() {
     const CLIENTS: usize = 60;
     let each = if full() { 12 } else { 1 };
     let bytes = 3 << 20;
-    let mut board = Board::new();
-    // So that none is refused for want of room in the queue.
+    let mut board = TestDaemon::new();
+    // The queue has room for all of them.
     board.set("intake.max_pending", "10000");
     board.start();
     part_is_ok(&board, "engine");

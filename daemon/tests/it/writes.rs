@@ -1,16 +1,18 @@
-//! Kind to cards: what an identified picture costs the disk, counted by the kernel.
+//! Bytes that an identified picture writes to disk, counted by the kernel.
 
 use serde_json::Value;
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, text};
+use crate::support::{TestDaemon, text};
 
+/// Thumbnails and crops are not counted.
 #[test]
-fn ten_pictures_a_second_write_less_than_22_kb_each_thumbnails_and_crops_apart() {
+fn ten_pictures_a_second_write_less_than_22_kb_each() {
     let broker = Mosquitto::running();
     let url = format!("mqtt://127.0.0.1:{}", broker.port());
-    // Beside the build, on a disk; in memory nothing would be counted, and the command refuses.
-    let output = Board::new().kithd([
+    // The folder is beside the build, on a disk; in memory nothing is counted, and the command
+    // refuses.
+    let output = TestDaemon::new().kithd([
         "bench",
         "writes",
         "--json",

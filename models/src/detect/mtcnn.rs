@@ -498,7 +498,7 @@ mod tests {
     use crate::manifest::DetectorSpec;
 
     #[test]
-    fn a_level_is_cut_where_p_net_finds_in_the_tiles_what_it_finds_in_the_whole() {
+    fn levels_are_cut_where_p_net_finds_the_same_in_the_tiles() {
         // 67 cells make pieces of 23. Each piece begins at an even row and ends with the last row
         // that its 23rd cell covers.
         let pieces = |side, most| {
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn p_net_finds_in_tiles_exactly_what_it_finds_in_the_whole_level() {
+    fn p_net_finds_the_same_in_tiles_as_in_the_whole_level() {
         let pack =
             Pack::load(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("packs/dlib-mtcnn"))
                 .unwrap();

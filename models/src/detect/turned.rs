@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_in_a_turned_picture_lies_on_the_same_pixels_in_the_given_one() {
+    fn faces_found_turned_lie_on_the_same_pixels_of_the_original() {
         let given = picture();
         for turn in Turn::ALL {
             let turned = turn.of(&given);

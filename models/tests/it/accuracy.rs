@@ -52,7 +52,7 @@ fn measure(vision: &Vision, metric: Metric, folder: &Path) -> Pairs {
 }
 
 #[test]
-fn the_bundled_pack_tells_labelled_pairs_apart_and_int8_loses_little() {
+fn the_bundled_pack_tells_pairs_apart_and_int8_loses_little() {
     let Some(folder) = shared("accuracy test", "faces/lfw-dev") else {
         return;
     };

@@ -235,7 +235,7 @@ fn a_network_of_another_dimension_is_refused_by_name() {
 }
 
 #[test]
-fn a_network_without_the_outputs_of_its_decoder_is_refused_by_name() {
+fn a_network_without_its_decoders_outputs_is_refused_by_name() {
     let folder = replaced("onet = \"onet.onnx\"", "onet = \"rnet.onnx\"");
     let message = load(&Pack::load(folder.path()).unwrap(), Precision::Float32)
         .unwrap_err()
@@ -247,7 +247,7 @@ fn a_network_without_the_outputs_of_its_decoder_is_refused_by_name() {
 }
 
 #[test]
-fn a_float_network_that_claims_to_be_int8_is_refused_with_its_operators() {
+fn a_float_network_called_int8_is_refused_with_its_operators() {
     let folder = replaced(
         "int8 = \"recogniser_int8.onnx\"",
         "int8 = \"recogniser_float32.onnx\"",
@@ -286,7 +286,7 @@ fn a_precision_the_pack_has_not_is_refused() {
 }
 
 #[test]
-fn the_embedding_space_depends_on_what_makes_embeddings_and_nothing_else() {
+fn the_embedding_space_depends_only_on_what_makes_embeddings() {
     let space = |folder: &TempDir| Pack::load(folder.path()).unwrap().space().to_owned();
     let original = space(&changed(|text| text));
     // A new value here means that every existing gallery is embedded again.

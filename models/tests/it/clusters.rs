@@ -93,7 +93,7 @@ impl Kept {
 }
 
 #[test]
-fn a_face_stays_in_its_group_for_good_unless_that_becomes_one_with_a_lower_number() {
+fn a_face_stays_in_its_group_unless_that_merges_into_a_lower() {
     for seed in 0..12 {
         let mut random = Random(seed);
         let people: Vec<_> = (0..20).map(|_| random.around(&[0.0; 64], 0.2)).collect();
@@ -126,7 +126,7 @@ fn a_face_stays_in_its_group_for_good_unless_that_becomes_one_with_a_lower_numbe
 }
 
 #[test]
-fn people_far_apart_are_told_apart_and_groups_filled_from_a_store_go_on_as_before() {
+fn distant_people_are_told_apart_also_by_groups_from_a_store() {
     let mut random = Random(5);
     let people: Vec<_> = (0..10).map(|_| random.around(&[0.0; 64], 0.4)).collect();
     let mut kept = Kept::new();
@@ -162,8 +162,9 @@ fn people_far_apart_are_told_apart_and_groups_filled_from_a_store_go_on_as_befor
     }
 }
 
+/// Embeddings that cannot be compared are refused.
 #[test]
-fn two_halves_of_a_person_become_one_group_and_what_cannot_be_compared_is_refused() {
+fn two_halves_of_a_person_become_one_group() {
     let mut groups = Clusters::new(Metric::Euclidean, 2, 0.5);
     let shape = |x: f32| Shape {
         total: vec![4.0 * x, 4.0],
@@ -227,7 +228,7 @@ fn of_a_hundred_thousand_groups_the_right_one_is_found() {
 }
 
 #[test]
-fn photographs_of_three_people_make_three_groups_in_whatever_order_they_come() {
+fn photographs_of_three_people_make_three_groups_in_any_order() {
     let folder = crate_folder().join("../daemon/tests/photos");
     let vision = bundled(Precision::Int8);
     let names = [

@@ -105,7 +105,7 @@ fn overlap(a: Bounds, b: Bounds) -> f32 {
 }
 
 #[test]
-fn a_picture_lying_on_a_side_or_upside_down_gives_the_same_upright_face_where_it_lies() {
+fn a_turned_picture_gives_the_same_upright_face_in_its_place() {
     let picture = self_test_picture();
     for (name, vision) in both("turned test") {
         let upright = &analyse(vision, &picture).faces[0];
@@ -138,7 +138,7 @@ fn a_picture_lying_on_a_side_or_upside_down_gives_the_same_upright_face_where_it
 }
 
 #[test]
-fn a_turned_picture_is_taken_as_it_is_where_looking_twice_is_switched_off() {
+fn a_turned_picture_stays_as_it_is_where_turning_is_off() {
     let picture = self_test_picture();
     for degrees in TURNS {
         let once = faces(
@@ -162,7 +162,7 @@ fn a_turned_picture_is_taken_as_it_is_where_looking_twice_is_switched_off() {
 }
 
 #[test]
-fn a_cheek_that_looks_like_an_upright_face_does_not_hide_the_face_lying_down() {
+fn a_cheek_like_an_upright_face_does_not_hide_the_lying_face() {
     let (vision, mut cheeks) = (bundled(Precision::Float32), 0);
     for side in [250, 280, 310, 340, 370] {
         let picture = turned(&shrunk(side, 2 * side as usize, 2 * side as usize), 90);
@@ -190,7 +190,7 @@ fn a_cheek_that_looks_like_an_upright_face_does_not_hide_the_face_lying_down() {
 }
 
 #[test]
-fn an_upright_face_in_doubt_stays_as_it_is_when_it_is_looked_at_turned() {
+fn a_doubtful_upright_face_survives_a_turned_look() {
     let picture = image(&self_test_picture());
     // The cut goes through the eye.
     let cut =
@@ -213,7 +213,7 @@ fn an_upright_face_in_doubt_stays_as_it_is_when_it_is_looked_at_turned() {
 }
 
 #[test]
-fn a_picture_in_which_a_doubtful_face_stands_is_not_looked_at_turned() {
+fn a_picture_with_a_doubtful_upright_face_is_not_turned() {
     let vision = bundled(Precision::Float32);
     let face = image(&self_test_picture());
     let lying = turned(&rgb(image::imageops::thumbnail(&face, 300, 300)), 90);
@@ -314,7 +314,7 @@ fn truth() -> BTreeMap<String, Vec<Bounds>> {
 }
 
 #[test]
-fn every_face_of_40_pixels_in_the_group_pictures_is_found_and_nothing_else() {
+fn group_pictures_show_every_face_of_40_pixels_and_no_other() {
     let Some(folder) = shared("groups test", "faces/groups") else {
         return;
     };
@@ -339,9 +339,9 @@ fn every_face_of_40_pixels_in_the_group_pictures_is_found_and_nothing_else() {
     assert!(wanted > 140, "{wanted}");
 }
 
+/// Some of the clothes look like an upright face.
 #[test]
-fn every_face_of_40_pixels_is_found_in_group_pictures_lying_on_a_side_though_clothes_look_like_an_upright_one()
- {
+fn turned_group_pictures_show_every_face_of_40_pixels() {
     let Some(folder) = shared("turned groups test", "faces/groups") else {
         return;
     };
@@ -382,7 +382,7 @@ fn is_turned(found: &Face, face: &Bounds, degrees: u32, upright: &Rgb) -> bool {
 }
 
 #[test]
-fn portraits_lying_on_a_side_or_upside_down_show_the_face_the_right_way_up() {
+fn turned_portraits_show_the_face_the_right_way_up() {
     let Some(folder) = shared("turned portraits test", "faces/lfw-dev") else {
         return;
     };
@@ -414,7 +414,7 @@ fn portraits_lying_on_a_side_or_upside_down_show_the_face_the_right_way_up() {
 }
 
 #[test]
-fn no_scene_object_or_animal_is_taken_for_a_face_however_small_or_turned() {
+fn no_scene_object_or_animal_is_taken_for_a_face() {
     let Some(folder) = shared("scenes test", "faces/noface") else {
         return;
     };
@@ -466,8 +466,9 @@ fn photographs_of_a_man_turned_without_exif_show_him() {
     }
 }
 
+/// This is why it looks at such a picture a second time, turned.
 #[test]
-fn the_second_pack_lays_upright_landmarks_on_a_turned_face_where_looking_twice_is_switched_off() {
+fn the_second_pack_puts_upright_landmarks_on_a_turned_face() {
     let Some(vision) = second("second pack's test of looking once") else {
         return;
     };
@@ -489,7 +490,7 @@ fn the_second_pack_lays_upright_landmarks_on_a_turned_face_where_looking_twice_i
 }
 
 #[test]
-fn a_picture_on_several_cores_shows_exactly_what_it_shows_on_one() {
+fn a_picture_on_several_cores_gives_the_same_as_on_one() {
     let pack = Pack::load(&bundled_pack()).unwrap();
     let [one, four] = [1, 4].map(|cores| load(&pack, Precision::Int8).unwrap().on_cores(cores));
     let face = self_test_picture();

@@ -42,7 +42,7 @@ fn int8_is_refused_on_a_gpu_with_what_to_use_instead() {
 }
 
 #[test]
-fn a_gpu_passes_the_self_test_in_both_its_precisions_on_every_thread() {
+fn a_gpu_passes_the_self_test_in_each_precision_and_thread() {
     let pack = pack();
     let picture = decode(&pack.self_test_picture().unwrap());
     let on_processor = analyse(bundled(Precision::Float32), &picture);
@@ -77,7 +77,7 @@ fn a_gpu_passes_the_self_test_in_both_its_precisions_on_every_thread() {
 }
 
 #[test]
-fn the_default_precision_is_the_packs_on_a_processor_and_float16_on_a_gpu() {
+fn the_default_precision_is_the_packs_or_float16_on_a_gpu() {
     assert_eq!(pack().default_precision(Device::Cpu), Precision::Int8);
     assert_eq!(pack().default_precision(Device::Cuda), Precision::Float16);
 }
@@ -115,7 +115,7 @@ fn a_pack_kept_in_memory_needs_no_file_and_one_that_is_not_does() {
 }
 
 #[test]
-fn comparing_precisions_tries_each_that_this_machine_can_do_and_returns_the_one_to_change_to() {
+fn comparing_tries_each_possible_precision_and_returns_the_best() {
     let pack = pack();
     let current = bundled(Precision::Int8);
     let picture = decode(&pack.self_test_picture().unwrap());

@@ -39,7 +39,7 @@ fn plain_distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
 }
 
 #[test]
-fn nearest_agrees_with_a_plain_search_for_any_size_metric_and_count() {
+fn nearest_agrees_with_a_plain_search_for_any_size_and_metric() {
     let mut random = Random(7);
     for round in 0..120 {
         let metric = if round % 2 == 0 {
@@ -164,7 +164,7 @@ fn embeddings_that_cannot_be_compared_are_refused() {
 }
 
 #[test]
-fn ten_thousand_embeddings_are_searched_within_a_few_milliseconds() {
+fn ten_thousand_embeddings_are_searched_in_a_few_milliseconds() {
     let mut random = Random(5);
     let mut gallery = Gallery::new(Metric::Euclidean, 128);
     for i in 0..10_000 {
@@ -210,7 +210,7 @@ fn at(distances: &[f32]) -> Vec<Candidate> {
 }
 
 #[test]
-fn a_face_is_known_below_the_band_unknown_above_it_and_uncertain_between() {
+fn a_face_is_known_below_the_band_uncertain_in_it_else_unknown() {
     for (distance, outcome) in [
         (0.0, Outcome::Known),
         (0.549, Outcome::Known),

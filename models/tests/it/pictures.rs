@@ -75,7 +75,7 @@ fn a_face_lies_where_it_is_in_a_picture_of_any_shape() {
 }
 
 #[test]
-fn landmarks_are_image_left_eye_right_eye_nose_and_mouth_corners() {
+fn landmarks_are_left_eye_right_eye_nose_and_mouth_corners() {
     let Some(portrait) = portrait("landmark order test") else {
         return;
     };
@@ -95,7 +95,7 @@ fn landmarks_are_image_left_eye_right_eye_nose_and_mouth_corners() {
 }
 
 #[test]
-fn two_faces_side_by_side_are_both_found_and_boxes_that_overlap_do_not_merge() {
+fn two_faces_side_by_side_are_found_though_boxes_overlap() {
     let Some(portrait) = portrait("overlap test") else {
         return;
     };
@@ -179,7 +179,7 @@ fn a_picture_without_a_face_gives_none() {
 }
 
 #[test]
-fn a_face_cut_by_the_edge_has_finite_bounds_landmarks_and_embedding() {
+fn a_face_cut_by_the_edge_has_a_finite_box_and_embedding() {
     let Some(portrait) = portrait("edge test") else {
         return;
     };
@@ -224,7 +224,7 @@ fn a_face_cut_by_the_edge_has_finite_bounds_landmarks_and_embedding() {
 }
 
 #[test]
-fn a_photograph_of_twelve_megapixels_gives_the_same_face_in_its_own_pixels() {
+fn twelve_megapixels_give_the_same_face_in_their_own_pixels() {
     let Some(portrait) = portrait("large picture test") else {
         return;
     };
@@ -327,8 +327,9 @@ fn objection(picture: &Rgb) -> Option<Objection> {
         .objection(pack.quality_limits())
 }
 
+/// The face is made dark, cut, blurred and small.
 #[test]
-fn a_dark_a_cut_a_blurred_and_a_small_picture_of_one_good_face_each_have_exactly_their_reason() {
+fn each_way_to_spoil_a_good_face_has_exactly_its_reason() {
     let whole = decode(
         &Pack::load(&bundled_pack())
             .unwrap()
@@ -473,7 +474,7 @@ fn a_face_squeezed_on_one_side_is_taken_for_turned_to_that_side() {
 }
 
 #[test]
-fn photographs_of_poor_faces_have_the_reason_that_is_seen_and_good_ones_none() {
+fn photographs_of_poor_faces_have_their_reason_good_ones_none() {
     let Some(folder) = shared("quality test", "faces/hard") else {
         return;
     };
@@ -522,7 +523,7 @@ fn colour_order_matters_to_the_recogniser_of_each_pack() {
 }
 
 #[test]
-fn a_face_and_its_mirror_image_have_the_same_embedding_unless_flip_is_off() {
+fn a_mirrored_face_has_the_same_embedding_unless_flip_is_off() {
     let Some(portrait) = portrait("flip test") else {
         return;
     };
@@ -632,7 +633,7 @@ fn the_second_pack_compares_by_cosine_with_unit_embeddings() {
 }
 
 #[test]
-fn the_self_test_passes_with_its_picture_in_every_precision_and_fails_without_a_face() {
+fn the_self_test_passes_in_every_precision_and_needs_a_face() {
     let pack = Pack::load(&bundled_pack()).unwrap();
     let picture = decode(&pack.self_test_picture().unwrap());
     for precision in Precision::ALL {
@@ -657,7 +658,7 @@ fn the_self_test_passes_with_its_picture_in_every_precision_and_fails_without_a_
 }
 
 #[test]
-fn the_self_test_picture_gives_the_landmarks_of_the_reference_pipeline() {
+fn the_self_test_picture_gives_the_reference_landmarks() {
     // From the numpy pipeline on onnxruntime; its JPEG decoder differs in the last bits.
     let expected = [
         [163.32, 99.45],

@@ -54,7 +54,7 @@ fn refused<T>(result: std::io::Result<T>) {
 }
 
 #[test]
-fn a_confined_engine_opens_no_file_and_no_connection_and_starts_no_program() {
+fn a_confined_engine_opens_no_file_or_socket_runs_no_program() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -89,8 +89,9 @@ fn a_confined_engine_opens_no_file_and_no_connection_and_starts_no_program() {
     bystander.wait().unwrap();
 }
 
+/// The test needs a kernel with Landlock.
 #[test]
-fn landlock_alone_refuses_files_tcp_and_signals_where_the_kernel_has_it() {
+fn landlock_alone_refuses_files_tcp_and_signals() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
     let mut bystander = Command::new("sleep").arg("60").spawn().unwrap();
@@ -124,7 +125,7 @@ fn landlock_alone_refuses_files_tcp_and_signals_where_the_kernel_has_it() {
 }
 
 #[test]
-fn a_confined_engine_still_has_its_socket_its_threads_its_memory_and_its_clock() {
+fn a_confined_engine_keeps_its_socket_threads_memory_and_clock() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("engine");
     let listener = UnixListener::bind(&path).unwrap();
@@ -185,7 +186,7 @@ fn a_confined_engine_still_has_its_socket_its_threads_its_memory_and_its_clock()
 }
 
 #[test]
-fn a_runtime_begun_after_confining_serves_and_does_blocking_work() {
+fn a_runtime_started_after_confining_serves_and_blocks() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("engine");
     let listener = UnixListener::bind(&path).unwrap();
@@ -278,7 +279,7 @@ fn networks_loaded_before_recognise_after() {
 }
 
 #[test]
-fn a_confined_cuda_engine_keeps_its_libraries_and_its_cache_and_nothing_else() {
+fn a_confined_cuda_engine_keeps_only_its_libraries_and_cache() {
     if std::env::var_os(INSIDE).is_none() {
         // The filter binds every thread, so this needs its own process.
         let name = thread::current().name().unwrap().to_owned();

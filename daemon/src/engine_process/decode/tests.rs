@@ -83,7 +83,7 @@ fn assert_near(found: [[u8; 3]; 4], expected: [[u8; 3]; 4], tolerance: u8, what:
 }
 
 #[test]
-fn every_format_gives_back_its_colours_and_is_sniffed_by_content() {
+fn every_format_keeps_its_colours_and_is_sniffed_by_content() {
     let files = [
         (Format::Jpeg, jpeg(&quadrants())),
         (Format::Jpeg, PROGRESSIVE.to_vec()),
@@ -290,7 +290,7 @@ fn the_smallest_and_thinnest_pictures_decode() {
 }
 
 #[test]
-fn what_is_not_a_picture_is_named_and_leading_blanks_are_left_out() {
+fn a_non_picture_is_named_and_leading_blanks_are_skipped() {
     for (bytes, says) in [
         (
             &b"\0\0\0\x18ftypheic\0\0\0\0"[..],

@@ -17,7 +17,7 @@ async fn subscriber() -> (Double, Client) {
 }
 
 #[tokio::test]
-async fn acknowledgements_leave_in_arrival_order_whatever_is_settled_first() {
+async fn acknowledgements_leave_in_arrival_order() {
     let (double, mut client) = subscriber().await;
     let mut peer = double.accept_subscribed().await;
     for pkid in [11, 5, 12] {
@@ -43,7 +43,7 @@ async fn acknowledgements_leave_in_arrival_order_whatever_is_settled_first() {
 }
 
 #[tokio::test]
-async fn a_delivery_dropped_unsettled_holds_back_the_acknowledgements_behind_it() {
+async fn a_delivery_dropped_unsettled_holds_back_later_acks() {
     let (double, mut client) = subscriber().await;
     let mut peer = double.accept_subscribed().await;
     for pkid in 1..=3 {
@@ -57,7 +57,7 @@ async fn a_delivery_dropped_unsettled_holds_back_the_acknowledgements_behind_it(
 }
 
 #[tokio::test]
-async fn an_acknowledgement_of_a_lost_connection_is_not_sent_on_the_next_one() {
+async fn an_ack_of_a_lost_connection_is_not_sent_on_the_next() {
     let (double, mut client) = subscriber().await;
     let mut peer = double.accept_subscribed().await;
     peer.publish(7, "old").await;
@@ -74,7 +74,7 @@ async fn an_acknowledgement_of_a_lost_connection_is_not_sent_on_the_next_one() {
 }
 
 #[tokio::test]
-async fn what_nobody_took_before_the_connection_was_lost_is_only_seen_once() {
+async fn a_message_untaken_at_a_lost_connection_is_seen_once() {
     let (double, mut client) = subscriber().await;
     let mut peer = double.accept_subscribed().await;
     peer.publish(1, "picture").await;
@@ -88,7 +88,7 @@ async fn what_nobody_took_before_the_connection_was_lost_is_only_seen_once() {
 }
 
 #[tokio::test]
-async fn messages_at_qos_0_are_dropped_and_counted_while_too_many_wait() {
+async fn qos_0_messages_are_dropped_and_counted_while_too_many_wait() {
     let double = Double::listen().await;
     let mut client = Client::start(Settings {
         receive_maximum: 4,
@@ -125,7 +125,7 @@ fn sixty(pkid: u16) -> String {
 }
 
 #[tokio::test]
-async fn messages_without_room_wait_unread_and_are_taken_when_there_is() {
+async fn messages_without_room_wait_unread_until_there_is_some() {
     let (double, mut client) = small_room(PATIENCE).await;
     let mut peer = double.accept_subscribed().await;
     for pkid in 1..=5 {
@@ -246,8 +246,9 @@ async fn a_filter_that_is_none_is_named_and_the_others_are_subscribed() {
     assert_eq!(peer.recv_puback().await, 1);
 }
 
+/// The broker ignores the Maximum Packet Size of the CONNECT.
 #[tokio::test]
-async fn a_message_above_the_limit_from_a_broker_that_ignores_it_is_named_in_the_state() {
+async fn a_too_large_message_is_named_in_the_state() {
     let double = Double::listen().await;
     let settings = Settings {
         max_packet_bytes: 1000,

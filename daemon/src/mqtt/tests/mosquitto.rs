@@ -61,8 +61,9 @@ async fn a_message_above_our_limit_does_not_stop_those_behind_it() {
     assert!(client.state.borrow().is_connected());
 }
 
+/// The broker kept the message while the client was away.
 #[tokio::test]
-async fn a_message_above_our_limit_kept_while_we_were_away_does_not_stop_those_behind_it() {
+async fn a_too_large_kept_message_does_not_stop_those_behind_it() {
     let broker = Mosquitto::running();
     let limited = Settings {
         max_packet_bytes: 100_000,
@@ -100,8 +101,9 @@ async fn a_publish_above_the_brokers_limit_is_refused_here() {
     client.publish("out", vec![0; 5_000]).await;
 }
 
+/// It sends the next message once one is settled.
 #[tokio::test]
-async fn the_broker_sends_no_more_than_the_receive_maximum_until_something_is_settled() {
+async fn the_broker_keeps_to_the_receive_maximum() {
     let broker = Mosquitto::running();
     let mut client = Client::start(Settings {
         receive_maximum: 3,
@@ -138,7 +140,7 @@ async fn a_wrong_password_is_a_state_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_publish_the_broker_does_not_allow_is_refused_with_its_reason() {
+async fn a_publish_the_broker_forbids_is_refused_with_its_reason() {
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", "topic readwrite allowed\n")]);
     let mut client = Client::start(settings(broker.port(), "kith", &[]));
     client.connected().await;

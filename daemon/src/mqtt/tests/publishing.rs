@@ -88,7 +88,7 @@ async fn a_broker_that_takes_one_message_at_a_time_gets_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn every_publish_under_way_or_waiting_fails_when_the_connection_is_lost() {
+async fn every_unfinished_publish_fails_when_the_connection_is_lost() {
     let (double, client) = publisher(|_| {}).await;
     let mut peer = double.accept_publisher().await;
     client.publisher.connected().await.unwrap();
@@ -113,7 +113,7 @@ async fn every_publish_under_way_or_waiting_fails_when_the_connection_is_lost() 
 }
 
 #[tokio::test]
-async fn what_the_broker_cannot_take_is_refused_without_costing_the_connection() {
+async fn a_publish_too_large_for_the_broker_costs_no_connection() {
     let (double, client) = publisher(|_| {}).await;
     let mut peer = double.accept().await;
     peer.connack(|broker| {

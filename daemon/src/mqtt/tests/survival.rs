@@ -1,20 +1,14 @@
 //! Behaviour across crashes of the client, the broker and the line, with a real broker.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-use tokio::time::sleep;
 
 use super::super::{Delivery, PublishError, Settings, State};
 use super::broker::Mosquitto;
 use super::line::Line;
 use super::{Client, message, retained, settings};
 
-/// Time in which the broker saves its state, at an interval of one second.
-const SAVED: Duration = Duration::from_millis(2500);
-
 #[tokio::test]
-async fn unacknowledged_deliveries_come_again_after_a_crash_of_ours_and_settled_ones_do_not() {
+async fn after_our_crash_only_unacknowledged_deliveries_come_again() {
     let broker = Mosquitto::running();
     let mut client = Client::start(settings(broker.port(), "kith", &["in"]));
     client.connected().await;
@@ -69,8 +63,9 @@ async fn messages_sent_while_we_are_stopped_wait_for_us() {
     );
 }
 
+/// The client's state follows the broker's.
 #[tokio::test]
-async fn a_killed_broker_is_met_again_with_subscriptions_messages_and_state() {
+async fn after_a_broker_crash_subscriptions_and_messages_are_back() {
     let mut broker = Mosquitto::running();
     let birth = vec![retained("kith/state", "online")];
     let mut client = Client::start(Settings {
@@ -80,7 +75,7 @@ async fn a_killed_broker_is_met_again_with_subscriptions_messages_and_state() {
     client.connected().await;
     client.publish("in", "kept by the broker").await;
     let unsettled = client.recv().await;
-    sleep(SAVED).await;
+    broker.wait_for_saved("kept by the broker");
     broker.kill();
     client
         .state(|state| matches!(state, State::Down { .. }))
@@ -140,7 +135,7 @@ async fn a_broker_absent_at_start_is_met_when_it_comes() {
 }
 
 #[tokio::test]
-async fn the_will_speaks_for_us_after_a_crash_and_the_farewell_after_a_stop() {
+async fn the_will_is_sent_after_a_crash_and_the_farewell_after_a_stop() {
     let broker = Mosquitto::running();
     let mut watcher = Client::start(settings(broker.port(), "watcher", &["kith/state"]));
     watcher.connected().await;
@@ -185,8 +180,9 @@ async fn two_clients_with_one_id_say_so() {
     );
 }
 
+/// More messages are in flight in the session than the new maximum allows.
 #[tokio::test]
-async fn a_lower_receive_maximum_does_not_shut_us_out_of_a_session_with_more_under_way() {
+async fn a_lower_receive_maximum_does_not_lock_us_out_of_the_session() {
     let broker = Mosquitto::running();
     let mut client = Client::start(settings(broker.port(), "kith", &["in"]));
     client.connected().await;
@@ -209,7 +205,7 @@ async fn a_lower_receive_maximum_does_not_shut_us_out_of_a_session_with_more_und
 }
 
 #[tokio::test]
-async fn nothing_is_lost_while_both_lines_to_the_broker_are_cut_again_and_again() {
+async fn nothing_is_lost_while_both_connections_are_cut_repeatedly() {
     const MESSAGES: u32 = 1000;
     let broker = Mosquitto::running();
     let line = Line::to(broker.port()).await;

@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::*;
-use crate::config::{self, Config};
+use crate::config;
 use crate::domain::{EngineRole, Identified, IdentifiedFace, NewImage, Outcome, Source};
 use crate::queue::{Failure, QueueError, Rules};
 use crate::store::Relabel;
@@ -84,12 +84,8 @@ impl Shelf {
 async fn open(folder: &Path) -> Queue {
     let (store, _) = Store::open(folder).unwrap();
     let rules = Rules {
-        retry: Config::default().retry,
-        max_pending: 1000,
-        max_missing: 10,
         max_camera_bytes: Some(3000),
-        device: "board".into(),
-        publish: true,
+        ..Rules::for_tests()
     };
     Queue::open(store, rules).await.unwrap()
 }
@@ -109,8 +105,7 @@ fn ended_files(from: u32, to: u32, source: &str, state: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_oldest_finished_images_go_and_none_that_is_unfinished_not_vouched_for_or_waits_for_the_broker()
- {
+async fn the_oldest_finished_images_go_but_no_unsent_or_unverified() {
     let shelf = Shelf::new().await;
     shelf.write(
         "INSERT INTO images (id, state, outcome, reason, source, path, accepted_at_ms, unverified) VALUES
@@ -176,7 +171,7 @@ async fn with_mqtt_switched_off_no_image_is_kept_for_a_broker() {
 }
 
 #[tokio::test]
-async fn the_oldest_images_go_until_pages_and_files_are_below_the_bytes_allowed() {
+async fn the_oldest_images_go_until_the_bytes_are_below_the_limit() {
     let shelf = Shelf::new().await;
     shelf.write(&ended_files(1, 400, "folder", "failed"));
     shelf.write("INSERT INTO thumbnails SELECT id, zeroblob(10000) FROM images");
@@ -202,7 +197,7 @@ async fn the_oldest_images_go_until_pages_and_files_are_below_the_bytes_allowed(
 }
 
 #[tokio::test]
-async fn by_age_nothing_goes_before_the_clock_has_been_right_for_an_hour() {
+async fn nothing_expires_before_the_clock_was_right_for_an_hour() {
     let shelf = Shelf::new().await;
     let (now, day) = (wall_clock_ms(), DAY.as_millis() as i64);
     let insert = |id, accepted| {
@@ -226,8 +221,9 @@ async fn by_age_nothing_goes_before_the_clock_has_been_right_for_an_hour() {
     assert_eq!(shelf.images(), [2]);
 }
 
+/// Their age follows from their neighbours and the time the board was in use.
 #[tokio::test]
-async fn what_came_in_with_a_wrong_clock_is_judged_by_its_neighbours_and_by_the_time_in_use() {
+async fn images_of_a_wrong_clock_are_aged_by_neighbours_and_uptime() {
     let shelf = Shelf::new().await;
     let (now, age) = (1_000_000, 1000);
     let insert = |rows: &str| {
@@ -280,7 +276,7 @@ async fn what_came_in_with_a_wrong_clock_is_judged_by_its_neighbours_and_by_the_
 }
 
 #[tokio::test]
-async fn the_newest_camera_frames_are_kept_and_a_file_goes_after_its_row_has_forgotten_it() {
+async fn the_newest_camera_frames_stay_and_a_file_goes_after_its_row() {
     let shelf = Shelf::new().await;
     shelf.write(&ended_files(1, 6, "camera", "processed"));
     shelf.write("UPDATE images SET state = 'pending', outcome = NULL WHERE id = 2");
@@ -319,7 +315,7 @@ async fn the_newest_camera_frames_are_kept_and_a_file_goes_after_its_row_has_for
 }
 
 #[tokio::test]
-async fn uploads_go_when_they_are_processed_and_failed_ones_with_their_caps() {
+async fn processed_uploads_go_at_once_and_failed_ones_by_their_caps() {
     let shelf = Shelf::new().await;
     shelf.write(&ended_files(1, 1, "http", "processed"));
     shelf.write(&ended_files(2, 5, "http", "failed"));
@@ -393,14 +389,9 @@ fn face(outcome: Outcome) -> IdentifiedFace {
 
 fn frame(bytes: u64) -> NewImage {
     NewImage {
-        source: Source::Camera,
-        path: "frame".into(),
         file: Some(format!("spool/{bytes}")),
         bytes,
-        idempotency_key: None,
-        picture_key: None,
-        unless_unfinished: false,
-        seen: None,
+        ..NewImage::path(Source::Camera, "frame")
     }
 }
 
@@ -420,8 +411,7 @@ fn identified() -> Identified {
 }
 
 #[tokio::test]
-async fn strangers_lose_embedding_and_crop_when_they_are_old_enough_and_vouched_for_and_nobody_else_does()
- {
+async fn only_old_verified_strangers_lose_embedding_and_crop() {
     let shelf = Shelf::new().await;
     let store = shelf.store();
     let id = shelf.queue.submit(vec![frame(1)]).await.unwrap()[0].id;
@@ -472,8 +462,9 @@ async fn strangers_lose_embedding_and_crop_when_they_are_old_enough_and_vouched_
     );
 }
 
+/// Faces that become a stranger's late, or come back under a low number, expire as well.
 #[tokio::test]
-async fn a_face_that_becomes_a_strangers_late_or_comes_back_with_a_low_number_is_forgotten_too() {
+async fn late_strangers_and_reused_numbers_are_forgotten_too() {
     let shelf = Shelf::new().await;
     let store = shelf.store();
     let image = |id: i64, outcome: &str| {
@@ -510,8 +501,9 @@ async fn a_face_that_becomes_a_strangers_late_or_comes_back_with_a_low_number_is
     assert_eq!(store.removed().strangers, 3);
 }
 
+/// Finished frames make room.
 #[tokio::test]
-async fn frames_that_wait_fill_the_cameras_spool_until_some_are_done_and_over_a_restart() {
+async fn waiting_frames_fill_the_cameras_spool_over_a_restart() {
     let shelf = Shelf::new().await;
     shelf.queue.submit(vec![frame(1000)]).await.unwrap();
     shelf.queue.submit(vec![frame(1500)]).await.unwrap();

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_lasts_while_it_is_used_a_week_at_most_and_ends_when_told() {
+    async fn a_session_lasts_while_used_a_week_at_most_until_logout() {
         let mut sessions = Sessions::default();
         let id = sessions.begin().unwrap();
         let csrf = sessions.csrf(&id).unwrap();

@@ -161,7 +161,7 @@ impl Ask<'_> {
 }
 
 #[tokio::test]
-async fn by_default_everybody_may_look_and_changes_and_the_backup_need_the_token() {
+async fn by_default_all_may_look_and_changes_need_the_token() {
     let site = Site::new(true, false);
     for url in [
         "/",
@@ -219,7 +219,7 @@ async fn by_default_everybody_may_look_and_changes_and_the_backup_need_the_token
 }
 
 #[tokio::test]
-async fn looking_can_be_closed_and_people_are_asked_for_the_token_then() {
+async fn looking_can_be_closed_and_then_needs_the_token() {
     let site = Site::new(false, false);
     for url in ["/healthz", "/readyz", "/assets/style.css", "/login"] {
         assert_eq!(site.ask("GET", url).status().await, 200, "{url}");
@@ -266,8 +266,7 @@ async fn looking_can_be_closed_and_people_are_asked_for_the_token_then() {
 }
 
 #[tokio::test]
-async fn pictures_are_free_from_the_board_itself_but_not_from_pages_in_its_browser_nor_through_its_proxy()
- {
+async fn pictures_need_no_token_from_the_board_but_from_web_pages() {
     let site = Site::new(true, false);
     for url in ["/image/post", "/images/post", "/v1/images", "/v1/identify"] {
         let here = || site.ask("POST", url).from("127.0.0.1");
@@ -330,7 +329,7 @@ async fn pictures_are_free_from_the_board_itself_but_not_from_pages_in_its_brows
 }
 
 #[tokio::test]
-async fn whoever_is_logged_in_changes_something_only_by_a_form_of_our_own() {
+async fn a_logged_in_user_changes_things_only_by_our_own_forms() {
     let site = Site::new(true, false);
     let (cookie, csrf) = site.log_in().await;
     let own = format!("http://{BOARD}");
@@ -950,7 +949,7 @@ async fn a_name_that_is_not_the_boards_is_said_with_the_key() {
 }
 
 #[tokio::test]
-async fn a_token_that_cannot_be_made_is_said_and_made_as_soon_as_it_can_be() {
+async fn a_token_that_cannot_be_made_is_reported_and_made_later() {
     let folder = tempfile::tempdir().unwrap();
     let (away, health) = (folder.path().join("away"), Health::default());
     let access = Access::open(&away, &Config::default().http, health.clone());

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_made_once_for_its_owner_only_and_replaced_by_another() {
+    fn a_token_is_made_once_readable_by_its_owner_and_replaceable() {
         let folder = tempfile::tempdir().unwrap();
         let first = read_or_make(folder.path()).unwrap();
         assert_eq!(

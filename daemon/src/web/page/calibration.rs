@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_threshold_in_use_and_the_one_to_use_are_marked_and_said_in_words() {
+    fn the_present_and_the_advised_threshold_are_marked_and_named() {
         let found = Found::from(calibration(Some(0.5)));
         assert_eq!(found.reason, "Lower it.");
         for chart in &found.charts {

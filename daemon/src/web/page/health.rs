@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn minutes_are_drawn_where_they_belong_and_a_board_that_was_off_leaves_a_gap() {
+    fn minutes_are_drawn_in_place_and_an_outage_leaves_a_gap() {
         let span = Span {
             from: 100,
             to: 106,

@@ -445,7 +445,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_stays_in_the_address_of_the_next_page_whatever_it_is_made_of() {
+    fn any_query_stays_in_the_address_of_the_next_page() {
         let asked = Asked {
             path: "a b&c=é/ü".into(),
             state: "failed".into(),

@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operations_are_listed_below_their_tags_with_parameters_body_and_answers() {
+    fn operations_stand_below_their_tags_with_body_and_answers() {
         let document = serde_json::json!({
             "tags": [{"name": "people", "description": "Who is enrolled"}, {"name": "empty"}],
             "paths": {"/v1/people/{id}": {

@@ -722,7 +722,7 @@ fn row_of_convolutions(count: usize) -> GraphProto {
 }
 
 #[test]
-fn very_long_chains_of_convolutions_are_cut_and_take_neither_stack_nor_memory() {
+fn very_long_chains_are_cut_and_take_neither_stack_nor_memory() {
     compare(row_of_convolutions(70), &["y"], SHAPE, 1e-3);
     let long = network(row_of_convolutions(3000), &["y"]);
     run(&long.open_plan(SHAPE.map(Some), &pixels()).unwrap(), SHAPE).unwrap();
@@ -831,7 +831,7 @@ fn refuse(whole: fn() -> GraphProto, outputs: &[&'static str], cases: &[Refused]
 }
 
 #[test]
-fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
+fn foreign_operators_and_attributes_are_named_and_left_to_tract() {
     let cases = [
         valid("Tanh sr: Tanh is not supported by our operators", |g| {
             g.of("sr").op_type = "Tanh".into();

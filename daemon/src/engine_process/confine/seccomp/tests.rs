@@ -34,7 +34,7 @@ fn verdict(program: &[sock_filter], number: c_long, arguments: &[u64]) -> u32 {
 }
 
 #[test]
-fn no_memory_of_the_cpu_engine_becomes_code_and_no_thread_becomes_a_process() {
+fn the_cpu_engine_makes_no_executable_memory_and_no_process() {
     let program = allowing(allowed().unwrap()).unwrap();
     let verdict = |number, arguments: &[i32]| {
         let arguments: Vec<u64> = arguments

@@ -41,7 +41,7 @@ fn later(times: u32) -> Instant {
 }
 
 #[test]
-fn a_file_is_ready_once_it_has_been_still_and_a_growing_one_waits() {
+fn a_file_is_ready_once_it_is_still_and_a_growing_one_waits() {
     let folder = tempfile::tempdir().unwrap();
     let mut scanner = scanner(folder.path());
     fs::write(folder.path().join("a.jpg"), "a").unwrap();
@@ -60,7 +60,7 @@ fn a_file_is_ready_once_it_has_been_still_and_a_growing_one_waits() {
 }
 
 #[test]
-fn hidden_temporary_unwanted_linked_and_put_away_files_are_left_alone() {
+fn hidden_temporary_unwanted_linked_and_moved_files_are_skipped() {
     let folder = tempfile::tempdir().unwrap();
     for inner in ["in/deep", "in/skip", "done", "failed", ".cache"] {
         fs::create_dir_all(folder.path().join(inner)).unwrap();
@@ -153,8 +153,9 @@ fn a_file_that_only_grows_is_waited_for_and_named() {
     }
 }
 
+/// The full scan finds files that were rewritten or removed.
 #[test]
-fn only_changed_folders_are_listed_and_a_full_look_finds_what_was_rewritten_or_went() {
+fn only_changed_folders_are_listed_except_by_a_full_scan() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("in")).unwrap();
     for name in ["in/a.jpg", "in/b.jpg"] {
@@ -209,7 +210,7 @@ fn a_folder_that_is_away_or_was_a_mount_forgets_nothing() {
 }
 
 #[test]
-fn files_are_put_away_beside_their_namesakes_and_a_new_file_of_the_name_stays() {
+fn a_file_is_moved_beside_its_namesakes_and_a_newer_one_stays() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     fs::create_dir(root.join("in")).unwrap();
