@@ -25,6 +25,7 @@ use crate::store::{Changed, PersonPicture, PersonRow};
 
 /// A page of enrolled people.
 #[derive(Serialize, ToSchema)]
+#[schema(as = People)]
 pub struct PeoplePage {
     /// People in the order they were enrolled.
     people: Vec<PersonRow>,
@@ -33,7 +34,7 @@ pub struct PeoplePage {
 }
 
 /// Lists the enrolled people, in the order they were enrolled.
-#[utoipa::path(get, path = "/v1/people", tag = "people", params(PageQuery),
+#[utoipa::path(get, operation_id = "people", path = "/v1/people", tag = "people", params(PageQuery),
     responses((status = 200, body = PeoplePage), Problem))]
 pub async fn list(
     State(view): State<View>,
@@ -71,7 +72,7 @@ pub struct EnrolledPicture {
 }
 
 /// Returns a person and the pictures they were enrolled from, with remarks on each.
-#[utoipa::path(get, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1), PageQuery),
+#[utoipa::path(get, operation_id = "person", path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1), PageQuery),
     responses((status = 200, body = PersonDetail), Problem))]
 pub async fn show(
     State(view): State<View>,
@@ -99,7 +100,7 @@ pub async fn show(
 }
 
 /// Returns the aligned face of an enrolled picture.
-#[utoipa::path(get, path = "/v1/people/{id}/pictures/{file}", tag = "people",
+#[utoipa::path(get, operation_id = "person_picture", path = "/v1/people/{id}/pictures/{file}", tag = "people",
     params(("id" = i64, Path, minimum = 1), ("file" = String, Path, pattern = "^[1-9][0-9]{0,17}\\.jpg$", example = "1.jpg")),
     responses((status = 200, content_type = "image/jpeg", body = PictureBytes), (status = 304, description = "Not changed"), Problem))]
 pub async fn picture(

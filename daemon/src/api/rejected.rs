@@ -26,7 +26,7 @@ pub struct RejectedPage {
 }
 
 /// Lists MQTT messages that were refused and are kept, newest first.
-#[utoipa::path(get, path = "/v1/rejected", tag = "messages", params(PageQuery),
+#[utoipa::path(get, operation_id = "messages", path = "/v1/rejected", tag = "messages", params(PageQuery),
     responses((status = 200, body = RejectedPage), Problem))]
 pub async fn list(
     State(view): State<View>,
@@ -42,7 +42,7 @@ pub async fn list(
 }
 
 /// Returns a refused message, without its bytes.
-#[utoipa::path(get, path = "/v1/rejected/{id}", tag = "messages", params(("id" = i64, Path, minimum = 1)),
+#[utoipa::path(get, operation_id = "message", path = "/v1/rejected/{id}", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, body = RejectedMessage), Problem))]
 pub async fn show(State(view): State<View>, Id(id): Id) -> Result<Json<RejectedMessage>, Problem> {
     view.store

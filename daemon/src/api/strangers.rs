@@ -43,7 +43,7 @@ pub struct StrangerPage {
 }
 
 /// Lists unknown faces grouped by likeness.
-#[utoipa::path(get, path = "/v1/strangers", tag = "strangers", params(StrangerQuery),
+#[utoipa::path(get, operation_id = "strangers", path = "/v1/strangers", tag = "strangers", params(StrangerQuery),
     responses((status = 200, body = StrangerPage), Problem))]
 pub async fn list(
     State(view): State<View>,
@@ -86,7 +86,7 @@ pub struct StrangerDetail {
 }
 
 /// Returns a group with the newest 200 of its faces.
-#[utoipa::path(get, path = "/v1/strangers/{id}", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
+#[utoipa::path(get, operation_id = "stranger", path = "/v1/strangers/{id}", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, body = StrangerDetail), Problem))]
 pub async fn show(State(view): State<View>, Id(id): Id) -> Result<Json<StrangerDetail>, Problem> {
     let stranger = view.store.stranger(id).await?;

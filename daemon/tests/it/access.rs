@@ -41,7 +41,8 @@ fn a_refused_birth_is_named_for_as_long_as_it_is_refused() {
     assert!(board.get_text("/").contains("kithd/board/status"));
     let doctor = text(&board.kithd(["doctor"]));
     assert!(
-        doctor.contains("PROBLEM  mqtt out:") && doctor.contains("does not let it publish on kithd/board/echo"),
+        doctor.contains("PROBLEM  mqtt out:")
+            && doctor.contains("does not let it publish on kithd/board/echo"),
         "{doctor}"
     );
     broker.reload("acl", "topic readwrite #\n");

@@ -220,11 +220,18 @@ fn the_arrows_of_the_design_hold() {
             &[
                 "crate::queue",
                 "crate::sources",
-                "crate::people",
                 "crate::pipeline",
                 "crate::engine_process",
                 "crate::sinks",
-                "crate::api",
+            ],
+        ),
+        (
+            "daemon/src/api",
+            &[
+                "crate::web",
+                "crate::sinks",
+                "crate::engine_process",
+                "crate::mqtt",
             ],
         ),
         (
