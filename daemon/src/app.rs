@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api, View};
 use crate::config::{Config, Http, Tls};
 use crate::control::{self, Control};
-use crate::engine_process::{DecodeLimits, EngineSettings, JPEG_TIMES};
-use crate::engines::{self, Deadlines, Engines, Persistence};
+use crate::engine_process::{DecodeLimits, EngineSettings};
+use crate::engines::{self, Engines, Persistence};
 use crate::http_server::tls::{Encryption, Source};
 use crate::http_server::{self, Speech};
 use crate::people::{People, Strangers};
@@ -114,7 +114,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         store: store.clone(),
         queue: queue.clone(),
     };
-    let settings = engines_settings(&config, &state_dir);
+    let settings = engines::Settings::of(&config, &state_dir);
     let (engines, supervisor) = Engines::new(settings, health.clone(), Some(persistence));
     tasks.work("engines", supervisor.run(tasks.stop()));
     let people = People::new(store.clone(), engines.clone(), &state_dir, &config.device);
@@ -468,23 +468,6 @@ async fn serve_http(
     }
     http_server::serve(listener, Speech::Http, routes, encryption, pulse, stop).await;
     Ok(())
-}
-
-/// Returns the settings of the engines, for the daemon and the command line.
-pub fn engines_settings(config: &Config, sockets: &Path) -> engines::Settings {
-    engines::Settings {
-        models: config.models.clone(),
-        engine: config.engine.clone(),
-        breaker: config.breaker.clone(),
-        deadlines: Deadlines {
-            base: config.recognition.deadline,
-            per_megapixel: config.recognition.deadline_per_megapixel,
-            max_pixels: config.recognition.max_pixels.saturating_mul(JPEG_TIMES),
-        },
-        threads: config.recognition.threads,
-        configuration: config.arguments.clone(),
-        sockets: sockets.into(),
-    }
 }
 
 /// Returns the settings of an engine process.

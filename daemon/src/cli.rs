@@ -44,7 +44,7 @@ use crate::app;
 use crate::config::Config;
 use crate::domain::BreakerCommand;
 use crate::engine_process::{self, Engine, load_pack};
-use crate::engines::Engines;
+use crate::engines::{self, Engines};
 use crate::people::People;
 use crate::state_dir::StateDir;
 use crate::status::health::Health;
@@ -307,7 +307,7 @@ fn confirmed(question: &str) -> std::io::Result<bool> {
 /// The gallery without a daemon: the state folder's lock, and the one who changes people in it.
 async fn own_gallery(config: &Config) -> anyhow::Result<(StateDir, People)> {
     let (engines, _) = Engines::new(
-        app::engines_settings(config, &config.state_dir),
+        engines::Settings::of(config, &config.state_dir),
         Health::default(),
         None,
     );
@@ -337,7 +337,7 @@ impl OwnEngines {
         let models = config.models.clone();
         let pack = tokio::task::spawn_blocking(move || load_pack(&models)).await??;
         let sockets = tempfile::tempdir().context("no folder for the engine's socket")?;
-        let settings = app::engines_settings(config, sockets.path());
+        let settings = engines::Settings::of(config, sockets.path());
         let (engines, supervisor) = Engines::new(settings, Health::default(), None);
         let stop = CancellationToken::new();
         let running = tokio::spawn(supervisor.run_with(Arc::new(pack), stop.clone()));

@@ -7,6 +7,7 @@
 mod persistence;
 mod report;
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use persistence::Persistence;
 
-use crate::config::{self, Elsewhere, Models};
+use crate::config::{self, Config, Elsewhere, Models};
 use crate::domain::{
     BreakerCommand, BreakerReason, BreakerState, EngineError, EngineErrorKind, EngineRole, ImageId,
 };
-use crate::engine_process::load_pack;
+use crate::engine_process::{JPEG_TIMES, load_pack};
 use crate::engines::breaker::{Breaker, Ticket, Transition};
 use crate::engines::client::{Answer, Picture};
 use crate::engines::instance::{
@@ -57,7 +58,26 @@ pub struct Settings {
     /// Arguments that give an engine process this configuration.
     pub configuration: Vec<String>,
     /// Folder for the engines' sockets.
-    pub sockets: std::path::PathBuf,
+    pub sockets: PathBuf,
+}
+
+impl Settings {
+    /// Returns the settings of a configuration, with this folder for the engines' sockets.
+    pub fn of(config: &Config, sockets: &Path) -> Self {
+        Self {
+            models: config.models.clone(),
+            engine: config.engine.clone(),
+            breaker: config.breaker.clone(),
+            deadlines: Deadlines {
+                base: config.recognition.deadline,
+                per_megapixel: config.recognition.deadline_per_megapixel,
+                max_pixels: config.recognition.max_pixels.saturating_mul(JPEG_TIMES),
+            },
+            threads: config.recognition.threads,
+            configuration: config.arguments.clone(),
+            sockets: sockets.into(),
+        }
+    }
 }
 
 /// The engines behind the breaker; clones share them. The handle exists before the model pack is

@@ -355,10 +355,9 @@ mod tests {
     use rusqlite::{Connection, params};
 
     use super::*;
-    use crate::app;
     use crate::config::Config;
     use crate::domain::{EngineRole, ImageId, Outcome};
-    use crate::engines::Engines;
+    use crate::engines::{self, Engines};
     use crate::people::RelabelError;
     use crate::store::{Changed, EnrolledPicture, Told, blob_to_vector, vector_to_blob};
 
@@ -389,7 +388,7 @@ mod tests {
             )
             .unwrap();
             let matcher = Matcher::new(&pack, Default::default());
-            let settings = app::engines_settings(&Config::default(), folder.path());
+            let settings = engines::Settings::of(&Config::default(), folder.path());
             let (engines, _) = Engines::new(settings, Health::default(), None);
             let people = People::new(store, engines, folder.path(), "board");
             people.matcher.send_replace(Some(Arc::new(matcher)));

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::domain::{
     EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source,
 };
-use crate::engines::Engines;
+use crate::engines::{self, Engines};
 use crate::people::People;
 use crate::status::disk::Disk;
 use crate::status::health::{Condition, Health};
@@ -43,7 +43,7 @@ impl Site {
             reserve_bytes: 7,
             store: store.clone(),
         };
-        let settings = crate::app::engines_settings(&Config::default(), folder.path());
+        let settings = engines::Settings::of(&Config::default(), folder.path());
         let (engines, _) = Engines::new(settings, Health::default(), None);
         let people = People::new(store.clone(), engines, folder.path(), "board-7");
         let web = View {
