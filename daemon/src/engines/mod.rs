@@ -10,5 +10,4 @@ pub mod status;
 pub mod supervisor;
 
 pub use client::Picture;
-pub use instance::Deadlines;
 pub use supervisor::{Engines, Persistence, Settings};
