@@ -293,10 +293,7 @@ fn the_arrows_of_the_design_hold() {
         );
     }
     for (path, text) in files("daemon/src", "rs") {
-        if !path.ends_with("main.rs")
-            && !path.starts_with("daemon/src/cli")
-            && !path.ends_with("cli.rs")
-        {
+        if !path.starts_with("daemon/src/cli") && !path.ends_with("cli.rs") {
             assert!(
                 !program(&text).contains("crate::app"),
                 "{} may not know app",
@@ -346,10 +343,11 @@ fn main_stays_short_and_nothing_is_left_unfinished() {
         .into_iter()
         .chain(files("models", "rs"))
     {
-        if path.ends_with("daemon/src/main.rs") {
+        if path.ends_with("daemon/src/main.rs") || path.ends_with("daemon/src/lib.rs") {
             assert!(
                 text.lines().count() < 80,
-                "main.rs is {} lines long",
+                "{} is {} lines long",
+                path.display(),
                 text.lines().count()
             );
         }

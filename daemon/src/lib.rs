@@ -1,0 +1,79 @@
+//! kithd: pictures in, names out, nothing lost. Parses arguments, starts the log, loads the
+//! configuration, runs, and sets the exit code.
+//! A library so that packages can compile it for size and link `main.rs` for speed.
+
+mod allocator;
+mod api;
+mod app;
+mod backup;
+mod camera_process;
+mod child;
+mod cli;
+mod commands;
+mod config;
+mod control;
+mod domain;
+mod engine_process;
+mod engines;
+mod files;
+mod http_server;
+mod mqtt;
+mod names;
+mod people;
+mod picture_kind;
+mod pipeline;
+mod problem;
+mod queue;
+mod recovery;
+mod result;
+mod rpc;
+mod sinks;
+mod sources;
+mod spool;
+mod state_dir;
+mod status;
+mod store;
+mod supervise;
+mod topics;
+mod web;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use config::Config;
+use store::StoreError;
+
+/// EX_CONFIG of sysexits.h: systemd must not restart with a wrong configuration.
+const EXIT_CONFIG: u8 = 78;
+
+/// The whole program: it does what was typed and returns the exit code.
+pub fn main() -> ExitCode {
+    cli::while_somebody_reads(answer)
+}
+
+fn answer() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let config = match Config::load(cli.config.as_deref(), &cli.set) {
+        Ok(config) => config,
+        Err(problems) => {
+            let source = cli
+                .config
+                .as_deref()
+                .map_or_else(|| config::SYSTEM_CONFIG.into(), |p| p.display().to_string());
+            cli::complain(&Config::problems_text(&source, &problems));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    match cli::run(cli, config) {
+        Ok(code) => code,
+        Err(error) => {
+            cli::complain(&format!("{error:#}"));
+            match error.downcast_ref() {
+                Some(StoreError::Newer { .. } | StoreError::NetworkFilesystem { .. }) => {
+                    ExitCode::from(EXIT_CONFIG)
+                }
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
