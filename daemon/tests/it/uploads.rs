@@ -231,7 +231,7 @@ fn what_can_be_no_picture_is_refused_with_what_to_change() {
             vec![("content-encoding", "br")],
             jpeg.clone(),
             415,
-            "Content-Encoding is br",
+            "Content-Encoding br",
         ),
         (
             vec![("content-encoding", "gzip, gzip")],
