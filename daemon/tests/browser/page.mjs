@@ -21,7 +21,7 @@ const ROWS = 60;
 /** Pages with their heads; all of them are complete without JavaScript, fit a phone and break no rule. */
 const PAGES = [
   ["/", "Images"], ["/people", "People"], ["/strangers", "Strangers"], ["/strangers?ignored=1", "Ignored"],
-  ["/health", "Health"], ["/health?hours=168", "Health"], ["/calibration", "Calibration"], ["/api", "API"], ["/docs", "Documentation"],
+  ["/health", "Health"], ["/health?hours=168", "Health"], ["/calibration", "Calibration"], ["/api", "API"], ["/docs", "Install"],
   ["/people/1", "Barack Obama"], ["/images/1", "Image 1"],
 ];
 const picture = await readFile(image);

@@ -237,7 +237,7 @@ fn what_can_be_no_picture_is_refused_with_what_to_change() {
             vec![("content-encoding", "gzip, gzip")],
             jpeg.clone(),
             415,
-            "Content-Encoding is gzip, gzip",
+            "Content-Encoding gzip, gzip",
         ),
         (
             vec![("content-encoding", "gzip")],
