@@ -65,6 +65,7 @@ fn every_source_file_opens_with_what_it_is_for() {
         "daemon/src",
         "daemon/tests/it",
         "models/src",
+        "models/kernels",
         "models/tests",
         "models/benches",
     ] {
@@ -322,18 +323,26 @@ fn only_the_runtime_names_tract() {
 }
 
 #[test]
-fn unsafe_stands_in_one_file() {
-    for (path, text) in files("models/src", "rs")
-        .into_iter()
-        .chain(files("daemon/src", "rs"))
+fn every_crate_but_the_kernels_forbids_unsafe_code() {
+    let workspace = std::fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
+    let members = workspace
+        .lines()
+        .find_map(|line| line.strip_prefix("members = ["));
+    for member in members
+        .unwrap()
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|member| *member != "models/kernels")
     {
-        let allows = program(&text).contains("unsafe_code");
-        assert_eq!(
-            allows,
-            path.ends_with("models/src/direct.rs"),
-            "{}",
-            path.display()
-        );
+        let source = Path::new(ROOT).join(member).join("src");
+        let roots = ["lib.rs", "main.rs"].map(|name| std::fs::read_to_string(source.join(name)));
+        for text in roots.into_iter().flatten() {
+            assert!(
+                text.contains("\n#![forbid(unsafe_code)]\n"),
+                "{member} does not forbid unsafe code"
+            );
+        }
     }
 }
 
