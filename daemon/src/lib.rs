@@ -18,7 +18,6 @@ mod engine_process;
 mod engines;
 mod files;
 mod http_server;
-mod mqtt;
 mod names;
 mod people;
 mod picture_kind;

@@ -63,6 +63,7 @@ fn is_test(path: &Path) -> bool {
 fn every_source_file_opens_with_what_it_is_for() {
     for folder in [
         "daemon/src",
+        "daemon/mqtt",
         "daemon/tests/it",
         "models/src",
         "models/kernels",
@@ -127,7 +128,7 @@ fn the_arrows_of_the_design_hold() {
                 "crate::sinks",
                 "crate::api",
                 "crate::web",
-                "crate::mqtt",
+                "kith_mqtt",
             ],
         ),
         (
@@ -181,7 +182,7 @@ fn the_arrows_of_the_design_hold() {
                 "crate::sinks",
                 "crate::api",
                 "crate::web",
-                "crate::mqtt",
+                "kith_mqtt",
             ],
         ),
         (
@@ -192,7 +193,7 @@ fn the_arrows_of_the_design_hold() {
                 "crate::sinks",
                 "crate::api",
                 "crate::web",
-                "crate::mqtt",
+                "kith_mqtt",
             ],
         ),
         (
@@ -202,7 +203,7 @@ fn the_arrows_of_the_design_hold() {
                 "crate::sinks",
                 "crate::api",
                 "crate::web",
-                "crate::mqtt",
+                "kith_mqtt",
             ],
         ),
         (
@@ -232,7 +233,7 @@ fn the_arrows_of_the_design_hold() {
                 "crate::web",
                 "crate::sinks",
                 "crate::engine_process",
-                "crate::mqtt",
+                "kith_mqtt",
             ],
         ),
         (
@@ -258,16 +259,6 @@ fn the_arrows_of_the_design_hold() {
                 "crate::pipeline",
                 "crate::api",
                 "crate::web",
-            ],
-        ),
-        (
-            "daemon/src/mqtt",
-            &[
-                "crate::domain",
-                "crate::queue",
-                "crate::store",
-                "crate::sources",
-                "crate::sinks",
             ],
         ),
     ];
