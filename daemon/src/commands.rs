@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
+use kith_mqtt::{Deliveries, Delivery, Message, Publisher, is_topic, matches};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
@@ -22,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use crate::config::MqttCommand;
 use crate::domain::BreakerCommand;
 use crate::files::file_name;
-use crate::mqtt::{Deliveries, Delivery, Message, Publisher, is_topic, matches};
 use crate::people::People;
 use crate::picture_kind::plain;
 use crate::pipeline::{Identifier, Reader};

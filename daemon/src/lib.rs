@@ -1,6 +1,7 @@
 //! kithd: pictures in, names out, nothing lost. Parses arguments, starts the log, loads the
 //! configuration, runs, and sets the exit code.
 //! A library so that packages can compile it for size and link `main.rs` for speed.
+#![forbid(unsafe_code)]
 
 mod allocator;
 mod api;
@@ -17,7 +18,6 @@ mod engine_process;
 mod engines;
 mod files;
 mod http_server;
-mod mqtt;
 mod names;
 mod people;
 mod picture_kind;

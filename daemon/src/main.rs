@@ -1,4 +1,5 @@
 //! The executable. The whole program is in the library `lib.rs`.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

@@ -3,6 +3,7 @@
 //! [`Pack::load`] checks a folder of networks, [`Vision::load`] makes it ready to run, and
 //! [`Vision::recognise`] turns one decoded picture into faces. [`Gallery`] and [`Matching`]
 //! identify them. This crate decodes no files, opens no sockets, stores nothing and knows no names.
+#![forbid(unsafe_code)]
 
 mod align;
 mod area;
@@ -13,7 +14,6 @@ mod compare;
 mod cores;
 mod detect;
 mod device;
-mod direct;
 mod embed;
 pub mod evaluation;
 mod gallery;

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use kith_mqtt::{Deliveries, Dropped, Message, Publisher, Settings, State};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::Commands;
 use crate::config::{Config, Shared};
-use crate::mqtt::{self, Deliveries, Dropped, Message, Publisher, Settings, State};
 use crate::people::People;
 use crate::pipeline::Reader;
 use crate::sinks::former_names::{self, FormerNames};
@@ -383,7 +383,7 @@ fn connect(
     watch::Receiver<State>,
     tokio_util::sync::DropGuard,
 ) {
-    let (publisher, deliveries, state, connection) = mqtt::connect(settings);
+    let (publisher, deliveries, state, connection) = kith_mqtt::connect(settings);
     let disconnect = CancellationToken::new();
     let connected = disconnect.clone().drop_guard();
     tasks.deliver(part, async move {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use kith_mqtt::{Message, Settings, State};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -19,7 +20,6 @@ use crate::config::Config;
 use crate::control::Client;
 use crate::domain::{Moment, wall_clock_ms};
 use crate::engine_process::load_pack;
-use crate::mqtt::{self, Message, Settings, State};
 use crate::queue::synchronised;
 use crate::state_dir::open_to_others;
 use crate::status::disk::free_bytes;
@@ -626,7 +626,7 @@ async fn broker(config: &Config, found: &mut Findings) {
         ..settings
     };
     let client = settings.client_id.clone();
-    let (publisher, mut deliveries, mut state, connection) = mqtt::connect(settings);
+    let (publisher, mut deliveries, mut state, connection) = kith_mqtt::connect(settings);
     let (over, stop) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(connection.run(async { _ = stop.await }));
     let settled = state.wait_for(|state| !matches!(state, State::Connecting));
@@ -651,7 +651,7 @@ async fn broker(config: &Config, found: &mut Findings) {
                         break;
                     }
                 }
-                Ok::<_, mqtt::PublishError>(())
+                Ok::<_, kith_mqtt::PublishError>(())
             };
             let below = echo.trim_end_matches("echo");
             let advice = format!(

@@ -19,7 +19,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::config::Config;
-use crate::mqtt;
 
 /// Most messages published ahead of their acceptance: mosquitto drops messages beyond its queue of
 /// 1 000.
@@ -335,8 +334,9 @@ impl Daemon {
 
     /// Publishes paths and waits until as many rows are accepted.
     async fn publish_paths(&self, broker: &str, count: usize) -> anyhow::Result<()> {
-        let settings = mqtt::Settings::new(broker.parse()?, format!("{}-publisher", self.device));
-        let (publisher, _deliveries, _state, connection) = mqtt::connect(settings);
+        let settings =
+            kith_mqtt::Settings::new(broker.parse()?, format!("{}-publisher", self.device));
+        let (publisher, _deliveries, _state, connection) = kith_mqtt::connect(settings);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let running = tokio::spawn(connection.run(async {
             let _ = stopped.await;
@@ -358,10 +358,10 @@ impl Daemon {
                 .map(|n| {
                     let payload =
                         json!({ "path": format!("/unknown_images/mqtt/{n}.jpg") }).to_string();
-                    publisher.publish(mqtt::Message {
+                    publisher.publish(kith_mqtt::Message {
                         topic: topic.clone(),
                         payload: payload.into_bytes(),
-                        ..mqtt::Message::default()
+                        ..kith_mqtt::Message::default()
                     })
                 })
                 .buffered(64);

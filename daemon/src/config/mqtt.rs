@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kith_mqtt::{Address, TlsFiles, Version, is_topic};
+
 use super::{Raw, secs};
-use crate::mqtt::{Address, TlsFiles, Version, is_topic};
 use crate::store::RejectedCaps;
 
 /// Name of the systemd credential with the broker's password, used if `mqtt.password_file` is not
@@ -318,7 +319,7 @@ fn filters(raw: &mut Raw, key: &str) -> Vec<String> {
     let filters = raw.texts(key).unwrap_or_default();
     for filter in filters
         .iter()
-        .filter(|filter| filter.starts_with("$share/") || !crate::mqtt::is_filter(filter))
+        .filter(|filter| filter.starts_with("$share/") || !kith_mqtt::is_filter(filter))
     {
         let rule = "is not a topic filter; for example \"frigate/+/person/snapshot\"";
         raw.problem(key, format!("{filter:?}"), rule);

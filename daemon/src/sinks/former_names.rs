@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kith_mqtt::{Message, Settings, State};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -16,7 +17,6 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::hex;
-use crate::mqtt::{self, Message, Settings, State};
 use crate::sources::mqtt::{Door, Kind, Subscription};
 use crate::status::health::{Condition, Health};
 use crate::store::{Store, StoreError};
@@ -272,7 +272,8 @@ impl FormerNames {
 
     /// Returns the retained messages on these topics.
     async fn retained(&self, topics: Vec<String>) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
-        let (_publisher, mut deliveries, state, connection) = mqtt::connect(self.visit(topics));
+        let (_publisher, mut deliveries, state, connection) =
+            kith_mqtt::connect(self.visit(topics));
         let (over, stop) = oneshot::channel::<()>();
         let work = async {
             let connected = connected(state).await;
@@ -312,7 +313,7 @@ impl FormerNames {
             ..settings.clone()
         };
 
-        let (_publisher, mut deliveries, state, connection) = mqtt::connect(settings);
+        let (_publisher, mut deliveries, state, connection) = kith_mqtt::connect(settings);
         let (over, stop) = oneshot::channel::<()>();
         let work = async {
             let connected = connected(state).await;
@@ -326,7 +327,7 @@ impl FormerNames {
         };
         tokio::join!(work, connection.run(async { _ = stop.await })).0?;
 
-        let (_publisher, _deliveries, state, connection) = mqtt::connect(ending);
+        let (_publisher, _deliveries, state, connection) = kith_mqtt::connect(ending);
         let (over, stop) = oneshot::channel::<()>();
         let work = async {
             let connected = connected(state).await;
@@ -338,7 +339,8 @@ impl FormerNames {
 
     /// Removes the retained messages on these topics.
     async fn remove(&self, topics: Vec<String>) -> anyhow::Result<()> {
-        let (publisher, _deliveries, state, connection) = mqtt::connect(self.visit(Vec::new()));
+        let (publisher, _deliveries, state, connection) =
+            kith_mqtt::connect(self.visit(Vec::new()));
         let (over, stop) = oneshot::channel::<()>();
         let work = async {
             let removed = async {

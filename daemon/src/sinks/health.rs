@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use kith_mqtt::{Message, PublishError, Publisher};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::engines::Engines;
-use crate::mqtt::{Message, PublishError, Publisher};
 use crate::status::disk::Disk;
 use crate::status::health::{Condition, Health};
 use crate::store::{Store, StoreError};

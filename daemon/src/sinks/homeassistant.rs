@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
+use kith_mqtt::{Message, PublishError, Publisher, State};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::mqtt::{Message, PublishError, Publisher, State};
 use crate::sinks::former_names::ANNOUNCED;
 use crate::status::health::{Condition, Health};
 use crate::store::Store;

@@ -10,12 +10,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use kith_mqtt::{Message, PublishError, Publisher};
 use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{ImageId, NamedCandidate, Outcome, Source, wall_clock_ms};
-use crate::mqtt::{Message, PublishError, Publisher};
 use crate::status::health::{Condition, Health};
 use crate::store::Store;
 use crate::topics::Topics;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
+use kith_mqtt::{Deliveries, Delivery, matches};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use super::rejected::{Rejected, RejectedError};
 use super::{Intake, IntakeError, PathSubmission, paths};
 use crate::domain::{Accepted, ImageId, Source, hex};
-use crate::mqtt::{Deliveries, Delivery, matches};
 use crate::picture_kind::{NotAPicture, not_a_picture, plain, wrapping};
 use crate::supervise::fault;
 

@@ -63,8 +63,10 @@ fn is_test(path: &Path) -> bool {
 fn every_source_file_opens_with_what_it_is_for() {
     for folder in [
         "daemon/src",
+        "daemon/mqtt",
         "daemon/tests/it",
         "models/src",
+        "models/kernels",
         "models/tests",
         "models/benches",
     ] {
@@ -126,7 +128,7 @@ fn the_arrows_of_the_design_hold() {
                 "crate::sinks",
                 "crate::api",
                 "crate::web",
-                "crate::mqtt",
+                "kith_mqtt",
             ],
         ),
         (
@@ -180,7 +182,7 @@ fn the_arrows_of_the_design_hold() {
                 "crate::sinks",
                 "crate::api",
                 "crate::web",
-                "crate::mqtt",
+                "kith_mqtt",
             ],
         ),
         (
@@ -191,7 +193,7 @@ fn the_arrows_of_the_design_hold() {
                 "crate::sinks",
                 "crate::api",
                 "crate::web",
-                "crate::mqtt",
+                "kith_mqtt",
             ],
         ),
         (
@@ -201,7 +203,7 @@ fn the_arrows_of_the_design_hold() {
                 "crate::sinks",
                 "crate::api",
                 "crate::web",
-                "crate::mqtt",
+                "kith_mqtt",
             ],
         ),
         (
@@ -231,7 +233,7 @@ fn the_arrows_of_the_design_hold() {
                 "crate::web",
                 "crate::sinks",
                 "crate::engine_process",
-                "crate::mqtt",
+                "kith_mqtt",
             ],
         ),
         (
@@ -257,16 +259,6 @@ fn the_arrows_of_the_design_hold() {
                 "crate::pipeline",
                 "crate::api",
                 "crate::web",
-            ],
-        ),
-        (
-            "daemon/src/mqtt",
-            &[
-                "crate::domain",
-                "crate::queue",
-                "crate::store",
-                "crate::sources",
-                "crate::sinks",
             ],
         ),
     ];
@@ -322,18 +314,26 @@ fn only_the_runtime_names_tract() {
 }
 
 #[test]
-fn unsafe_stands_in_one_file() {
-    for (path, text) in files("models/src", "rs")
-        .into_iter()
-        .chain(files("daemon/src", "rs"))
+fn every_crate_but_the_kernels_forbids_unsafe_code() {
+    let workspace = std::fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
+    let members = workspace
+        .lines()
+        .find_map(|line| line.strip_prefix("members = ["));
+    for member in members
+        .unwrap()
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|member| *member != "models/kernels")
     {
-        let allows = program(&text).contains("unsafe_code");
-        assert_eq!(
-            allows,
-            path.ends_with("models/src/direct.rs"),
-            "{}",
-            path.display()
-        );
+        let source = Path::new(ROOT).join(member).join("src");
+        let roots = ["lib.rs", "main.rs"].map(|name| std::fs::read_to_string(source.join(name)));
+        for text in roots.into_iter().flatten() {
+            assert!(
+                text.contains("\n#![forbid(unsafe_code)]\n"),
+                "{member} does not forbid unsafe code"
+            );
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use kith_kernels::{Arithmetic, Channel, Float, Integer, Weights, Zeros};
 use tract_onnx::pb::GraphProto;
 use tract_onnx::tract_core::internal::*;
 
@@ -12,7 +13,6 @@ use super::layers::{Added, Bytes, ConvolutionLayer, GraphOutput, Kind, Layer, Or
 use super::operators::{
     Chain, Convolution, Enter, EnterTable, LONGEST, Layout, MaxPool, Mean, ResidualLayer, Sum,
 };
-use crate::direct::{Arithmetic, Channel, Float, Integer, Weights, Zeros};
 
 /// Builds the model, with the outputs in the order asked for. Sides that are `None` stay open.
 pub(super) fn lower(
@@ -334,7 +334,13 @@ impl Parts<'_> {
                     .copied()
                     .unwrap_or(1.0)
         };
-        self.packed(weight.values.try_as_plain_ram()?.as_slice::<i8>()?, scale)
+        let weights = weight.values.try_as_plain_ram()?.as_slice::<i8>()?;
+        ensure!(
+            !weights.contains(&i8::MIN),
+            "{}: a weight is -128, 8-bit weights go from -127 to 127",
+            self.convolution.name
+        );
+        self.packed(weights, scale)
     }
 
     /// Packs the weights in the order in which they are read.
@@ -393,7 +399,7 @@ impl Parts<'_> {
             "{name}: {stored} channels do not fill groups"
         );
         // With this many terms the sums, intermediate ones included, stay below 2³¹ (each at most
-        // 255 × 128).
+        // 255 × 127).
         ensure!(
             A::GROUP == 1 || rows * run <= 65_000,
             "{name}: its sums could overflow"

@@ -1,6 +1,6 @@
 //! Our own operators in tract's graphs: a network's layers as direct convolutions. Values are
 //! \[picture, row, column, channel\], with a border of zeros if the next layer pads. Shapes are
-//! handled here; `lower` builds the operators, `direct` computes the convolutions.
+//! handled here; `lower` builds the operators, crate `kith-kernels` computes the convolutions.
 
 mod chain;
 mod convolution;

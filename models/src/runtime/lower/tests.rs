@@ -1469,6 +1469,9 @@ fn quantisation_that_does_not_fit_is_named() {
         odd("QuantizeLinear xq: it has a scale for each channel", |g| {
             g.add(floats("xs", &[3], &[0.5; 3]));
         }),
+        valid("b: a weight is -128", |g| {
+            g.constant("bw").int32_data[5] = -128;
+        }),
         valid("QuantizeLinear xq: it has no input 2", |g| {
             g.of("xq").input.truncate(2);
         }),

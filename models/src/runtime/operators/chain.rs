@@ -1,12 +1,13 @@
 //! Fused convolutions: a chain runs a few rows at a time, so that intermediate values stay in the
 //! cache and are never stored as a whole. The rows that each convolution needs are computed here;
-//! `direct` does the convolution.
+//! crate `kith-kernels` does the convolution.
 
 use std::ops::Range;
 
+use kith_kernels::{Float, Output, convolve};
+
 use super::convolution::{Grid, Grids};
 use super::*;
-use crate::direct::{self, Float, Output};
 
 /// Numbers that each stage computes per step, unless one row has more: few enough to stay in the
 /// cache until they are used, and enough to make the cost of calls negligible.
@@ -123,7 +124,7 @@ impl Stage<'_> {
             pool: convolution.pool.is_some(),
         };
         let mut output = Output::Float(results_to);
-        direct::convolve(
+        convolve(
             &convolution.weights,
             values,
             from.row_step(),

@@ -1,11 +1,12 @@
 //! A convolution as one operator, with everything fused into it. The positions it reads and writes
-//! are computed here; `direct` does the convolution.
+//! are computed here; crate `kith-kernels` does the convolution.
 
 use std::fmt;
 use std::sync::Arc;
 
+use kith_kernels::{Arithmetic, Line, Output, Residual, Row, Weights, convolve};
+
 use super::*;
-use crate::direct::{self, Arithmetic, Line, Output, Residual, Row, Weights};
 
 /// A convolution with bias, residual, activation and rounding.
 pub(in crate::runtime) struct Convolution<A: Arithmetic> {
@@ -164,7 +165,7 @@ where
                 output: to,
                 pool: self.pool.is_some(),
             };
-            direct::convolve(
+            convolve(
                 &self.weights,
                 values,
                 row_step,

@@ -1,8 +1,9 @@
 //! Max pooling, and the mean over a picture. Pooling right after a convolution is part of that
 //! convolution.
 
+use kith_kernels::Element;
+
 use super::*;
-use crate::direct;
 
 /// Max pooling of squares with stride 2.
 #[derive(Debug, Clone, PartialEq)]
@@ -144,7 +145,7 @@ impl Op for Mean {
 }
 
 impl Mean {
-    fn mean<T: Datum + direct::Element>(&self, input: &Tensor) -> TractResult<Tensor> {
+    fn mean<T: Datum + Element>(&self, input: &Tensor) -> TractResult<Tensor> {
         let from = Sides::of(input, self.border)?;
         let values = numbers::<T>(input)?;
         let to = Sides {

@@ -4,16 +4,16 @@
 use std::arch::aarch64::*;
 
 use super::lanes::{self, *};
-use super::{self as direct, *};
+use super::*;
 
-macro_rules! narrow_pair {
+macro_rules! pair_of_groups {
     // Multiplies two groups of one pixel's inputs by both vectors.
     ($pixel:literal) => {
         concat!(
             "ld1r {{{x0:v}.4s}}, [{p", $pixel, "}], #4\n",
             "ld1r {{{x1:v}.4s}}, [{p", $pixel, "}], #4\n",
-            narrow_pair!(@vector $pixel, "0"),
-            narrow_pair!(@vector $pixel, "1"),
+            pair_of_groups!(@vector $pixel, "0"),
+            pair_of_groups!(@vector $pixel, "1"),
         )
     };
     (@vector $pixel:literal, $vector:literal) => {
@@ -114,20 +114,20 @@ unsafe fn sdot_run(x: [*const u8; 6], w: *const i8, run: usize, sums: &mut [int3
     }
 }
 
-/// Sums up all whole pairs of groups in a run of six pixels by two vectors, for narrow weights.
+/// Sums up all whole pairs of groups in a run of six pixels by two vectors.
 #[inline(always)]
-unsafe fn narrow_run(x: [*const u8; 6], w: *const i8, run: usize, sums: &mut [[int32x4_t; 2]; 12]) {
+unsafe fn neon_run(x: [*const u8; 6], w: *const i8, run: usize, sums: &mut [[int32x4_t; 2]; 12]) {
     unsafe {
         std::arch::asm!(
             "2:",
             "ldp {w00:q}, {w01:q}, [{w}]",
             "ldp {w10:q}, {w11:q}, [{w}, #32]",
-            narrow_pair!("0"),
-            narrow_pair!("1"),
-            narrow_pair!("2"),
-            narrow_pair!("3"),
-            narrow_pair!("4"),
-            narrow_pair!("5"),
+            pair_of_groups!("0"),
+            pair_of_groups!("1"),
+            pair_of_groups!("2"),
+            pair_of_groups!("3"),
+            pair_of_groups!("4"),
+            pair_of_groups!("5"),
             "add {w}, {w}, #64",
             "subs {left}, {left}, #8",
             "b.ne 2b",
@@ -210,24 +210,9 @@ lanes! {
 }
 
 lanes! {
-    /// Without dot products: 16-bit products, added up in pairs. The two halves of a sum are added
-    /// at the end.
-    NeonWide: Integer, 4, [int32x4_t; 2], float32x4_t, int8x16_t, int8x16_t;
-    start(at) [vzip1q_s32(vld1q_s32(at), vdupq_n_s32(0)), vzip2q_s32(vld1q_s32(at), vdupq_n_s32(0))];
-    weights(at) vld1q_s8(at);
-    splat(at) vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()));
-    dot(sum, x, w) dot(sum, x, w);
-    store(sum, to) vst1q_s32(to, vpaddq_s32(sum[0], sum[1]));
-    numbers(at) vld1q_f32(at);
-    value(sum, of, ACTIVATION) value::<ACTIVATION>(vpaddq_s32(sum[0], sum[1]), of);
-    larger(a, b) vbslq_f32(vcgtq_f32(b, a), b, a);
-    put(values, to, channels) put(values, to, channels);
-}
-
-lanes! {
-    /// Variant of `NeonWide` for narrow weights: two products are added up in 16 bits first, which
-    /// takes a third fewer instructions.
-    NeonNarrow: Integer, 4, [int32x4_t; 2], float32x4_t, int8x16_t, int8x16_t;
+    /// Without dot products: two 16-bit products are added up before they are widened. The two halves
+    /// of a sum are added at the end.
+    NeonInteger: Integer, 4, [int32x4_t; 2], float32x4_t, int8x16_t, int8x16_t;
     start(at) [vzip1q_s32(vld1q_s32(at), vdupq_n_s32(0)), vzip2q_s32(vld1q_s32(at), vdupq_n_s32(0))];
     weights(at) vld1q_s8(at);
     splat(at) vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()));
@@ -259,7 +244,7 @@ lanes! {
         let pairs = run - run % 8;
         match (x.as_slice(), sums.as_flattened_mut().try_into()) {
             (&[a, b, c, d, e, f], Ok(sums)) if pairs > 0 => {
-                narrow_run([a, b, c, d, e, f], w, pairs, sums);
+                neon_run([a, b, c, d, e, f], w, pairs, sums);
                 pairs
             }
             _ => 0,
@@ -273,7 +258,7 @@ lanes! {
 }
 
 lanes! {
-    /// Depthwise, for narrow weights: two products are added up in 16 bits first.
+    /// Depthwise: two products are added up in 16 bits first.
     NeonEach: Integer, 16, [int32x4_t; 4], [float32x4_t; 4], int8x16_t, int8x16_t;
     start(at) [vld1q_s32(at), vld1q_s32(at.add(4)), vld1q_s32(at.add(8)), vld1q_s32(at.add(12))];
     weights(at) vld1q_s8(at);
@@ -452,29 +437,16 @@ kernels!(
     [1]
 );
 kernels!(
-    neon_wide,
-    "NEON, wide weights",
-    FLIP,
-    [],
-    NeonWide,
-    [6, 4, 1],
-    [1, 2],
-    NeonEach,
-    [1],
-    [1]
-);
-kernels!(
     neon_integer,
     "NEON",
     FLIP,
     [],
-    NeonNarrow,
+    NeonInteger,
     [6, 4, 2, 1],
     [1, 2],
     NeonEach,
     [4, 2, 1],
-    [1],
-    &neon_wide::KERNELS
+    [1]
 );
 
 /// Returns all kernels that this processor can run, the fastest first.

@@ -350,7 +350,6 @@ macro_rules! kernels {
         $module:ident, $name:literal, $flip:expr, [$($feature:literal)?],
         $lanes:ty, [$($pixels:literal),+], $vectors:tt,
         $each:ty, [$($each_pixels:literal),+], $each_vectors:tt
-        $(, $wide:expr)?
     ) => {
         mod $module {
             use super::*;
@@ -383,10 +382,10 @@ macro_rules! kernels {
 
             $(#[target_feature(enable = $feature)])?
             unsafe fn finish(of: &Sums<'_, SumOf<$lanes>>, addend: &Addend<'_, Input<$lanes>>, finished: &mut Finished) {
-                direct::finish::<_, _, { <$lanes as Lanes>::LANES }>(of, addend, finished);
+                crate::finish::<_, _, { <$lanes as Lanes>::LANES }>(of, addend, finished);
             }
 
-            pub(in crate::direct) static KERNELS: Kernels<Numbers> = Kernels {
+            pub(crate) static KERNELS: Kernels<Numbers> = Kernels {
                 name: $name,
                 flip: $flip,
                 full: Blocks { lanes: <$lanes as Lanes>::LANES, by_pixels: &[$(($pixels, kernels!(@row block, $pixels, $vectors))),+] },
@@ -395,13 +394,10 @@ macro_rules! kernels {
                     by_pixels: &[$(($each_pixels, kernels!(@row depthwise, $each_pixels, $each_vectors))),+],
                 },
                 finish,
-                wide: kernels!(@wide $($wide)?),
             };
         }
     };
     (@row $block:ident, $pixels:literal, [$($vectors:literal),+]) => { &[$($block::<$pixels, $vectors>),+] };
-    (@wide) => { None };
-    (@wide $wide:expr) => { Some($wide) };
 }
 pub(super) use kernels;
 

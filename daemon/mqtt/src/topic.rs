@@ -1,7 +1,7 @@
 //! Topic names and topic filters: validity and matching. Our own code, because rumqttc's matching
 //! cuts a topic after its first byte, which panics where a topic begins with a multi-byte letter.
 //!
-//! `crate::topics` has the names of this board's topics. Source: MQTT 5.0, sections 1.5.4 and 4.7.
+//! The names of topics are the callers' concern. Source: MQTT 5.0, sections 1.5.4 and 4.7.
 
 /// Longest topic or filter, in bytes of UTF-8.
 const LONGEST: usize = 65535;

@@ -1,17 +1,18 @@
 //! Direct convolution with vector instructions: no im2col, and bias, residual, activation and
 //! rounding to 8 bits happen while a result is in the cache. Works in float32, and in integers
 //! (unsigned 8-bit values, signed 8-bit weights, 32-bit sums). It handles rows of numbers, not
-//! networks or files. `benches/README.md` has the gain.
+//! networks or files. `models/benches/README.md` has the gain.
 //!
-//! This module and its submodules are the only ones with `unsafe`: vector instructions chosen at
-//! run time require it. The public functions are safe, because they check every bound first. This
-//! file walks over the picture; `lanes` sums up a block, and the files named after processors hold
-//! the instructions.
+//! This is the only crate with `unsafe`: vector instructions chosen at run time require it. The
+//! public functions are safe, because they check every bound first. This file walks over the
+//! picture; `lanes` sums up a block, and the files named after processors hold the instructions.
 //!
-//! The layout is \[picture, row, column, channel\]. A row of the kernel then covers one contiguous
-//! run in each row of the picture, so a convolution is a few dot products over such runs. A block
-//! of `PIXELS` results for `VECTORS` × `LANES` channels stays in registers meanwhile. A depthwise
-//! convolution multiplies the channels of a place element by element.
+//! [`Weights`] are packed once for the processor; [`convolve`] then computes the results at given
+//! [`Row`]s. Positions and lengths count numbers, not bytes. The layout is \[picture, row, column,
+//! channel\]. A row of the kernel then covers one contiguous run in each row of the picture, so a
+//! convolution is a few dot products over such runs. A block of `PIXELS` results for `VECTORS` ×
+//! `LANES` channels stays in registers meanwhile. A depthwise convolution multiplies the channels
+//! of a place element by element.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "aarch64")]
@@ -33,15 +34,20 @@ use other as own;
 #[cfg(target_arch = "x86_64")]
 use x86 as own;
 
-/// The kind of numbers a convolution works on.
-pub(crate) trait Arithmetic: Sized + Send + Sync + 'static {
+/// The kind of numbers a convolution works on: [`Float`] or [`Integer`].
+pub trait Arithmetic: Sized + Send + Sync + 'static {
+    /// A value of the picture.
     type Input: Element;
+    /// A weight.
     type Weight: Copy + Default + Into<f64> + Send + Sync + fmt::Debug;
+    /// The accumulator.
     type Sum: Sum;
     /// Stored type of results without a residual.
     type Result: Copy;
     /// Number of neighbouring inputs that one instruction multiplies and adds up for each result.
     const GROUP: usize;
+    /// Largest magnitude of a weight.
+    const LARGEST_WEIGHT: f64;
     /// Returns the fastest kernels for this processor.
     fn kernels() -> &'static Kernels<Self>;
     /// Returns the output's memory if it stores [`Arithmetic::Result`].
@@ -50,14 +56,15 @@ pub(crate) trait Arithmetic: Sized + Send + Sync + 'static {
 
 /// float32 inputs, weights and sums.
 #[derive(Debug)]
-pub(crate) struct Float;
+pub struct Float;
 
-/// Unsigned 8-bit inputs, signed 8-bit weights, 32-bit sums.
+/// Unsigned 8-bit inputs, signed 8-bit weights from -127 to 127, 32-bit sums. The sum over a kernel
+/// must fit into 32 bits.
 #[derive(Debug)]
-pub(crate) struct Integer;
+pub struct Integer;
 
 /// A value of a picture.
-pub(crate) trait Element: Copy + Default + Send + Sync + fmt::Debug {
+pub trait Element: Copy + Default + Send + Sync + fmt::Debug {
     /// Converts to float; `flip` as in [`Kernels`].
     fn value(self, flip: u8) -> f32;
     /// Converts four values at once, where the compiler does not vectorise by itself.
@@ -69,7 +76,8 @@ pub(crate) trait Element: Copy + Default + Send + Sync + fmt::Debug {
 }
 
 /// The accumulator of products.
-pub(crate) trait Sum: Copy + Default {
+pub trait Sum: Copy + Default {
+    /// Converts to float.
     fn value(self) -> f32;
 }
 
@@ -167,24 +175,24 @@ impl<A: Arithmetic> Blocks<A> {
 }
 
 /// The functions for one instruction set.
-pub(crate) struct Kernels<A: Arithmetic> {
+pub struct Kernels<A: Arithmetic> {
     /// Name of the instruction set, for display.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// 8-bit inputs and outputs are stored with these bits flipped. Processors that multiply only
     /// signed by signed need values reduced by 128; the finishing step puts the difference back
     /// into the sums.
-    pub(crate) flip: u8,
+    pub flip: u8,
     full: Blocks<A>,
-    /// Kernels for depthwise convolutions; integer weights must be narrow.
+    /// Kernels for depthwise convolutions.
     depthwise: Blocks<A>,
     finish: FinishFn<A>,
-    /// Replacement for weights that are too wide for these kernels.
-    wide: Option<&'static Kernels<A>>,
 }
 
-/// Largest magnitude of a narrow weight: two products with a signed byte, up to 128, then fit into
-/// 16 bits.
-const NARROW: f64 = 127.0;
+impl<A: Arithmetic> fmt::Debug for Kernels<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
 
 /// Half of the smallest first-level cache of these processors.
 const CACHED_WEIGHTS: usize = 16 << 10;
@@ -200,22 +208,26 @@ const MOST_SUMS: usize = MOST_PIXELS * MOST_CHANNELS;
 /// Zero points: the bytes that stand for the value 0. The output's is added to each result that is
 /// stored as a byte. 0 in floating point.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Zeros {
-    pub(crate) input: u8,
-    pub(crate) output: u8,
+pub struct Zeros {
+    /// Zero point of the inputs.
+    pub input: u8,
+    /// Zero point of the results.
+    pub output: u8,
 }
 
 /// Epilogue of one output channel: `activate(scale × sum + bias + residual)`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Channel {
-    pub(crate) scale: f32,
-    pub(crate) bias: f32,
+pub struct Channel {
+    /// Factor for the sum of products.
+    pub scale: f32,
+    /// Added to the scaled sum.
+    pub bias: f32,
     /// Factor for results below 0: 0 is a ReLU, 1 no activation, anything else a PReLU.
-    pub(crate) slope: f32,
+    pub slope: f32,
 }
 
 /// The weights of a convolution, in the order in which they are read.
-pub(crate) struct Weights<A: Arithmetic> {
+pub struct Weights<A: Arithmetic> {
     kernels: &'static Kernels<A>,
     rows: usize,
     run: usize,
@@ -249,9 +261,14 @@ struct Finish {
 }
 
 impl<A: Arithmetic> Weights<A> {
-    /// Packs `weight(channel, row, position in the run)`. `weight` must return 0 where the run is
-    /// longer than the kernel.
-    pub(crate) fn pack(
+    /// Packs the weights of a convolution over `rows` rows of `run` numbers each, the kernel's
+    /// columns times the channels of the input: `weight(output channel, row, position in the run)`.
+    /// `weight` must return 0 where the run is longer than the kernel. `channels` are the outputs.
+    ///
+    /// # Panics
+    /// If `run` is not a multiple of [`Arithmetic::GROUP`], or if a weight is larger than
+    /// [`Arithmetic::LARGEST_WEIGHT`].
+    pub fn pack(
         rows: usize,
         run: usize,
         channels: &[Channel],
@@ -274,14 +291,6 @@ impl<A: Arithmetic> Weights<A> {
             "a run of {run} is not a multiple of {}",
             A::GROUP
         );
-        let places =
-            (0..channels.len()).flat_map(|channel| (0..rows).map(move |row| (channel, row)));
-        let narrow = are_narrow(
-            places
-                .flat_map(|(channel, row)| (0..run).map(move |at| (channel, row, at)))
-                .map(|(channel, row, at)| weight(channel, row, at)),
-        );
-        let kernels = kernels.wide.filter(|_| !narrow).unwrap_or(kernels);
         let lanes = kernels.full.lanes;
         let mut blocks = Vec::new();
         let mut first = 0;
@@ -298,7 +307,7 @@ impl<A: Arithmetic> Weights<A> {
                         for k in 0..A::GROUP {
                             let inside = lane < count;
                             let w = if inside {
-                                weight(first + lane, row, group * A::GROUP + k)
+                                checked::<A>(weight(first + lane, row, group * A::GROUP + k))
                             } else {
                                 A::Weight::default()
                             };
@@ -334,8 +343,13 @@ impl<A: Arithmetic> Weights<A> {
         }
     }
 
-    /// Packs the weights of a depthwise convolution: `weight(channel, row, column)`.
-    pub(crate) fn pack_depthwise(
+    /// Packs the weights of a depthwise convolution: `weight(channel, row, column)`. A run is as
+    /// long as `columns` times the channels.
+    ///
+    /// # Panics
+    /// If a weight is larger than [`Arithmetic::LARGEST_WEIGHT`], or if the channels are fewer than
+    /// a vector holds and a run is not a multiple of [`Arithmetic::GROUP`].
+    pub fn pack_depthwise(
         rows: usize,
         columns: usize,
         channels: &[Channel],
@@ -363,11 +377,11 @@ impl<A: Arithmetic> Weights<A> {
             let all = places().flat_map(move |(row, column)| {
                 (first..first + width).map(move |lane| (lane, row, column))
             });
-            all.map(|(channel, row, column)| weight(channel, row, column))
+            all.map(|(channel, row, column)| checked::<A>(weight(channel, row, column)))
         };
-        if count < lanes || !are_narrow(of_lanes(0, count)) {
-            // Too few channels to fill a vector, or weights that no network of ours has: an
-            // ordinary convolution with zeros for all other channels is fast enough.
+        if count < lanes {
+            // Too few channels to fill a vector: an ordinary convolution with zeros for all other
+            // channels is fast enough.
             let full = |output: usize, row: usize, at: usize| {
                 if at % count == output {
                     weight(output, row, at / count)
@@ -416,19 +430,24 @@ impl<A: Arithmetic> Weights<A> {
     }
 
     /// Returns the number of output channels.
-    pub(crate) fn channels(&self) -> usize {
+    pub fn channels(&self) -> usize {
         self.channels
     }
 
     /// Returns the byte that stands for 0 in an output, with its bits flipped.
-    pub(crate) fn blank(&self) -> u8 {
+    pub fn blank(&self) -> u8 {
         self.zero ^ self.kernels.flip
     }
 }
 
-/// Tells whether the sum of two products fits into 16 bits for any inputs.
-fn are_narrow<W: Into<f64>>(mut weights: impl Iterator<Item = W>) -> bool {
-    weights.all(|weight| weight.into().abs() <= NARROW)
+/// Returns a weight unless it is too large for the kernels.
+fn checked<A: Arithmetic>(weight: A::Weight) -> A::Weight {
+    let magnitude = weight.into().abs();
+    assert!(
+        magnitude.is_nan() || magnitude <= A::LARGEST_WEIGHT,
+        "a weight of {weight:?} is too large"
+    );
+    weight
 }
 
 impl Finish {
@@ -481,42 +500,50 @@ impl<A: Arithmetic> fmt::Debug for Weights<A> {
 
 /// The residual of a ResNet block, added to each result before the activation.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Residual<'a, I> {
-    pub(crate) values: &'a [I],
+pub struct Residual<'a, I> {
+    /// The numbers that [`Row::residual`] points into.
+    pub values: &'a [I],
     /// Channels of the residual; further ones get nothing added.
-    pub(crate) channels: usize,
-    pub(crate) scale: f32,
+    pub channels: usize,
+    /// Factor for the values.
+    pub scale: f32,
     /// Length of a row in numbers, if the mean of two by two pixels is added.
-    pub(crate) pooled: Option<usize>,
+    pub pooled: Option<usize>,
 }
 
 /// Neighbouring results of one row, and their positions.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Row {
-    pub(crate) count: usize,
+pub struct Row {
+    /// Number of results, after pooling.
+    pub count: usize,
     /// Position of the first result's run in the input; `None` where only the residual reaches.
-    pub(crate) input: Option<Line>,
-    pub(crate) output: Line,
+    pub input: Option<Line>,
+    /// Position of each result's first channel in the output.
+    pub output: Line,
     /// `None` where the residual does not reach.
-    pub(crate) residual: Option<Line>,
+    pub residual: Option<Line>,
     /// Max pooling: each result is the largest of four, at its place, this far to the right, this
     /// far below, and both.
-    pub(crate) pool: Option<[usize; 2]>,
+    pub pool: Option<[usize; 2]>,
 }
 
 /// Positions of neighbours: the first, and the distance to the next.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Line {
-    pub(crate) first: usize,
-    pub(crate) step: usize,
+pub struct Line {
+    /// Position of the first.
+    pub first: usize,
+    /// Distance from one to the next.
+    pub step: usize,
 }
 
 impl Line {
+    #[inline]
     fn at(self, ix: usize) -> usize {
         self.first + ix * self.step
     }
 
     /// Writes the positions of the neighbours from `first` on.
+    #[inline]
     fn write_to(self, places: &mut [usize], first: usize) {
         for (ix, place) in (first..).zip(places) {
             *place = self.at(ix);
@@ -556,6 +583,7 @@ impl Chunk {
         }
     }
 
+    #[inline]
     fn repeat_last(&mut self) {
         let last = self.results - 1;
         let (offset, output) = (self.offsets[last], self.outputs[last]);
@@ -645,7 +673,8 @@ impl<R: Iterator<Item = Row>> Chunks<R> {
 
 /// Destination of the results.
 #[derive(Debug)]
-pub(crate) enum Output<'a> {
+pub enum Output<'a> {
+    /// float32 in the layout of the input.
     Float(&'a mut [f32]),
     /// Rounded, with the output's zero point added, clamped to 0 to 255, and with flipped bits.
     Bytes(&'a mut [u8]),
@@ -674,11 +703,12 @@ struct Finished {
     bytes: [u8; MOST_SUMS],
 }
 
-/// Convolves at every position of the rows.
+/// Convolves at every position of the rows. `row_step` is the distance from one row of the input to
+/// the next.
 ///
 /// # Panics
 /// If a position lies outside the given numbers.
-pub(crate) fn convolve<A: Arithmetic>(
+pub fn convolve<A: Arithmetic>(
     weights: &Weights<A>,
     input: &[A::Input],
     row_step: usize,
@@ -1077,12 +1107,14 @@ impl Arithmetic for Float {
     type Sum = f32;
     type Result = f32;
     const GROUP: usize = 1;
+    const LARGEST_WEIGHT: f64 = f64::INFINITY;
 
     fn kernels() -> &'static Kernels<Self> {
         static BEST: OnceLock<&Kernels<Float>> = OnceLock::new();
         BEST.get_or_init(|| own::float().into_iter().next().unwrap_or(&portable::FLOAT))
     }
 
+    #[inline]
     fn results<'a>(output: &'a mut Output<'_>) -> Option<&'a mut [f32]> {
         if let Output::Float(values) = output {
             Some(values)
@@ -1098,6 +1130,8 @@ impl Arithmetic for Integer {
     type Sum = i32;
     type Result = u8;
     const GROUP: usize = 4;
+    /// Two products with a signed byte, up to 128, then fit into 16 bits.
+    const LARGEST_WEIGHT: f64 = 127.0;
 
     fn kernels() -> &'static Kernels<Self> {
         static BEST: OnceLock<&Kernels<Integer>> = OnceLock::new();
@@ -1109,6 +1143,7 @@ impl Arithmetic for Integer {
         })
     }
 
+    #[inline]
     fn results<'a>(output: &'a mut Output<'_>) -> Option<&'a mut [u8]> {
         if let Output::Bytes(bytes) = output {
             Some(bytes)

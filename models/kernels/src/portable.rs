@@ -1,7 +1,7 @@
 //! Kernels for every processor, vectorised by the compiler as far as it can.
 
 use super::lanes::{self, *};
-use super::{self as direct, *};
+use super::*;
 
 lanes! {
     PortableFloat: Float, 4, [f32; 4], [f32; 4], [f32; 4], [f32; 4];

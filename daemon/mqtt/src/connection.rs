@@ -1,6 +1,7 @@
 //! Runs one connection after another: connects, subscribes, publishes the birth messages, carries
 //! events, and backs off after a loss. The content of messages is not its concern.
 
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,6 @@ use super::publish::{Outgoing, PublishError, WINDOW};
 use super::state::{Lost, LostKind, Refusal, Reporter};
 use super::wire::{self, Arrival, Heard};
 use super::{Settings, State, is_filter, lock};
-use crate::supervise::fault;
 
 /// Longest waits of a stop: for the acknowledgement of the farewell, and for the Disconnect to be
 /// written.
@@ -312,6 +312,17 @@ fn refusals(filters: &[String], granted: Vec<Result<(), String>>) -> Vec<Refusal
             reason,
         })
         .collect()
+}
+
+/// Returns the message of a caught panic as a sentence for the operator.
+fn fault(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("the panic has no message");
+    // Panics of slices and strings quote their argument, however long it is.
+    let text: String = text.chars().take(200).collect();
+    format!("a fault in kithd, please report it: {text}")
 }
 
 /// Returns the backoff: it doubles with each failure up to the limit, and jitter picks a value

@@ -1,8 +1,7 @@
 //! An MQTT connection that carries bytes in and out. Images, queues and the meaning of topics are
 //! the callers' concern.
 //!
-//! This module adds what rumqttc leaves to its user. No other module names rumqttc, and within this
-//! one only `wire` does:
+//! This crate adds what rumqttc leaves to its user. Only its module `wire` names rumqttc:
 //! - **Every connection gets a fresh rumqttc event loop.** No state that rumqttc keeps across
 //!   connections (queued requests, packet ids, its collision flag, buffered events) can leak from a
 //!   lost one into the next: an acknowledgement goes to the connection its message came from, or
@@ -28,6 +27,7 @@
 //! sends them anyway (rumqttd) costs the connection each time: the state names the size and the
 //! limit, attempts back off, and nothing behind that message arrives until it expires or the limit
 //! is raised.
+#![forbid(unsafe_code)]
 
 mod address;
 mod connection;

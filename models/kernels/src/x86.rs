@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes::{self, *};
-use super::{self as direct, *};
+use super::*;
 
 lanes! {
     Avx512Float: Float, 16, __m512, __m512, __m512, __m512;
