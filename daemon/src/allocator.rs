@@ -11,7 +11,8 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::child::THIS_PROGRAM;
+/// The running program, even when an upgrade has replaced its file.
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// The mmap and trim thresholds (bytes) and the number of arenas.
 const SETTINGS: [(&str, &str); 3] = [

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
-use crate::status::disk::free_bytes;
+use crate::files::disk::free_bytes;
 use crate::store::{
     self, Contents, DATABASE, ForeignError, LeftOut, NoBackup, Origin, Store, StoreError,
 };

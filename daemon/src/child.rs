@@ -14,12 +14,10 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::allocator;
+use crate::allocator::{self, THIS_PROGRAM};
 
 /// Time for a child to end after it was asked to.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// The running program, even when an upgrade has replaced its file.
-pub const THIS_PROGRAM: &str = "/proc/self/exe";
 /// Prefix that `main` writes before a program's last error.
 const COMPLAINT: &str = "kithd: ";
 

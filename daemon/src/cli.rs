@@ -42,7 +42,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::allocator;
 use crate::app;
 use crate::config::Config;
-use crate::domain::BreakerCommand;
+use crate::domain::{BreakerCommand, PersonId};
 use crate::engine_process::{self, Engine, load_pack};
 use crate::engines::{self, Engines};
 use crate::people::People;
@@ -356,4 +356,10 @@ impl OwnEngines {
         // This only stops the engines; a panic there changes no answer.
         let _ = self.running.await;
     }
+}
+
+/// Returns the number of the person with this name.
+async fn person_id(people: &People, name: &str) -> anyhow::Result<PersonId> {
+    let found = people.store.person_named(name.into()).await?;
+    found.with_context(|| format!("nobody is enrolled as {name}; kithd people shows everybody"))
 }

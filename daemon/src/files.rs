@@ -4,6 +4,7 @@
 //! The permission to read is decided elsewhere: roots belong to the reader, rules of watched
 //! folders to `left_out`.
 
+pub mod disk;
 pub mod left_out;
 
 use std::ffi::{OsStr, OsString};

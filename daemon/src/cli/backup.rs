@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use tokio_util::io::ReaderStream;
 
-use super::{confirmed, own_gallery, people};
+use super::{confirmed, own_gallery, person_id};
 use crate::config::Config;
 use crate::control::Client;
 use crate::people::{Imported, People, Restored};
@@ -124,7 +124,7 @@ async fn fill(config: &Config, file: std::fs::File, what: Saved) -> anyhow::Resu
         Saved::People(None) => people.export(None).await?,
         Saved::People(Some(name)) => {
             people
-                .export(Some(people::id(&people, &name).await?))
+                .export(Some(person_id(&people, &name).await?))
                 .await?
         }
     };

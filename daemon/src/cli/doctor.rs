@@ -20,9 +20,9 @@ use crate::config::Config;
 use crate::control::Client;
 use crate::domain::{Moment, wall_clock_ms};
 use crate::engine_process::load_pack;
+use crate::files::disk::free_bytes;
 use crate::queue::synchronised;
 use crate::state_dir::open_to_others;
-use crate::status::disk::free_bytes;
 use crate::store::{
     StoreError, journal_bytes, journal_trouble, look_through, refuse_network_filesystem,
 };

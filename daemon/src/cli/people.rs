@@ -3,12 +3,11 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
-use super::{backup, own_gallery};
+use super::{backup, own_gallery, person_id};
 use crate::config::Config;
 use crate::control::Client;
-use crate::domain::PersonId;
 use crate::people::People;
 use crate::store::{Changed, Store, people};
 
@@ -67,7 +66,9 @@ async fn rename(
         return Ok(ExitCode::SUCCESS);
     }
     let (_held, people) = own_gallery(config).await?;
-    let changed = people.rename(id(&people, &person).await?, &name).await?;
+    let changed = people
+        .rename(person_id(&people, &person).await?, &name)
+        .await?;
     people.store.close().await;
     told(changed)
 }
@@ -79,16 +80,13 @@ async fn merge(config: &Config, MergeArgs { person, into }: MergeArgs) -> anyhow
     }
     let (_held, people) = own_gallery(config).await?;
     let changed = people
-        .merge(id(&people, &person).await?, id(&people, &into).await?)
+        .merge(
+            person_id(&people, &person).await?,
+            person_id(&people, &into).await?,
+        )
         .await?;
     people.store.close().await;
     told(changed)
-}
-
-/// Returns the number of the person with this name.
-pub(super) async fn id(people: &People, name: &str) -> anyhow::Result<PersonId> {
-    let found = people.store.person_named(name.into()).await?;
-    found.with_context(|| format!("nobody is enrolled as {name}; kithd people shows everybody"))
 }
 
 fn told(changed: Changed) -> anyhow::Result<ExitCode> {

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::upload::{Brought, Uploads, no_file};
+use super::upload::{Brought, Uploads, no_file, without_mark};
 use super::{Intake, IntakeError, PathSubmission};
 use crate::domain::{Accepted, ImageId, PictureBytes, Source};
 use crate::picture_kind::{NotAPicture, not_a_picture, sniff};
@@ -107,11 +107,6 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], example: &str) -> Result<T,
         };
         Problem::bad_request(format!("the body must be JSON like {example}: {came}"))
     })
-}
-
-/// Strips a byte order mark, which Windows writes and JSON forbids.
-pub(super) fn without_mark(text: &[u8]) -> &[u8] {
-    text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
 }
 
 async fn accept_paths(

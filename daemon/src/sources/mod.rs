@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::domain::{Accepted, FileKey, NewImage, SeenFile, Source, Stamp};
+use crate::files::disk::{self, free_bytes};
 use crate::picture_kind::NotAPicture;
 use crate::queue::{Queue, QueueError};
 use crate::spool;
-use crate::status::disk::{self, free_bytes};
 use crate::status::health::{Condition, Health};
 use crate::status::heartbeat::Pulse;
 use crate::store::{Place, StoreError};

@@ -17,7 +17,6 @@ use mime::Mime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::http::without_mark;
 use super::incoming::Incoming;
 pub use super::incoming::Spooled;
 use super::{Intake, IntakeError};
@@ -634,4 +633,9 @@ fn percent_decoded(value: &str) -> Option<String> {
         true => String::from_utf8(bytes).ok(),
         false => Some(bytes.into_iter().map(char::from).collect()),
     }
+}
+
+/// Strips a byte order mark, which Windows writes and JSON forbids.
+pub(super) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
 }

@@ -7,7 +7,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
-use super::images::store_fact;
+use super::facts::store_fact;
 use super::people::person_named;
 use super::{CANDIDATES, Store, StoreError, Urgency};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::backup::copy_rows_or;
-use super::images::unverified;
+use super::verification::unverified;
 use super::{Store, StoreError, Urgency, readable, text_if_any};
 use crate::domain::{FileKey, ImageId, SeenFile, Stamp};
 

@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
+use super::facts::store_queue_clock;
+use super::verification::made_by;
 use super::{
     Store, StoreError, Urgency, erase, folders, is_spoilt, people, text, text_if_any,
     vector_to_blob,
@@ -14,9 +16,6 @@ use crate::domain::{
     Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage, PersonId, Source,
     Stamp, Standing,
 };
-
-/// Fact that holds the queue clock.
-const QUEUE_CLOCK: &str = "queue_clock_ms";
 
 impl Store {
     /// Commits new images, all or none, and returns once they are on disk.
@@ -236,119 +235,6 @@ impl Store {
         })
         .await
     }
-
-    /// Returns the newest result's row number, which separates earlier results from later ones.
-    pub async fn newest_result(&self) -> Result<i64, StoreError> {
-        self.write(Urgency::Look, |connection| {
-            connection.query_row("SELECT coalesce(max(id), 0) FROM outbox", [], |row| {
-                row.get(0)
-            })
-        })
-        .await
-    }
-
-    /// Marks an engine's results up to `newest` as verified by the self-test.
-    pub async fn verified(&self, role: EngineRole, newest: i64) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
-            connection
-                .prepare_cached(
-                    "INSERT INTO facts (key, value) VALUES ('verified_' || ?1, CAST(?2 AS TEXT))
-                         ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE value <> excluded.value",
-                )?
-                .execute(params![made_by(Some(role)), newest])
-                .map(drop)
-        })
-        .await
-    }
-
-    /// Puts the images of an engine's unverified results back to `pending`.
-    ///
-    /// Returns how many images, and the bytes of the camera frames among them. A result that may
-    /// have left the board is named by its replacement; any other is dropped.
-    pub async fn redo_unverified(
-        &self,
-        role: EngineRole,
-        reason: String,
-        now_ms: i64,
-    ) -> Result<(usize, u64), StoreError> {
-        self.write(Urgency::Now, move |connection| {
-            store_queue_clock(connection, now_ms)?;
-            let doomed: Vec<ImageId> = connection
-                .prepare(&format!(
-                    "SELECT DISTINCT i.id FROM outbox o CROSS JOIN images i ON i.id = o.image_id
-                      WHERE o.id > {} AND i.unverified = ?1 AND i.state IN ('processed', 'failed')",
-                    verified("?1")
-                ))?
-                .query_map([made_by(Some(role))], |row| row.get(0))?
-                .collect::<Result<_, _>>()?;
-            let mut camera_bytes = 0;
-            for id in &doomed {
-                for sql in [
-                    "DELETE FROM outbox WHERE image_id = ?1 AND id IN (SELECT id FROM unsent WHERE tries = 0)",
-                    "DELETE FROM faces WHERE image_id = ?1",
-                    "DELETE FROM thumbnails WHERE image_id = ?1",
-                ] {
-                    connection.prepare_cached(sql)?.execute([id])?;
-                }
-                camera_bytes += connection
-                    .prepare_cached(
-                        "UPDATE images SET state = 'pending', outcome = NULL, engine = NULL, remark = NULL, reason = ?2, attempts = 0,
-                                alone = 0, due_ms = ?3, missing_since_ms = NULL, finished_at_ms = NULL,
-                                duration_ms = NULL, unverified = 0,
-                                picture_key = iif(file IS NULL, NULL, picture_key),
-                                supersedes = (SELECT result_id FROM outbox WHERE image_id = ?1 ORDER BY id DESC LIMIT 1)
-                          WHERE id = ?1 RETURNING iif(source = 'camera' AND file IS NOT NULL, bytes, 0)",
-                    )?
-                    .query_row(params![id, reason, now_ms], |row| row.get::<_, u64>(0))?;
-            }
-            Ok((doomed.len(), camera_bytes))
-        })
-        .await
-    }
-
-    /// Reads a fact about this database.
-    pub async fn fact(&self, key: &str) -> Result<Option<String>, StoreError> {
-        let key = key.to_string();
-        self.read(move |connection| {
-            connection
-                .prepare_cached("SELECT value FROM facts WHERE key = ?1")?
-                .query_row([key], |row| row.get(0))
-                .optional()
-        })
-        .await
-    }
-
-    /// Sets a fact.
-    pub async fn set_fact(&self, key: &str, value: String) -> Result<(), StoreError> {
-        let key = key.to_string();
-        self.write(Urgency::Now, move |connection| {
-            store_fact(connection, &key, &value)
-        })
-        .await
-    }
-
-    /// Returns the latest stored reading of the queue clock, in milliseconds.
-    ///
-    /// An image that is put back has a due time in the future, so the reading is stored with it. A
-    /// newly accepted image is due at once and its due time serves as the reading, which saves a
-    /// page write.
-    pub async fn queue_clock(&self) -> Result<i64, StoreError> {
-        let written = self
-            .fact(QUEUE_CLOCK)
-            .await?
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0);
-        let accepted = self
-            .read(|connection| {
-                let mut newest = connection.prepare(
-                    "SELECT due_ms FROM images WHERE state = ?1 AND reason IS NULL ORDER BY due_ms DESC LIMIT 1",
-                )?;
-                let mut of = |state: &str| newest.query_row([state], |row| row.get::<_, i64>(0)).optional();
-                Ok(of("pending")?.max(of("processing")?))
-            })
-            .await?;
-        Ok(accepted.map_or(written, |accepted| accepted.max(written)))
-    }
 }
 
 /// Due times of the queue.
@@ -438,43 +324,6 @@ pub struct PutBack {
     pub refund: bool,
     /// Run it alone next time.
     pub alone: bool,
-}
-
-pub(super) fn store_queue_clock(connection: &Connection, now_ms: i64) -> rusqlite::Result<()> {
-    store_fact(connection, QUEUE_CLOCK, &now_ms.to_string())
-}
-
-pub(super) fn store_fact(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO facts (key, value) VALUES (?1, ?2)")?
-        .execute([key, value])?;
-    Ok(())
-}
-
-/// SQL for the newest verified result of the engine that the SQL `made_by` names. A mark in
-/// each row would have to be written again for each; one number covers them all.
-fn verified(made_by: &str) -> String {
-    format!(
-        "coalesce((SELECT CAST(value AS INTEGER) FROM facts WHERE key = 'verified_' || {made_by}), 0)"
-    )
-}
-
-/// SQL that is true for an image with an unverified result, which may have to be redone.
-pub(super) fn unverified() -> String {
-    let newest = verified("images.unverified");
-    format!(
-        "(images.unverified <> 0 AND EXISTS (SELECT 1 FROM outbox WHERE image_id = images.id AND id > {newest}))"
-    )
-}
-
-/// Returns the value stored in `images.unverified`: the result's engine, to compare with
-/// [`verified`].
-fn made_by(by: Option<EngineRole>) -> i64 {
-    match by {
-        None => 0,
-        Some(EngineRole::Primary) => 1,
-        Some(EngineRole::Fallback) => 2,
-    }
 }
 
 /// Returns the idempotency key if it already belongs to a different picture.

@@ -3,7 +3,7 @@
 
 use rusqlite::params;
 
-use super::images::store_queue_clock;
+use super::facts::store_queue_clock;
 use super::{Store, StoreError, Urgency};
 use crate::domain::{ImageId, Source, Standing};
 

@@ -8,6 +8,7 @@
 mod backup;
 mod damaged;
 mod erase;
+mod facts;
 mod fill;
 mod find;
 mod folders;
@@ -27,6 +28,7 @@ mod retention;
 mod sources;
 mod spool;
 mod strangers;
+mod verification;
 mod writer;
 
 use std::os::unix::fs::MetadataExt;
@@ -40,7 +42,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 
-use crate::status::disk;
+use crate::files::disk;
 use crate::supervise::fault;
 pub use backup::{Contents, NoBackup, Origin, check_header, clean_copy, origin};
 pub use damaged::{Waiting, empty_copy, people_of_damaged, waiting_of_damaged};

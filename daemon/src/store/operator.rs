@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::images::store_queue_clock;
+use super::facts::store_queue_clock;
 use super::{Store, StoreError, Urgency};
 use crate::domain::{ImageId, State};
 

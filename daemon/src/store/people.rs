@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::images::store_fact;
+use super::facts::store_fact;
 use super::{
     CANDIDATES, Store, StoreError, Urgency, blob_to_vector, readable, text, vector_to_blob,
 };

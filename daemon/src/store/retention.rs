@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde::Serialize;
 
-use super::images::unverified;
+use super::verification::unverified;
 use super::{Store, StoreError, Urgency};
 use crate::domain::ImageId;
 

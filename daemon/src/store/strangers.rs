@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
-use super::images::store_fact;
+use super::facts::store_fact;
 use super::people::{holder, insert_picture, person_row};
 use super::{EnrolledPicture, Store, StoreError, Urgency, blob_to_vector, vector_to_blob};
 use crate::domain::{ImageId, Outcome, PersonId, wall_clock_ms};
