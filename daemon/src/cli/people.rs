@@ -8,7 +8,6 @@ use anyhow::bail;
 use super::{backup, own_gallery, person_id};
 use crate::config::Config;
 use crate::control::Client;
-use crate::people::People;
 use crate::store::{Changed, Store, people};
 
 /// Arguments of `kithd people`.
