@@ -56,9 +56,11 @@ def main(first, second, half=None):
     shares = one.found(everybody), two.found(everybody)
     print(f"{len(one.same)} pairs of one person")
     for at, rate in enumerate(RATES):
-        spans = [np.quantile(values, (0.025, 0.975)) * 100 for values in (*spread[..., at].T, spread[:, 0, at] - spread[:, 1, at])]
+        drawn = *spread[..., at].T, spread[:, 0, at] - spread[:, 1, at]
+        spans = [100 * np.quantile(values, (0.025, 0.975)) for values in drawn]
         values = [100 * shares[0][at], 100 * shares[1][at], 100 * (shares[0][at] - shares[1][at])]
-        print(f"1 in {1 / rate:7.0f}: " + ", ".join(f"{value:.2f} ({low:.2f} to {high:.2f})" for value, (low, high) in zip(values, spans)))
+        shown = (f"{value:.2f} ({low:.2f} to {high:.2f})" for value, (low, high) in zip(values, spans))
+        print(f"1 in {1 / rate:7.0f}: " + ", ".join(shown))
 
 
 if __name__ == "__main__":
