@@ -20,6 +20,7 @@ mod people;
 mod rejected;
 mod speed;
 mod status;
+mod subjects;
 mod token;
 mod writes;
 

@@ -3,7 +3,8 @@
 //!
 //! Works on numbers only; the caller knows whose pictures they are.
 
-use crate::gallery::{Gallery, Metric};
+use crate::gallery::Gallery;
+use crate::matching::Metric;
 
 /// Above this number of pairs of a kind, a random sample is used.
 const MOST_PAIRS: usize = 200_000;

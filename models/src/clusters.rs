@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use crate::embed::check_embedding;
+use crate::embedding::check_embedding;
 use crate::rows::{Rows, squared_distance};
 use crate::{Metric, VisionError};
 

@@ -2,17 +2,10 @@
 
 use crate::cohort::Cohort;
 use crate::cores::Cores;
+use crate::embedding::{Embedding, check_embedding, merged, norm};
 use crate::manifest::RecogniserSpec;
 use crate::runtime::{self, Network, Plan};
 use crate::{Device, Pack, Precision, Rgb, VisionError};
-
-/// An embedding, with the length that normalisation removes.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Embedding {
-    pub(crate) values: Vec<f32>,
-    /// Length of the network's output before normalisation; the mean over the mirror image too.
-    pub(crate) length: f32,
-}
 
 #[derive(Debug)]
 pub(crate) struct Recogniser {
@@ -146,40 +139,6 @@ pub fn recogniser_file(pack: &Pack, precision: Precision) -> Result<Vec<u8>, Vis
     Ok(network(pack, precision)?.file())
 }
 
-/// Averages several embeddings of one face. With `normalise` each counts by its direction only, and
-/// the mean gets unit length. A cohort changes its length after that.
-pub(crate) fn merged(looks: Vec<Vec<f32>>, normalise: bool, cohort: Option<&Cohort>) -> Vec<f32> {
-    let count = looks.len() as f32;
-    let mut sum = Vec::new();
-    for mut look in looks {
-        if normalise {
-            to_unit_length(&mut look);
-        }
-        sum.resize(look.len(), 0.0);
-        for (sum, value) in sum.iter_mut().zip(&look) {
-            *sum += value / count;
-        }
-    }
-    if normalise {
-        to_unit_length(&mut sum);
-    }
-    if let Some(cohort) = cohort {
-        cohort.lengthen(&mut sum);
-    }
-    sum
-}
-
-fn to_unit_length(embedding: &mut [f32]) {
-    let norm = norm(embedding);
-    for value in embedding {
-        *value /= norm;
-    }
-}
-
-fn norm(values: &[f32]) -> f32 {
-    values.iter().map(|v| v * v).sum::<f32>().sqrt()
-}
-
 /// Mirrors a chip left to right.
 fn mirrored(chip: &Rgb) -> Rgb {
     let row = |row: &[u8]| row.rchunks_exact(3).flatten().copied().collect::<Vec<_>>();
@@ -190,23 +149,6 @@ fn mirrored(chip: &Rgb) -> Rgb {
             .flat_map(row)
             .collect(),
         ..*chip
-    }
-}
-
-/// Checks that an embedding has the right number of values, all finite, and a length other than
-/// zero.
-pub(crate) fn check_embedding(embedding: &[f32], dimension: usize) -> Result<(), VisionError> {
-    if embedding.len() != dimension {
-        return Err(VisionError::Dimension {
-            expected: dimension,
-            found: embedding.len(),
-        });
-    }
-    let norm = norm(embedding);
-    if norm.is_finite() && norm > 1e-6 {
-        Ok(())
-    } else {
-        Err(VisionError::NotAnEmbedding { norm })
     }
 }
 

@@ -4,7 +4,7 @@
 
 pub mod identification;
 
-use crate::gallery::Metric;
+use crate::matching::Metric;
 
 /// The distance between two pictures, and the people they show, numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -3,81 +3,10 @@
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
-
 use crate::VisionError;
-use crate::embed::check_embedding;
-use crate::matching::{Matching, Templates};
+use crate::embedding::check_embedding;
+use crate::matching::{Candidate, Matching, Metric, Templates};
 use crate::rows::{Rows, dot, squared_distance};
-
-/// Distance measure of two embeddings; smaller means more similar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Metric {
-    /// Length of the difference.
-    Euclidean,
-    /// 1 minus the cosine of the angle.
-    Cosine,
-}
-
-impl Metric {
-    /// Returns the distance of two embeddings of equal length.
-    pub fn distance(self, a: &[f32], b: &[f32]) -> f32 {
-        match self {
-            Self::Euclidean => squared_distance(a, b).sqrt(),
-            Self::Cosine => 1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt(),
-        }
-    }
-
-    /// Returns the distance of rows that are this share as far apart as rows at `distance`. The
-    /// cosine distance grows with the square of the rows' distance.
-    pub fn at_share(self, share: f32, distance: f32) -> f32 {
-        match self {
-            Self::Euclidean => share * distance,
-            Self::Cosine => share * share * distance,
-        }
-    }
-
-    /// Returns an embedding as a row to compare by squared distance: of unit length under the
-    /// cosine metric.
-    pub(crate) fn row_of(self, embedding: &[f32]) -> Vec<f32> {
-        match self {
-            Self::Euclidean => embedding.to_vec(),
-            Self::Cosine => {
-                let length = dot(embedding, embedding).sqrt();
-                embedding.iter().map(|v| v / length).collect()
-            }
-        }
-    }
-
-    /// Returns how far apart rows at this distance are.
-    pub(crate) fn length_of(self, distance: f32) -> f32 {
-        match self {
-            Self::Euclidean => distance,
-            Self::Cosine => (2.0 * distance).max(0.0).sqrt(),
-        }
-    }
-
-    /// Returns the distance of rows from their squared difference.
-    pub(crate) fn of_squared(self, squared: f32) -> f32 {
-        match self {
-            Self::Euclidean => squared.sqrt(),
-            // For unit vectors |a - b|² = 2 - 2 cos.
-            Self::Cosine => squared / 2.0,
-        }
-    }
-}
-
-/// A person found by a search.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Candidate {
-    /// The person, as given to [`Gallery::push`].
-    pub person: i64,
-    /// The person's nearest picture.
-    pub picture: i64,
-    /// Distance to the person's nearest template: to that picture, or to a mean of several.
-    pub distance: f32,
-}
 
 /// All embeddings of one space, searched exactly.
 #[derive(Debug, Clone)]

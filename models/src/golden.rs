@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::manifest::Colour;
-use crate::runtime::{Network, Pixels, on_gpu};
+use crate::pixels::{Colour, Pixels};
+use crate::runtime::{Network, on_gpu};
 use crate::{Device, Metric, Precision};
 
 #[derive(Deserialize)]

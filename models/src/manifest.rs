@@ -14,11 +14,10 @@ use sha2::{Digest, Sha256};
 use crate::VisionError;
 use crate::cohort::Cohort;
 use crate::device::{Device, Precision};
-use crate::embed::{check_embedding, merged};
-use crate::gallery::Metric;
-use crate::matching::Matching;
+use crate::embedding::{check_embedding, merged};
+use crate::matching::{Matching, Metric};
+use crate::pixels::{Colour, Pixels};
 use crate::quality::QualityLimits;
-use crate::runtime::Pixels;
 
 /// Version of the computation between pixels and embedding, part of the embedding space. Raise it
 /// with every change, so that old and new embeddings are never compared.
@@ -138,13 +137,6 @@ pub(crate) struct YunetSpec {
 pub(crate) struct Alignment {
     pub(crate) size: usize,
     pub(crate) template: [[f32; 2]; 5],
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Colour {
-    Rgb,
-    Bgr,
 }
 
 #[derive(Debug, Clone, Deserialize)]

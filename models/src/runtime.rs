@@ -22,7 +22,7 @@ use tract_onnx::tract_core::ops::cnn::Conv;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_hir::infer::InferenceModelExt;
 
-use crate::manifest::Colour;
+use crate::pixels::Pixels;
 use crate::{Device, Pack, Precision, VisionError};
 
 /// The inference runtime and its version.
@@ -33,44 +33,6 @@ pub(crate) struct Network {
     file: String,
     graph: ModelProto,
     outputs: Vec<&'static str>,
-}
-
-/// Preprocessing of pixel values, per channel.
-#[derive(Clone)]
-pub(crate) struct Pixels {
-    table: Box<[[f32; 256]; 3]>,
-    /// True if the network takes blue, green, red.
-    reversed: bool,
-}
-
-impl Pixels {
-    /// Maps a pixel to `(pixel − mean) × scale`; `mean` is in the network's order of channels.
-    pub(crate) fn new(mean: [f32; 3], scale: f32, colour: Colour) -> Self {
-        let table =
-            Box::new(mean.map(|mean| std::array::from_fn(|pixel| (pixel as f32 - mean) * scale)));
-        Self {
-            table,
-            reversed: colour == Colour::Bgr,
-        }
-    }
-
-    /// Returns float planes for tract's operators.
-    fn planes(&self, pictures: usize, pixels: &[u8]) -> Vec<f32> {
-        let mut planes = Vec::with_capacity(pixels.len());
-        for picture in pixels.chunks_exact((pixels.len() / pictures.max(1)).max(1)) {
-            for (plane, table) in self.table.iter().enumerate() {
-                let channel = if self.reversed { 2 - plane } else { plane };
-                planes.extend(
-                    picture
-                        .iter()
-                        .skip(channel)
-                        .step_by(3)
-                        .map(|pixel| table[usize::from(*pixel)]),
-                );
-            }
-        }
-        planes
-    }
 }
 
 /// A network prepared for inputs of a shape. Running it needs no lock.

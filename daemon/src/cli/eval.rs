@@ -8,18 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
-use futures_util::StreamExt;
 use kith_vision::evaluation::{
     DiscardPoint, Estimate, Pair, Pairs, Sample, Strangers, error_versus_discard, estimate,
 };
 use kith_vision::{Part, Precision, Quality};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
+use super::subjects::{Half, subjects};
 use super::{identification, own_engine};
 use crate::config::Config;
-use crate::engine_process::{Engine, FoundFace, Reply};
-use crate::pipeline::read_given;
+use crate::engine_process::{Engine, FoundFace};
 
 /// False match rates at which true matches are reported.
 const RATES: [f64; 4] = [1e-2, 1e-3, 1e-4, 1e-5];
@@ -56,27 +54,6 @@ pub struct Args {
     /// Answers as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// The half of the people that is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Half {
-    Tuning,
-    Report,
-    All,
-}
-
-impl Half {
-    /// Returns true if a person is in this half.
-    pub fn has(self, person: &str) -> bool {
-        let tuning = Sha256::digest(person)[0] < 0x80;
-        match self {
-            Self::Tuning => tuning,
-            Self::Report => !tuning,
-            Self::All => true,
-        }
-    }
 }
 
 /// Embeds every picture once, measures every pair and prints the figures.
@@ -266,48 +243,6 @@ impl Measured {
             misses: list.pictures.len() - found.len(),
         })
     }
-}
-
-/// Returns the face of each picture, in the order given.
-pub async fn subjects(
-    config: &Config,
-    engine: &Engine,
-    pictures: Vec<PathBuf>,
-) -> anyhow::Result<Vec<(PathBuf, Option<FoundFace>)>> {
-    let bar = indicatif::ProgressBar::new(pictures.len() as u64);
-    let faces = futures_util::stream::iter(pictures)
-        .map(|path| {
-            let bar = &bar;
-            async move {
-                let bytes = read_given(&path, config.intake.max_bytes)
-                    .map_err(|f| anyhow::anyhow!(f.verdict().sentence))?;
-                let reply = engine.recognise(bytes.into()).await;
-                let reply = reply.with_context(|| path.display().to_string())?;
-                bar.inc(1);
-                anyhow::Ok((path, subject(reply)))
-            }
-        })
-        .buffered(engine.threads())
-        .collect::<Vec<_>>()
-        .await
-        .into_iter()
-        .collect();
-    bar.finish_and_clear();
-    faces
-}
-
-/// Returns the face that a pair is about: the one nearest the picture's centre, as in Labeled Faces
-/// in the Wild.
-fn subject(reply: Reply) -> Option<FoundFace> {
-    let centre = [reply.size.0 as f32 / 2.0, reply.size.1 as f32 / 2.0];
-    let off_centre = |face: &FoundFace| {
-        let [left, top, right, bottom] = face.bounds;
-        ((left + right) / 2.0 - centre[0]).hypot((top + bottom) / 2.0 - centre[1])
-    };
-    reply
-        .faces
-        .into_iter()
-        .min_by(|a, b| off_centre(a).total_cmp(&off_centre(b)))
 }
 
 /// The printed figures; in JSON, shares are from 0 to 1.

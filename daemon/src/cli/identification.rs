@@ -14,8 +14,8 @@ use kith_vision::evaluation::{Estimate, Sample, estimate};
 use serde::Serialize;
 
 use super::enroll::known_people;
-use super::eval::{Half, subjects};
 use super::own_engine;
+use super::subjects::{Half, subjects};
 use crate::config::Config;
 use crate::engine_process::FoundFace;
 use crate::names;

@@ -30,6 +30,7 @@ use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
 use super::page::Visit;
+use super::visitor::Visitor;
 use super::{Framing, accepts_html, page};
 use crate::config::Http;
 use crate::http_server::Arrival;
@@ -67,13 +68,6 @@ const STRANGE_LETTERS: usize = 100;
 const FORM_BYTES: usize = 4096;
 /// The challenge of a 401.
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"kithd\"");
-
-/// The visitor of a page; the layer adds it to each request.
-#[derive(Debug, Clone, Default)]
-pub struct Visitor {
-    /// The CSRF token of a logged-in visitor, sent as `?csrf=` in a form's action.
-    pub csrf: Option<String>,
-}
 
 /// Token, sessions and rules; clones share them.
 #[derive(Clone)]

@@ -12,6 +12,7 @@ mod live;
 mod metrics;
 pub mod page;
 mod relative;
+mod visitor;
 mod wording;
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::auth::Visitor;
+use super::visitor::Visitor;
 use super::{View, api, dress, router};
 use crate::config::Config;
 use crate::domain::{

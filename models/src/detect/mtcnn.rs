@@ -9,7 +9,8 @@ use super::nms::{Overlap, Scored, suppress};
 use crate::area::{Pyramid, Window};
 use crate::cores::Cores;
 use crate::manifest::{Colour, MtcnnSpec};
-use crate::runtime::{Network, Outputs, Pixels, Plan};
+use crate::pixels::Pixels;
+use crate::runtime::{Network, Outputs, Plan};
 use crate::{Bounds, Pack, Search, VisionError};
 
 /// Side of P-Net's receptive field, and so of the smallest face it can see.

@@ -4,7 +4,8 @@ use super::Detection;
 use super::nms::{Overlap, suppress};
 use crate::area::{Pyramid, Window};
 use crate::manifest::{Colour, YunetSpec};
-use crate::runtime::{Network, Outputs, Pixels, Plan};
+use crate::pixels::Pixels;
+use crate::runtime::{Network, Outputs, Plan};
 use crate::{Bounds, Device, Pack, Search, VisionError};
 
 const STRIDES: [usize; 3] = [8, 16, 32];

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{DetectorSpec, Manifest, PackError};
 use crate::device::Precision;
-use crate::gallery::Metric;
+use crate::matching::Metric;
 use crate::quality::KnownAgain;
 
 impl Manifest {

@@ -25,7 +25,7 @@ use axum::routing::get;
 use serde::Deserialize;
 
 use super::assets::{ASSETS, Assets};
-use super::auth::Visitor;
+use super::visitor::Visitor;
 use super::wording;
 use crate::api::{VERSION, View};
 use crate::domain::{Moment, wall_clock_ms};

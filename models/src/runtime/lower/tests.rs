@@ -14,7 +14,7 @@ use tract_onnx::pb::{
 use super::super::{Network, Outputs, Plan};
 use super::*;
 use crate::detect::yunet;
-use crate::manifest::Colour;
+use crate::pixels::Colour;
 use crate::{Device, VisionError};
 
 /// A reproducible stream of numbers.
