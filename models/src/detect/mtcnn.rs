@@ -8,8 +8,8 @@ use super::Detection;
 use super::nms::{Overlap, Scored, suppress};
 use crate::area::{Pyramid, Window};
 use crate::cores::Cores;
-use crate::manifest::{Colour, MtcnnSpec};
-use crate::pixels::Pixels;
+use crate::manifest::MtcnnSpec;
+use crate::pixels::{Colour, Pixels};
 use crate::runtime::{Network, Outputs, Plan};
 use crate::{Bounds, Pack, Search, VisionError};
 

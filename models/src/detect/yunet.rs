@@ -3,8 +3,8 @@
 use super::Detection;
 use super::nms::{Overlap, suppress};
 use crate::area::{Pyramid, Window};
-use crate::manifest::{Colour, YunetSpec};
-use crate::pixels::Pixels;
+use crate::manifest::YunetSpec;
+use crate::pixels::{Colour, Pixels};
 use crate::runtime::{Network, Outputs, Plan};
 use crate::{Bounds, Device, Pack, Search, VisionError};
 

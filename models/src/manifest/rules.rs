@@ -216,7 +216,7 @@ impl Manifest {
                 length == dimension,
                 "as long as recogniser.dimension",
             )?;
-            let sound = crate::embed::check_embedding(reference, dimension).is_ok();
+            let sound = crate::embedding::check_embedding(reference, dimension).is_ok();
             rule(
                 key,
                 "not a usable embedding",
