@@ -4,10 +4,13 @@
 
 pub mod breaker;
 pub mod client;
+mod handle;
 pub mod instance;
 pub mod process;
+mod report;
 pub mod status;
 pub mod supervisor;
 
 pub use client::Picture;
-pub use supervisor::{Engines, Persistence, Settings};
+pub use handle::{Engines, Recognised, Settings};
+pub use supervisor::Persistence;

@@ -1,39 +1,25 @@
-//! The engines behind the circuit breaker. [`Engines`] is the handle for every caller with a
-//! picture: it chooses the engine and reports failures to the breaker. [`EngineSupervisor`] is the
-//! one task that starts, tests and stops the engines.
+//! [`EngineSupervisor`], the one task that starts, tests and stops the engines.
 //!
-//! The rules of the breaker are in `breaker`, the consequences for the picture in `queue::Failure`.
+//! Not for calls about pictures: those go through `handle`.
 
 mod persistence;
-mod report;
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bytes::Bytes;
-use kith_vision::{Device, Pack, Precision};
-use tokio::sync::{Notify, mpsc, watch};
+use kith_vision::{Pack, Precision};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use persistence::Persistence;
+use crate::domain::{BreakerReason, BreakerState, EngineError, EngineErrorKind, EngineRole};
+use crate::engine_process::load_pack;
+use crate::engines::breaker::Transition;
+use crate::engines::handle::Inner;
+use crate::engines::instance::{EngineInstance, Exit, ExitCause, RunningEngine};
+use crate::status::health::Condition;
 
-use crate::config::{self, Config, Elsewhere, Models};
-use crate::domain::{
-    BreakerCommand, BreakerReason, BreakerState, EngineError, EngineErrorKind, EngineRole, ImageId,
-};
-use crate::engine_process::{JPEG_TIMES, load_pack};
-use crate::engines::breaker::{Breaker, Ticket, Transition};
-use crate::engines::client::{Answer, Picture};
-use crate::engines::instance::{
-    Deadlines, EngineInstance, EngineState, Exit, ExitCause, Place, RunningEngine,
-};
-use crate::engines::process::ChildSettings;
-use crate::engines::status::{EngineReport, PrecisionTime};
-use crate::queue::{Again, Failure};
-use crate::status::health::{Condition, Health};
+pub use persistence::Persistence;
 
 /// Interval of the checks of memory and precision timings.
 const LOOK: Duration = Duration::from_secs(2);
@@ -41,486 +27,6 @@ const LOOK: Duration = Duration::from_secs(2);
 const FALLBACK_RETRY: Duration = Duration::from_secs(10);
 /// Delay before a model pack that cannot be used is tried again.
 const PACK_RETRY: Duration = Duration::from_secs(30);
-
-/// Settings of the engines.
-#[derive(Clone)]
-pub struct Settings {
-    /// The model pack and its settings.
-    pub models: Models,
-    /// Settings of the primary and the fallback engine.
-    pub engine: config::Engine,
-    /// Settings of the circuit breaker.
-    pub breaker: config::Breaker,
-    /// Deadline of one picture.
-    pub deadlines: Deadlines,
-    /// Simultaneous pictures of one engine.
-    pub threads: usize,
-    /// Arguments that give an engine process this configuration.
-    pub configuration: Vec<String>,
-    /// Folder for the engines' sockets.
-    pub sockets: PathBuf,
-}
-
-impl Settings {
-    /// Returns the settings of a configuration, with this folder for the engines' sockets.
-    pub fn of(config: &Config, sockets: &Path) -> Self {
-        Self {
-            models: config.models.clone(),
-            engine: config.engine.clone(),
-            breaker: config.breaker.clone(),
-            deadlines: Deadlines {
-                base: config.recognition.deadline,
-                per_megapixel: config.recognition.deadline_per_megapixel,
-                max_pixels: config.recognition.max_pixels.saturating_mul(JPEG_TIMES),
-            },
-            threads: config.recognition.threads,
-            configuration: config.arguments.clone(),
-            sockets: sockets.into(),
-        }
-    }
-}
-
-/// The engines behind the breaker; clones share them. The handle exists before the model pack is
-/// loaded; until then every call fails with [`Failure::engine_away`].
-#[derive(Clone)]
-pub struct Engines {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    settings: Settings,
-    pack: OnceLock<Arc<Pack>>,
-    primary: EngineInstance,
-    fallback: Option<EngineInstance>,
-    breaker: Mutex<Breaker>,
-    health: Health,
-    /// Changes whenever an engine may have become available.
-    changed: watch::Sender<u64>,
-    /// Wakes the supervising task.
-    wake: Notify,
-    fallback_calls: AtomicU64,
-    /// Milliseconds of each precision, as measured in this run.
-    timings: watch::Sender<Vec<PrecisionTime>>,
-    /// Transitions that the supervising task writes down.
-    transitions: mpsc::UnboundedSender<Transition>,
-}
-
-/// Answer of an engine.
-#[derive(Debug)]
-pub struct Recognised {
-    /// Faces or a name.
-    pub answer: Answer,
-    /// Pack, precision and device.
-    pub engine: String,
-    /// Role of the engine that answered.
-    pub role: EngineRole,
-}
-
-/// Destination of the next picture.
-enum Route {
-    Primary(Arc<RunningEngine>),
-    Fallback(Arc<RunningEngine>),
-    Nowhere(String),
-}
-
-impl Engines {
-    /// Makes engines that are not running yet, and the task that runs them.
-    pub fn new(
-        settings: Settings,
-        health: Health,
-        persistence: Option<Persistence>,
-    ) -> (Self, EngineSupervisor) {
-        let child = |device: Device, name: &str| ChildSettings {
-            device,
-            socket: settings.sockets.join(format!("engine-{name}.sock")),
-            configuration: settings.configuration.clone(),
-            start_deadline: settings.engine.start_deadline,
-        };
-        let device = settings.engine.device;
-        let place = match &settings.engine.elsewhere {
-            None => Place::Child(child(device, &device.to_string())),
-            Some(Elsewhere::Recognizer { address, paths }) => Place::Recognizer {
-                address: address.clone(),
-                paths: *paths,
-            },
-            Some(Elsewhere::Facerecog { address }) => Place::Facerecog(address.clone()),
-        };
-        let instance = |place| EngineInstance::new(place, settings.deadlines, settings.threads);
-        let fallback = settings
-            .engine
-            .fallback
-            .then(|| instance(Place::Child(child(Device::Cpu, "fallback"))));
-        let (transitions, written) = mpsc::unbounded_channel();
-        let precision = settings.models.precision;
-        let self_test = settings.breaker.self_test;
-        let inner = Inner {
-            primary: instance(place),
-            fallback,
-            breaker: Mutex::new(Breaker::new(settings.breaker.clone(), Instant::now())),
-            settings,
-            pack: OnceLock::new(),
-            health,
-            changed: watch::Sender::new(0),
-            wake: Notify::new(),
-            fallback_calls: AtomicU64::new(0),
-            timings: watch::Sender::default(),
-            transitions,
-        };
-        let engines = Self {
-            inner: Arc::new(inner),
-        };
-        let now = Instant::now();
-        let supervisor = EngineSupervisor {
-            inner: Arc::clone(&engines.inner),
-            persistence,
-            transitions: written,
-            precision,
-            discredited: None,
-            self_test_every: self_test,
-            next_self_test: now + self_test,
-            next_fallback_start: now,
-            recorded_exit: 0,
-        };
-        (engines, supervisor)
-    }
-
-    /// Returns the model pack; `None` until it is loaded.
-    pub fn pack(&self) -> Option<&Arc<Pack>> {
-        self.inner.pack.get()
-    }
-
-    /// Waits until the model pack is loaded.
-    pub async fn loaded(&self) -> Arc<Pack> {
-        let mut changes = self.changes();
-        loop {
-            if let Some(pack) = self.pack() {
-                return Arc::clone(pack);
-            }
-            // The sender lives as long as this handle.
-            let _ = changes.changed().await;
-        }
-    }
-
-    /// Returns the number of pictures that may be in flight or being read; 0 while no engine takes
-    /// any.
-    pub fn capacity(&self) -> usize {
-        match self.inner.route() {
-            Route::Primary(up) | Route::Fallback(up) => 2 * up.threads(),
-            Route::Nowhere(_) => 0,
-        }
-    }
-
-    /// Returns a channel that changes whenever [`Engines::capacity`] may have changed.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.inner.changed.subscribe()
-    }
-
-    /// Waits until an engine takes pictures, at most this long; the error says why none does.
-    pub async fn available(&self, patience: Duration) -> Result<(), String> {
-        let mut changes = self.changes();
-        let deadline = tokio::time::Instant::now() + patience;
-        loop {
-            changes.borrow_and_update();
-            let Route::Nowhere(why) = self.inner.route() else {
-                return Ok(());
-            };
-            if matches!(
-                tokio::time::timeout_at(deadline, changes.changed()).await,
-                Err(_) | Ok(Err(_))
-            ) {
-                return Err(why);
-            }
-        }
-    }
-
-    /// Works like [`Engines::available`], but gives up once the breaker is open and no fallback can
-    /// start.
-    pub async fn started(&self) -> Result<(), String> {
-        let mut changes = self.changes();
-        loop {
-            changes.borrow_and_update();
-            let state = self.inner.breaker().state();
-            match self.inner.route() {
-                Route::Nowhere(why)
-                    if state != BreakerState::Closed && !self.inner.fallback_may_come() =>
-                {
-                    return Err(why);
-                }
-                Route::Nowhere(_) => changes.changed().await.map_err(|error| error.to_string())?,
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    /// Recognises a picture with the engine that takes it now.
-    pub async fn recognise(
-        &self,
-        image: Option<ImageId>,
-        picture: &Picture,
-    ) -> Result<Recognised, Failure> {
-        let inner = &self.inner;
-        match inner.route() {
-            Route::Nowhere(why) => Err(Failure::engine_away(why)),
-            Route::Fallback(up) => inner.call_fallback(&up, picture).await,
-            Route::Primary(up) => inner.call_primary(&up, image, picture).await,
-        }
-    }
-
-    /// Returns the quality of the best face in a picture, 0 to 1; `None` without a face.
-    pub async fn best_face(&self, bytes: Bytes) -> Result<Option<f32>, Failure> {
-        let picture = Picture { bytes, path: None };
-        match self.recognise(None, &picture).await?.answer {
-            Answer::Faces(reply) => Ok(reply
-                .faces
-                .iter()
-                .map(|face| face.quality)
-                .max_by(f32::total_cmp)),
-            Answer::Name(_) => Err(Failure::engine_away(
-                "the configured engine does not return faces",
-            )),
-        }
-    }
-
-    /// Returns the state of breaker and engines.
-    pub fn report(&self) -> EngineReport {
-        self.inner.report()
-    }
-
-    /// Gives the breaker an operator's command; returns its state after it.
-    pub fn command(&self, command: BreakerCommand) -> BreakerState {
-        let transition = self.inner.breaker().command(command, Instant::now());
-        self.inner.announce(transition);
-        self.inner.breaker().state()
-    }
-}
-
-impl Inner {
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn route(&self) -> Route {
-        let ticket = self.breaker().begin();
-        if let (Some(_), Some(up)) = (ticket, self.primary.running()) {
-            return Route::Primary(up);
-        }
-        if let Some(up) = self.fallback.as_ref().and_then(EngineInstance::running) {
-            return Route::Fallback(up);
-        }
-        Route::Nowhere(match ticket {
-            Some(_) => match &*self.primary.watch().borrow() {
-                EngineState::Failed(error) => error.sentence.clone(),
-                _ => "the engine is being started".into(),
-            },
-            None => format!("the circuit breaker is {}", self.report().sentence()),
-        })
-    }
-
-    fn fallback_may_come(&self) -> bool {
-        self.fallback
-            .as_ref()
-            .is_some_and(|fallback| !matches!(&*fallback.watch().borrow(), EngineState::Failed(_)))
-    }
-
-    async fn call_fallback(
-        &self,
-        up: &Arc<RunningEngine>,
-        picture: &Picture,
-    ) -> Result<Recognised, Failure> {
-        let Some(fallback) = &self.fallback else {
-            return Err(Failure::engine_away("there is no fallback engine"));
-        };
-        let permit = up.acquire().await.map_err(Failure::Engine)?;
-        self.fallback_calls.fetch_add(1, Ordering::Relaxed);
-        match fallback.call(permit, picture.clone()).await {
-            Ok(answer) => Ok(Recognised {
-                answer,
-                engine: up.name(),
-                role: EngineRole::Fallback,
-            }),
-            Err(error) => Err(self.judged(fallback, up, error, EngineRole::Fallback).await),
-        }
-    }
-
-    async fn call_primary(
-        &self,
-        up: &Arc<RunningEngine>,
-        image: Option<ImageId>,
-        picture: &Picture,
-    ) -> Result<Recognised, Failure> {
-        let permit = up.acquire().await.map_err(Failure::Engine)?;
-        // The breaker may have opened while the picture waited for its permit.
-        let Some(ticket) = self.breaker().begin() else {
-            return Err(Failure::engine_away("the circuit breaker opened"));
-        };
-        let begun = Instant::now();
-        let called = self.primary.call(permit, picture.clone()).await;
-        let (now, took) = (Instant::now(), begun.elapsed());
-        match called {
-            Ok(answer) => {
-                let transition =
-                    self.breaker()
-                        .answered(ticket, image.unwrap_or_default(), took, now);
-                self.announce(transition);
-                if up.resident_bytes() > Some(self.settings.engine.memory_limit_bytes) {
-                    self.wake.notify_one();
-                }
-                Ok(Recognised {
-                    answer,
-                    engine: up.name(),
-                    role: EngineRole::Primary,
-                })
-            }
-            Err(error) => {
-                let reason = error.reason();
-                let failure = self
-                    .judged(&self.primary, up, error, EngineRole::Primary)
-                    .await;
-                Err(self.counted(ticket, image, reason, failure, took))
-            }
-        }
-    }
-
-    /// Turns an engine's error into the picture's failure. If the engine died over this picture
-    /// alone, the self-test of the next run decides: passed, the picture is at fault.
-    async fn judged(
-        &self,
-        instance: &EngineInstance,
-        up: &RunningEngine,
-        error: EngineError,
-        by: EngineRole,
-    ) -> Failure {
-        let lone = matches!(
-            error.kind,
-            EngineErrorKind::Died { lone: true } | EngineErrorKind::TimedOut { lone: true, .. }
-        );
-        if lone {
-            self.wake.notify_one();
-            if let Err(why) = instance.restarted_after(up.generation).await {
-                return Failure::engine_away(why);
-            }
-        }
-        match error.kind {
-            EngineErrorKind::Unreadable => Failure::Unreadable {
-                why: error.sentence,
-                by,
-            },
-            _ => Failure::Engine(error),
-        }
-    }
-
-    /// Reports a failure to the breaker. A failure that opens the breaker, or that comes while it
-    /// is open, is not the picture's fault.
-    fn counted(
-        &self,
-        ticket: Ticket,
-        image: Option<ImageId>,
-        reason: BreakerReason,
-        failure: Failure,
-        took: Duration,
-    ) -> Failure {
-        let verdict = failure.verdict();
-        let now = Instant::now();
-        if let Failure::Unreadable { .. } = failure {
-            // For the breaker the engine has answered.
-            let transition = self
-                .breaker()
-                .answered(ticket, image.unwrap_or_default(), took, now);
-            self.announce(transition);
-            return failure;
-        }
-        // `record_exit` counts a death once, however many pictures were in the engine.
-        let shared_death = matches!(
-            &failure,
-            Failure::Engine(error) if error.kind == EngineErrorKind::Died { lone: false }
-        );
-        if !verdict.counts_for_breaker || shared_death {
-            return failure;
-        }
-        // A picture whose attempt was not counted gets no refund.
-        let charged = image.filter(|_| verdict.again == Again::Attempt);
-        let transition =
-            self.breaker()
-                .failed(ticket, charged, reason, verdict.sentence.clone(), now);
-        // If one picture alone opened the breaker, the picture is as likely at fault. Its attempt
-        // stands, so that it fails in the end.
-        let by_one = transition
-            .as_ref()
-            .is_some_and(|transition| transition.blamed.is_empty());
-        self.announce(transition);
-        let closed = self.breaker().begin() == Some(ticket);
-        if by_one || closed {
-            failure
-        } else {
-            Failure::engine_away(verdict.sentence)
-        }
-    }
-
-    fn instance(&self, role: EngineRole) -> Option<&EngineInstance> {
-        match role {
-            EngineRole::Primary => Some(&self.primary),
-            EngineRole::Fallback => self.fallback.as_ref(),
-        }
-    }
-
-    fn changed(&self) {
-        self.changed.send_modify(|version| *version += 1);
-    }
-
-    async fn an_engine_ends(&self) {
-        let of = async |instance: Option<&EngineInstance>| match instance
-            .and_then(EngineInstance::running)
-        {
-            Some(up) => drop(up.ended().await),
-            None => std::future::pending().await,
-        };
-        tokio::select! {
-            () = of(Some(&self.primary)) => {}
-            () = of(self.fallback.as_ref()) => {}
-        }
-    }
-
-    /// Logs a transition, hands it on to be stored, and applies its consequences.
-    fn announce(&self, transition: Option<Transition>) {
-        let Some(transition) = transition else {
-            return;
-        };
-        let Transition {
-            from,
-            to,
-            reason,
-            sentence,
-            ..
-        } = &transition;
-        let reason = reason.map_or("none", BreakerReason::as_str);
-        if *to == BreakerState::Open || *to == BreakerState::ForcedOpen {
-            tracing::warn!(
-                from = from.as_str(),
-                to = to.as_str(),
-                reason,
-                "circuit breaker: {sentence}"
-            );
-        } else {
-            tracing::info!(
-                from = from.as_str(),
-                to = to.as_str(),
-                reason,
-                "circuit breaker: {sentence}"
-            );
-        }
-        // A process that failed gets no further call. One that is only slow, or held open by an
-        // operator, may finish.
-        let gentle = matches!(reason, "slow" | "operator");
-        if *from == BreakerState::Closed && !gentle && self.primary.is_child() {
-            self.primary.kill(sentence);
-        }
-        // Without a receiver the supervising task has ended and kept the last state.
-        let _ = self.transitions.send(transition);
-        self.show();
-        self.changed();
-        self.wake.notify_one();
-    }
-}
 
 /// The task that starts, tests and stops the engines. It alone owns their state, except the
 /// breaker's.
@@ -541,6 +47,27 @@ pub struct EngineSupervisor {
 }
 
 impl EngineSupervisor {
+    /// The task of a handle; `transitions` are the breaker's, to be written down.
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        persistence: Option<Persistence>,
+        transitions: mpsc::UnboundedReceiver<Transition>,
+    ) -> Self {
+        let now = Instant::now();
+        let self_test_every = inner.settings.breaker.self_test;
+        Self {
+            precision: inner.settings.models.precision,
+            inner,
+            persistence,
+            transitions,
+            discredited: None,
+            self_test_every,
+            next_self_test: now + self_test_every,
+            next_fallback_start: now,
+            recorded_exit: 0,
+        }
+    }
+
     /// Loads the model pack, with retries, then runs the engines until the stop.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         self.restore_breaker().await;

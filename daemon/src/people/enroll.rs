@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{NamedCandidate, PersonId, sha256};
 use crate::engine_process::FoundFace;
+use crate::engines::Recognised;
 use crate::engines::client::{Answer, Picture};
-use crate::engines::supervisor::Recognised;
 use crate::names;
 use crate::people::matcher::LeftOut;
 use crate::people::resemblance::{Resemblance, described};
