@@ -6,8 +6,10 @@
 //! SQL appears only in this folder and in `migrations/`.
 
 mod backup;
+mod clustering;
 mod damaged;
 mod erase;
+mod faces;
 mod facts;
 mod fill;
 mod find;
@@ -45,7 +47,9 @@ use tokio::sync::{Semaphore, watch};
 use crate::files::disk;
 use crate::supervise::fault;
 pub use backup::{Contents, NoBackup, Origin, check_header, clean_copy, origin};
+pub use clustering::{Joined, Joining, StrangerShape, UngroupedFace};
 pub use damaged::{Waiting, empty_copy, people_of_damaged, waiting_of_damaged};
+pub use faces::{CounterExample, Relabel, StoredFace, counter_examples};
 pub use fill::{Size, fill};
 pub use find::ImageFilter;
 pub use folders::EndedFile;
@@ -66,10 +70,7 @@ pub use rejected::{NewRejected, RejectedCaps, RejectedMessage};
 pub use restore::{Amounts, amounts};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
-pub use strangers::{
-    CounterExample, Joined, Joining, Relabel, StoredFace, StrangerFace, StrangerId, StrangerRow,
-    StrangerShape, UngroupedFace, counter_examples,
-};
+pub use strangers::{StrangerFace, StrangerId, StrangerRow};
 use writer::{Urgency, Writer};
 
 /// File name of the database inside the state folder.
