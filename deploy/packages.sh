@@ -62,7 +62,7 @@ build_cross() (
   # Tests the direct convolution with SDOT and without.
   for board in pi5 pi4; do
     emulate $board
-    "$compile" test --release --locked "${for_target[@]}" -p kith-kernels
+    "$compile" test --release --locked "${for_target[@]}" -p kith-kernels --lib
   done
   count_instructions pi5
 )
