@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from network import Network
+from network import Network, attributes
 
 
 class Halver:
@@ -57,15 +57,15 @@ class Halver:
         return self.net.add("Reshape", [x, self.integers(0, channels, result, result)])
 
     def node(self, node):
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        given = attributes(node)
         channels, size = self.sizes[node.input[0]][1:3]
         if node.op_type == "AveragePool":
-            assert attributes == {"kernel_shape": [2, 2], "strides": [2, 2]}
+            assert given == {"kernel_shape": [2, 2], "strides": [2, 2]}
             return self.average(self.halves[node.input[0]], channels)
         if node.op_type == "MaxPool":
-            assert attributes == {"kernel_shape": [3, 3], "strides": [2, 2]}
+            assert given == {"kernel_shape": [3, 3], "strides": [2, 2]}
             return self.maximum(self.halves[node.input[0]], channels, size)
-        return self.net.add(node.op_type, [self.input(i) for i in node.input], **attributes)
+        return self.net.add(node.op_type, [self.input(i) for i in node.input], **given)
 
     def run(self):
         self.halves["input"] = self.net.add("Cast", ["input"], to=TensorProto.FLOAT16)

@@ -19,15 +19,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from network import Network
+from network import Network, attributes
 
 HIGH, GROUP = 127, 4
 # The float network's input is made from pixels as (pixel - MEAN) / PIXELS.
 MEAN, PIXELS = 127.5, 128.0
-
-
-def attributes(node):
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
 class Graph:
@@ -49,10 +45,6 @@ class Graph:
 
 
 class Writer(Network):
-    def pair(self, x, scale, zero):
-        parameters = [self.constant(scale, np.float32), self.constant(zero, np.uint8)]
-        return self.add("DequantizeLinear", [self.add("QuantizeLinear", [x, *parameters]), *parameters])
-
     def weights(self, weight):
         """Signed bytes with a scale for each row; and the numbers that they stand for."""
         rows = np.abs(weight.reshape(len(weight), -1)).max(1)
@@ -102,7 +94,7 @@ class Quantiser:
         last, (scale, zero) = slopes, (fit["scale"], fit["zero"])
         pools = [node for node in self.graph.readers(slopes.output[0]) if node.op_type == "MaxPool"]
         small = [node for node in pools if attributes(node)["kernel_shape"] == [2, 2]]
-        # Of two by two the convolution takes the largest itself, before rounding.
+        # The convolution itself takes the largest of two by two, before rounding.
         for pool in small:
             x, last = self.net.add("MaxPool", [x], **attributes(pool)), pool
         x = self.net.pair(x, scale, zero)

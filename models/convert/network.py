@@ -12,6 +12,11 @@ OPSET = 13
 IR_VERSION = 8
 
 
+def attributes(node):
+    """Returns a node's attributes by name."""
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
 class Network:
     def __init__(self):
         self.nodes = []
@@ -26,6 +31,11 @@ class Network:
         output = output or f"{op.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
+
+    def pair(self, x, scale, zero_point):
+        """Adds a pair: the value in unsigned bytes, and back."""
+        parameters = [self.constant(scale, np.float32), self.constant(zero_point, np.uint8)]
+        return self.add("DequantizeLinear", [self.add("QuantizeLinear", [x, *parameters]), *parameters])
 
     def conv(self, x, weight, bias, stride=1, padding=0, output=None):
         return self.add("Conv", [x, self.constant(weight), self.constant(bias)], output,

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from network import Network
+from network import Network, attributes
 
 HIGH = 127
 LEVELS = 255
@@ -44,16 +44,12 @@ class Quantiser:
         self.floats = {}  # tensor of the float graph -> its float tensor here, after its pair if it has one
         self.pairs = {}  # tensor of the float graph -> scale and zero point of its pair
 
-    def pair(self, x, scale, zero_point):
-        parameters = [self.net.constant(scale, np.float32), self.net.constant(zero_point, np.uint8)]
-        return self.net.add("DequantizeLinear", [self.net.add("QuantizeLinear", [x, *parameters]), *parameters])
-
     def entrance(self):
         """Turns the input back into pixels, integers from 0 to 255."""
         x = self.net.add("Mul", ["input", self.net.constant(np.full((1, 3, 1, 1), PIXELS))])
         x = self.net.add("Add", [x, self.net.constant(np.array(MEAN).reshape(1, 3, 1, 1))])
         self.pairs["input"] = np.float32(1), 0
-        self.floats["input"] = self.pair(x, *self.pairs["input"])
+        self.floats["input"] = self.net.pair(x, *self.pairs["input"])
 
     def conv(self, node):
         """Adds a convolution without a pair after it."""
@@ -71,15 +67,13 @@ class Quantiser:
         weights = self.net.add("DequantizeLinear", [self.net.constant(q_weight, np.int8), scale_of, zeros], axis=0)
         biases = self.net.add("DequantizeLinear", [self.net.constant(q_bias, np.int32), self.net.constant(bias_scales),
                                                    self.net.constant(np.zeros(len(scales)), np.int32)], axis=0)
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        return self.net.add("Conv", [self.floats[node.input[0]], weights, biases], **attributes)
+        return self.net.add("Conv", [self.floats[node.input[0]], weights, biases], **attributes(node))
 
     def keep(self, node):
         """Copies a node unchanged."""
         inputs = [self.net.constant(self.values[i], self.values[i].dtype) if i in self.values else self.floats[i]
                   for i in node.input]
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        return self.net.add(node.op_type, inputs, "embedding" if node.output[0] == "embedding" else None, **attributes)
+        return self.net.add(node.op_type, inputs, "embedding" if node.output[0] == "embedding" else None, **attributes(node))
 
     def run(self):
         self.entrance()
@@ -91,7 +85,7 @@ class Quantiser:
                     self.pairs[name] = self.pairs[node.input[0]]
                 else:
                     self.pairs[name] = activation_scale(*self.ranges[name])
-                x = self.pair(x, *self.pairs[name])
+                x = self.net.pair(x, *self.pairs[name])
             self.floats[name] = x
         return self.net
 

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from network import Network
+from network import Network, attributes
 
 # The first version in which DequantizeLinear supports blocks.
 OPSET, IR_VERSION = 21, 10
@@ -41,10 +41,10 @@ class Reader:
             shape = [int(side) for side in self.values[node.input[1]]]
             node = self.makers[node.input[0]]
         assert node.op_type == "DequantizeLinear", node.op_type
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        given = attributes(node)
         parts = [self.values[i] for i in node.input]
-        assert attributes["axis"] == parts[0].ndim - 1
-        return parts, attributes["block_size"], shape
+        assert given["axis"] == parts[0].ndim - 1
+        return parts, given["block_size"], shape
 
     def numbers(self, name):
         """Returns the numbers that `name` is dequantised to."""
@@ -76,11 +76,11 @@ def convolution(net, read, node, x):
     parts, size, shape = read.blocks(node.input[1])
     norm = read.readers[node.output[0]]
     factor, bias = read.batch_norm(norm)
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    assert attributes["dilations"] == [1, 1] and len(node.input) == 2
+    given = attributes(node)
+    assert given["dilations"] == [1, 1] and len(node.input) == 2
     x = net.add("Conv", [x, net.weights(parts, size, factor, shape), net.constant(bias)],
-                group=attributes["group"], kernel_shape=attributes["kernel_shape"], pads=attributes["pads"],
-                strides=attributes["strides"])
+                group=given["group"], kernel_shape=given["kernel_shape"], pads=given["pads"],
+                strides=given["strides"])
     slopes = read.readers[norm.output[0]]
     assert slopes.op_type == "PRelu"
     return net.add("PRelu", [x, net.constant(read.values[slopes.input[1]])])
