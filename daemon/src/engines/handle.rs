@@ -306,7 +306,7 @@ impl Inner {
         };
         let permit = up.acquire().await.map_err(Failure::Engine)?;
         self.fallback_calls.fetch_add(1, Ordering::Relaxed);
-        match fallback.call(permit, picture.clone()).await {
+        match permit.call(picture.clone()).await {
             Ok(answer) => Ok(Recognised {
                 answer,
                 engine: up.name(),
@@ -328,7 +328,7 @@ impl Inner {
             return Err(Failure::engine_away("the circuit breaker opened"));
         };
         let begun = Instant::now();
-        let called = self.primary.call(permit, picture.clone()).await;
+        let called = permit.call(picture.clone()).await;
         let (now, took) = (Instant::now(), begun.elapsed());
         match called {
             Ok(answer) => {

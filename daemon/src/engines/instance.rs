@@ -91,6 +91,7 @@ pub struct RunningEngine {
     /// Number of this run, which grows with each start.
     pub generation: u64,
     pack: Arc<Pack>,
+    deadlines: Deadlines,
     description: Mutex<Description>,
     threads: usize,
     client: Client,
@@ -134,6 +135,59 @@ pub enum ExitCause {
 pub struct Permit {
     up: Arc<RunningEngine>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Permit {
+    /// Recognises one picture within its deadline.
+    pub async fn call(self, picture: Picture) -> Result<Answer, EngineError> {
+        let up = &self.up;
+        let deadline = up.deadlines.of(&picture);
+        let answer = tokio::select! {
+            biased;
+            answer = up.client.recognise(picture, &up.pack, deadline) => answer,
+            () = up.gone.cancelled() => Err(EngineError::new(
+                EngineErrorKind::Unreachable,
+                "the engine is gone",
+            )),
+        };
+        let error = match answer {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let Some(child) = &up.child else {
+            return Err(error);
+        };
+        match error.kind {
+            EngineErrorKind::TimedOut { limit, .. } => {
+                let how = format!("killed after {:.1} s over one picture", limit.as_secs_f32());
+                let (exit, first) = up.end(how, ExitCause::Deadline);
+                if !first {
+                    return Err(EngineError::aborted(exit.how));
+                }
+                let lone = exit.in_flight == 1;
+                let kind = EngineErrorKind::TimedOut { limit, lone };
+                Err(EngineError::new(kind, error.sentence))
+            }
+            EngineErrorKind::Unreachable => {
+                // The exit status says more than the broken connection.
+                let noticed = tokio::time::timeout(END_NOTICED, child.ended()).await;
+                let how = if noticed.is_ok() {
+                    child.how()
+                } else {
+                    format!("the engine broke the connection: {error}")
+                };
+                let (exit, _) = up.end(how, ExitCause::Died);
+                let kind = match exit.cause {
+                    ExitCause::Died => EngineErrorKind::Died {
+                        lone: exit.in_flight == 1,
+                    },
+                    ExitCause::Deadline | ExitCause::Planned => EngineErrorKind::Aborted,
+                };
+                Err(EngineError::new(kind, exit.how))
+            }
+            _ => Err(error),
+        }
+    }
 }
 
 impl Drop for Permit {
@@ -285,54 +339,6 @@ impl RunningEngine {
             .unwrap_or_else(PoisonError::into_inner) = said.clone();
         Some(said)
     }
-
-    async fn call(&self, picture: Picture, deadline: Duration) -> Result<Answer, EngineError> {
-        let answer = tokio::select! {
-            biased;
-            answer = self.client.recognise(picture, &self.pack, deadline) => answer,
-            () = self.gone.cancelled() => Err(EngineError::new(
-                EngineErrorKind::Unreachable,
-                "the engine is gone",
-            )),
-        };
-        let error = match answer {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        };
-        let Some(child) = &self.child else {
-            return Err(error);
-        };
-        match error.kind {
-            EngineErrorKind::TimedOut { limit, .. } => {
-                let how = format!("killed after {:.1} s over one picture", limit.as_secs_f32());
-                let (exit, first) = self.end(how, ExitCause::Deadline);
-                if !first {
-                    return Err(EngineError::aborted(exit.how));
-                }
-                let lone = exit.in_flight == 1;
-                let kind = EngineErrorKind::TimedOut { limit, lone };
-                Err(EngineError::new(kind, error.sentence))
-            }
-            EngineErrorKind::Unreachable => {
-                // The exit status says more than the broken connection.
-                let noticed = tokio::time::timeout(END_NOTICED, child.ended()).await;
-                let how = if noticed.is_ok() {
-                    child.how()
-                } else {
-                    format!("the engine broke the connection: {error}")
-                };
-                let (exit, _) = self.end(how, ExitCause::Died);
-                let kind = match exit.cause {
-                    ExitCause::Died => EngineErrorKind::Died {
-                        lone: exit.in_flight == 1,
-                    },
-                    ExitCause::Deadline | ExitCause::Planned => EngineErrorKind::Aborted,
-                };
-                Err(EngineError::new(kind, exit.how))
-            }
-            _ => Err(error),
-        }
-    }
 }
 
 impl EngineInstance {
@@ -463,6 +469,7 @@ impl EngineInstance {
         let up = Arc::new(RunningEngine {
             generation: self.generations.fetch_add(1, Ordering::Relaxed) + 1,
             pack: Arc::clone(pack),
+            deadlines: self.deadlines,
             description: Mutex::new(description),
             threads,
             client,
@@ -480,12 +487,6 @@ impl EngineInstance {
                 Err(why)
             }
         }
-    }
-
-    /// Recognises one picture under its permit.
-    pub async fn call(&self, permit: Permit, picture: Picture) -> Result<Answer, EngineError> {
-        let deadline = self.deadlines.of(&picture);
-        permit.up.call(picture, deadline).await
     }
 
     /// Checks health, then the embedding of the bundled test picture against the pack's reference.
@@ -524,7 +525,7 @@ impl EngineInstance {
             .map_err(|panic| unread(&panic))?
             .map_err(|error| unread(&error))?;
         let permit = up.acquire().await?;
-        let answer = self.call(permit, Picture { bytes, path: None }).await?;
+        let answer = permit.call(Picture { bytes, path: None }).await?;
         let wrong = |why: String| EngineError::new(EngineErrorKind::WrongAnswer, why);
         let Answer::Faces(reply) = answer else {
             return Err(wrong("it names people instead of giving faces".into()));
