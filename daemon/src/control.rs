@@ -96,8 +96,8 @@ async fn enroll(
         .await?
         .picture()?;
     let name = picture.name.clone();
-    let Loaded { bytes, room } = control.uploads.load(picture).await?;
-    let _room = room;
+    // The room is kept until the picture is enrolled.
+    let Loaded { bytes, room: _room } = control.uploads.load(picture).await?;
     control
         .people
         .enroll(&query.person, &name, bytes, query.anyway)

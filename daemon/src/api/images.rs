@@ -219,41 +219,41 @@ async fn again(api: &Api, id: ImageId) -> Result<(), Problem> {
 }
 
 async fn remove(api: &Api, id: ImageId) -> Result<(), Problem> {
-    let (queue, people) = (api.queue.clone(), api.people.clone());
-    let removed = async {
-        let told = queue.remove(id).await?;
-        if let Told::Done {
-            counter_examples, ..
-        } = &told
-        {
-            if let Some(error) = people.store.delete_discarded().await? {
-                bail!(
-                    "the image is forgotten, but its picture cannot be deleted yet ({error}); that is tried again"
-                );
-            }
-            if *counter_examples > 0 {
-                people.forget_counter_examples().await?;
-            }
-            // Older copies of the database and the journal must not hold erased data.
-            people.delete_copies_before()?;
-            if !people.store.empty_journal().await? {
-                bail!(
-                    "the image is forgotten, but the journal of the database is being read and still holds it for a while"
-                );
-            }
-        }
-        anyhow::Ok(told)
-    };
-    match removed
-        .await
-        .map_err(|error| Problem::later(format!("{error:#}.")))?
-    {
+    let told = erase(api, id).await;
+    match told.map_err(|error| Problem::later(format!("{error:#}.")))? {
         Told::Done { .. } => Ok(()),
         Told::NotFound => Err(no_image(id)),
         Told::Not(_) | Told::BytesGone => Err(conflict(format!(
             "Image {id} is being processed; try again in a moment."
         ))),
     }
+}
+
+/// Forgets an image and erases it from the spool, older copies of the database and the journal.
+async fn erase(api: &Api, id: ImageId) -> anyhow::Result<Told> {
+    let people = &api.people;
+    let told = api.queue.remove(id).await?;
+    let Told::Done {
+        counter_examples, ..
+    } = told
+    else {
+        return Ok(told);
+    };
+    if let Some(error) = people.store.delete_discarded().await? {
+        bail!(
+            "the image is forgotten, but its picture cannot be deleted yet ({error}); that is tried again"
+        );
+    }
+    if counter_examples > 0 {
+        people.forget_counter_examples().await?;
+    }
+    people.delete_copies_before()?;
+    if !people.store.empty_journal().await? {
+        bail!(
+            "the image is forgotten, but the journal of the database is being read and still holds it for a while"
+        );
+    }
+    Ok(told)
 }
 
 /// Returns the problem of an unknown image.

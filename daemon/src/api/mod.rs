@@ -111,9 +111,9 @@ impl Api {
     }
 
     /// Returns people once their gallery is in memory.
-    fn loaded(&self) -> Result<People, Problem> {
+    fn loaded(&self) -> Result<&People, Problem> {
         match self.people.matcher() {
-            Ok(_) => Ok(self.people.clone()),
+            Ok(_) => Ok(&self.people),
             Err(_) => Err(Problem::later(
                 "The engine is not up yet; /v1/health says why.",
             )),

@@ -263,8 +263,8 @@ pub(super) async fn take(
     }
     let people = api.loaded()?;
     let _turn = api.engine_turn().await?;
-    let Loaded { bytes, room } = api.uploads.load(picture).await?;
-    let _room = room;
+    // The room is kept until the picture is enrolled.
+    let Loaded { bytes, room: _room } = api.uploads.load(picture).await?;
     people
         .enroll(&name, &file_name, bytes, anyway)
         .await
@@ -295,8 +295,7 @@ pub async fn rename(
 }
 
 pub(super) async fn change_name(api: &Api, id: PersonId, name: String) -> Result<(), Problem> {
-    let people = api.people.clone();
-    changed(id, people.rename(id, &name).await)
+    changed(id, api.people.rename(id, &name).await)
 }
 
 /// The person to merge into.
@@ -323,8 +322,7 @@ pub async fn merge(
 }
 
 pub(super) async fn put_together(api: &Api, id: PersonId, into: PersonId) -> Result<(), Problem> {
-    let people = api.people.clone();
-    changed(id, people.merge(id, into).await)
+    changed(id, api.people.merge(id, into).await)
 }
 
 /// Result of erasing a person.
@@ -347,8 +345,7 @@ pub async fn forget(State(api): State<Api>, Id(id): Id) -> Result<Json<Gone>, Pr
 }
 
 pub(super) async fn erase(api: &Api, id: PersonId) -> Result<Vec<String>, Problem> {
-    let people = api.people.clone();
-    let erased = people.forget_person(id).await;
+    let erased = api.people.forget_person(id).await;
     let erased = erased
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}.")))?;
     erased
@@ -374,8 +371,7 @@ pub async fn delete_picture(
 }
 
 pub(super) async fn remove_picture(api: &Api, id: PersonId, picture: i64) -> Result<(), Problem> {
-    let people = api.people.clone();
-    changed(id, people.delete_picture(id, picture).await)
+    changed(id, api.people.delete_picture(id, picture).await)
 }
 
 pub(super) async fn person(api: &Api, id: PersonId) -> Result<PersonRow, Problem> {

@@ -41,7 +41,7 @@ pub struct Strangers {
 impl Strangers {
     /// Groups faces until stopped.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { people, health, .. } = self;
+        let Self { people, health } = self;
         let matcher = tokio::select! {
             matcher = people.loaded() => matcher,
             () = stop.cancelled() => return Ok(()),
@@ -356,7 +356,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::domain::{EngineRole, ImageId, Outcome};
+    use crate::domain::{EngineRole, ImageId, Outcome, PersonId};
     use crate::engines::{self, Engines};
     use crate::people::RelabelError;
     use crate::store::{Changed, EnrolledPicture, Told, blob_to_vector, vector_to_blob};
@@ -398,6 +398,13 @@ mod tests {
                 health: Health::default(),
                 grouped: None,
             }
+        }
+
+        /// Enrols Ada from a face of person 1.
+        async fn enroll_ada(&self) -> PersonId {
+            let image = self.image(&[(0.9, face(1, 1))]);
+            let enrolled = self.people.enroll_face(image, 1, "Ada", false).await;
+            enrolled.unwrap()
         }
 
         fn matcher(&self) -> Arc<Matcher> {
@@ -875,10 +882,7 @@ mod tests {
     async fn naming_a_rejected_face_makes_it_that_persons_again() {
         let mut board = Board::new().await;
         let people = board.people.clone();
-        let ada = people
-            .enroll_face(board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
-            .await
-            .unwrap();
+        let ada = board.enroll_ada().await;
         let matcher = board.matcher();
         let outcome = |picture| matcher.judge(&face(1, picture), 0.9, &[]).unwrap().outcome;
         let kept = "SELECT count(*) FROM counter_examples";
@@ -1057,10 +1061,7 @@ mod tests {
     async fn erasing_takes_counter_examples_of_other_packs_too() {
         let board = Board::new().await;
         let people = &board.people;
-        let ada = people
-            .enroll_face(board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
-            .await
-            .unwrap();
+        let ada = board.enroll_ada().await;
         people
             .enroll_face(board.image(&[(0.9, face(2, 1))]), 1, "Bob", false)
             .await
@@ -1108,10 +1109,7 @@ mod tests {
     async fn merging_drops_counter_examples_between_the_two() {
         let board = Board::new().await;
         let people = &board.people;
-        let ada = people
-            .enroll_face(board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
-            .await
-            .unwrap();
+        let ada = board.enroll_ada().await;
         let enrolled = board.image(&[(0.9, face(2, 2))]);
         let found = board.image(&[(0.9, face(2, 3))]);
         for image in [enrolled, found, board.image(&[(0.9, face(3, 4))])] {
@@ -1138,11 +1136,7 @@ mod tests {
     #[tokio::test]
     async fn regrouping_an_image_while_it_is_regrouped_loses_nothing() {
         let mut board = Board::new().await;
-        let people = board.people.clone();
-        let ada = people
-            .enroll_face(board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
-            .await
-            .unwrap();
+        let ada = board.enroll_ada().await;
         let image = board.image(&[(0.9, face(1, 2)), (0.9, face(2, 2))]);
         mistaken(&board, ada, image).await;
         let before = board.store().to_group_again().await.unwrap();

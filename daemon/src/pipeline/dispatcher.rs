@@ -60,11 +60,7 @@ impl Dispatcher {
             matcher = pulse.answer_during(people.loaded()) => matcher,
             () = stop.cancelled() => return Ok(()),
         };
-        let identifier = Identifier {
-            engines: people.engines.clone(),
-            matcher,
-            store: Some(people.store.clone()),
-        };
+        let identifier = Identifier::with(&people, matcher);
         while let Err(error) = queue.recover().await {
             show_database_trouble(&health, error)?;
             tokio::select! {
@@ -226,14 +222,17 @@ pub struct Identifier {
 impl Identifier {
     /// Takes engines and gallery of a running daemon.
     pub fn of(people: &People) -> Result<Self, Failure> {
-        let matcher = people
-            .matcher()
-            .map_err(|error| Failure::engine_away(error.to_string()))?;
-        Ok(Self {
+        let matcher = people.matcher();
+        let matcher = matcher.map_err(|error| Failure::engine_away(error.to_string()))?;
+        Ok(Self::with(people, matcher))
+    }
+
+    fn with(people: &People, matcher: Arc<Matcher>) -> Self {
+        Self {
             engines: people.engines.clone(),
             matcher,
             store: Some(people.store.clone()),
-        })
+        }
     }
 
     /// Turns the bytes of a picture into a result.

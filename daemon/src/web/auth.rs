@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use super::page::Visit;
 use super::visitor::Visitor;
-use super::{Framing, accepts_html, page};
+use super::{Framing, accepts_html, page, wants_page};
 use crate::config::Http;
 use crate::http_server::Arrival;
 use crate::problem::Problem;
@@ -630,7 +630,7 @@ fn encoded(text: &str) -> String {
 
 /// The layer before every route of the LAN, including those that do not exist.
 pub async fn guard(State(access): State<Access>, mut request: Request, next: Next) -> Response {
-    let html = accepts_html(request.headers()) && !request.uri().path().starts_with("/v1/");
+    let html = wants_page(&request);
     let Some(asked) = Asked::of(&request) else {
         return Problem::bad_request("The request must name its host, once.").into_response();
     };

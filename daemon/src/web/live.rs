@@ -85,7 +85,7 @@ impl Drop for Watch {
 
 /// Streams events until the server stops, the store closes, or another client takes its place.
 pub async fn events(
-    State(web): State<View>,
+    State(view): State<View>,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
 ) -> Result<impl IntoResponse, Problem> {
     // Without an address the client is a command on this board.
@@ -97,11 +97,11 @@ pub async fn events(
     let over = over.ok_or_else(|| {
         Problem::later("Too many pages are open; this page does not update itself.")
     })?;
-    let (store, health) = (web.store.changes(), web.health.changes());
+    let (store, health) = (view.store.changes(), view.health.changes());
     let watch = Watch {
         store,
         health,
-        stop: web.stop,
+        stop: view.stop,
         next: None,
         over,
     };

@@ -66,20 +66,20 @@ struct InfoLabels {
 }
 
 /// All metrics in the Prometheus text format.
-pub async fn metrics(State(web): State<View>) -> Result<impl IntoResponse, Problem> {
-    let counts = web.store.counts().await?;
+pub async fn metrics(State(view): State<View>) -> Result<impl IntoResponse, Problem> {
+    let counts = view.store.counts().await?;
     let mut open_metrics = String::new();
     // Writing into a String fails only if a label set does, and ours are plain text.
-    let report = Some(web.people.engines.report());
+    let report = Some(view.people.engines.report());
     let mut registry = gather(
         &counts,
-        web.store.commits(),
-        &web.health,
+        view.store.commits(),
+        &view.health,
         report.as_ref(),
-        web.device,
+        view.device,
     );
-    register_disk(&mut registry, &web.disk.report().await?);
-    register_board(&mut registry, &web.board.report().await);
+    register_disk(&mut registry, &view.disk.report().await?);
+    register_board(&mut registry, &view.board.report().await);
     let _ = encode_registry(&mut open_metrics, &registry);
     Ok((
         [(

@@ -29,7 +29,7 @@ use crate::api::{self, View};
 use crate::problem::Problem;
 
 /// Pages, and routes for machines beside `/v1`.
-pub fn router(web: View) -> Router {
+pub fn router(view: View) -> Router {
     Router::new()
         .merge(page::routes())
         .route("/assets/{file}", get(assets::asset))
@@ -39,7 +39,7 @@ pub fn router(web: View) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(api::health::ready))
         .route("/metrics", get(metrics::metrics))
-        .with_state(web)
+        .with_state(view)
 }
 
 /// Completes the routes of the control socket: every user who may open it may change things.
@@ -135,7 +135,7 @@ async fn method_not_allowed(request: Request) -> Problem {
 
 /// Shows a problem as a page to browsers. Clients of the API get it as JSON.
 async fn problems_as_pages(request: Request, next: Next) -> Response {
-    let page = accepts_html(request.headers()) && !request.uri().path().starts_with("/v1/");
+    let page = wants_page(&request);
     let mut response = next.run(request).await;
     match response.extensions_mut().remove::<Problem>() {
         Some(problem) if page => {
@@ -151,6 +151,11 @@ async fn problems_as_pages(request: Request, next: Next) -> Response {
         }
         _ => response,
     }
+}
+
+/// Returns true if a browser asks for a page. `/v1` answers every client in JSON.
+fn wants_page(request: &Request) -> bool {
+    accepts_html(request.headers()) && !request.uri().path().starts_with("/v1/")
 }
 
 fn accepts_html(headers: &HeaderMap) -> bool {

@@ -44,10 +44,10 @@ struct Errors {
 }
 
 /// `GET /calibration`.
-pub async fn show(State(web): State<View>, visit: Visit) -> Page {
-    let calibration = web.people.calibration().await;
+pub async fn show(State(view): State<View>, visit: Visit) -> Page {
+    let calibration = view.people.calibration().await;
     let page = CalibrationPage {
-        frame: frame(&web, visit, "calibration"),
+        frame: frame(&view, visit, "calibration"),
         found: calibration.map(Found::from),
     };
     Ok(filled(&page))

@@ -86,7 +86,7 @@ pub struct Asked {
 
 /// `GET /health`.
 pub async fn show(
-    State(web): State<View>,
+    State(view): State<View>,
     visit: Visit,
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Page {
@@ -102,16 +102,16 @@ pub async fn show(
             "\"hours\" is 1, 6, 24 or 168, not \"{hours}\"; choose on the health page."
         ))
     })?;
-    let frame = frame(&web, visit, "health");
+    let frame = frame(&view, visit, "health");
     let to = frame.now_ms / MINUTE_MS;
-    let rows = web
+    let rows = view
         .store
         .history(to - hours * 60, (hours * 60) as usize + 1)
         .await?;
-    let changes = web.store.breaker_history(CHANGES).await?;
-    let report = Some(web.people.engines.report());
-    let disk = web.disk.report().await?;
-    let parts = web.health.parts();
+    let changes = view.store.breaker_history(CHANGES).await?;
+    let report = Some(view.people.engines.report());
+    let disk = view.disk.report().await?;
+    let parts = view.health.parts();
     let span = Span {
         from: to - hours * 60,
         to,
@@ -119,7 +119,7 @@ pub async fn show(
         hours,
     };
     let page = HealthPage {
-        sources: sources(&web, &parts, &frame).await?,
+        sources: sources(&view, &parts, &frame).await?,
         charts: drawn(
             &span,
             &rows,
@@ -152,7 +152,7 @@ pub async fn show(
         ]
         .map(|(name, bytes)| (name, wording::bytes(bytes)))
         .into(),
-        board: web.board.report().await,
+        board: view.board.report().await,
         parts,
         frame,
     };
@@ -201,11 +201,11 @@ fn opened(times: u64) -> String {
 
 /// Lists every source with its newest picture and its last error.
 async fn sources(
-    web: &View,
+    view: &View,
     parts: &BTreeMap<&'static str, Part>,
     frame: &Frame,
 ) -> Result<Vec<SourceLine>, Problem> {
-    let troubles = web.health.troubles();
+    let troubles = view.health.troubles();
     let mut lines = Vec::new();
     for (name, part) in parts {
         // Must match the names that the sources give their pictures.
@@ -221,7 +221,7 @@ async fn sources(
             },
         };
         let more = (source == Source::Camera).then_some(CAMERA_NAME);
-        let newest = web.store.newest_of_source(source, prefix, more).await?;
+        let newest = view.store.newest_of_source(source, prefix, more).await?;
         lines.push(SourceLine {
             name: if *name == "page" {
                 "http".into()

@@ -41,18 +41,18 @@ struct Face {
 }
 
 /// `GET /images/{id}`: shows everything known of an image.
-pub async fn show(State(web): State<View>, visit: Visit, number: Result<Number, Problem>) -> Page {
+pub async fn show(State(view): State<View>, visit: Visit, number: Result<Number, Problem>) -> Page {
     let Number(id) = number?;
-    let Some(image) = web.store.image(id).await? else {
+    let Some(image) = view.store.image(id).await? else {
         let sentence = format!("There is no image {id}. It may have been removed.");
         return Ok(notice(StatusCode::NOT_FOUND, sentence).into_response());
     };
-    let frame = frame(&web, visit, "images");
+    let frame = frame(&view, visit, "images");
     let people = match frame.visit.csrf {
-        Some(_) => web.store.person_names().await?,
+        Some(_) => view.store.person_names().await?,
         None => Vec::new(),
     };
-    let threshold = threshold(&web);
+    let threshold = threshold(&view);
     let page = ImagePage {
         line: Line::new(image.image.clone(), threshold, frame.now_ms),
         faces: image

@@ -134,7 +134,7 @@ struct Rejected {
 
 /// `GET /`: shows the newest matching images, or those before an id.
 pub async fn show(
-    State(web): State<View>,
+    State(view): State<View>,
     visit: Visit,
     asked: Result<Query<Asked>, QueryRejection>,
     headers: HeaderMap,
@@ -143,21 +143,21 @@ pub async fn show(
         asked.map_err(|_| Problem::bad_request("Each field of the search can be given once."))?;
     let filter = asked.filter()?;
     let before = word::<ImageId>("cursor", &asked.cursor)?.filter(|id| *id > 0);
-    let frame = frame(&web, visit, "images");
-    let counts = web.store.counts().await?;
-    let people = web.store.person_names().await?;
-    let found = web.store.find_images(filter, before, PER_PAGE).await?;
+    let frame = frame(&view, visit, "images");
+    let counts = view.store.counts().await?;
+    let people = view.store.person_names().await?;
+    let found = view.store.find_images(filter, before, PER_PAGE).await?;
     let rejected = if before.is_none() && counts.rejected_messages > 0 {
-        web.store.rejected_messages(None, REJECTED_SHOWN).await?
+        view.store.rejected_messages(None, REJECTED_SHOWN).await?
     } else {
         Vec::new()
     };
-    let mut banners = web.health.parts();
+    let mut banners = view.health.parts();
     let mqtt = banners
         .get("mqtt")
         .is_none_or(|part| part.condition != Condition::Off);
     banners.retain(|_, part| matches!(part.condition, Condition::Degraded | Condition::Starting));
-    let threshold = threshold(&web);
+    let threshold = threshold(&view);
     let page = ImagesPage {
         mqtt,
         counts: head(&counts),
@@ -179,7 +179,7 @@ pub async fn show(
         rejected_dropped: (counts.rejected_dropped > 0)
             .then(|| wording::number(counts.rejected_dropped)),
         host: host(&headers),
-        topic: web.topic.clone(),
+        topic: view.topic.clone(),
         frame,
     };
     Ok(filled(&page))

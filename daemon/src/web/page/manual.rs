@@ -67,16 +67,16 @@ struct ManualPage {
 }
 
 /// `GET /docs`.
-pub async fn first(State(web): State<View>, visit: Visit) -> Page {
-    page(&web, visit, TEXTS[0])
+pub async fn first(State(view): State<View>, visit: Visit) -> Page {
+    page(&view, visit, TEXTS[0])
 }
 
 /// `GET /docs/{name}`, with or without the file's extension.
-pub async fn one(State(web): State<View>, visit: Visit, Path(name): Path<String>) -> Page {
+pub async fn one(State(view): State<View>, visit: Visit, Path(name): Path<String>) -> Page {
     let text = found(name.trim_end_matches(".md"));
     let text =
         text.ok_or_else(|| Problem::not_found("The documentation has no such page; see /docs."))?;
-    page(&web, visit, text)
+    page(&view, visit, text)
 }
 
 fn found(name: &str) -> Option<(&'static str, &'static str)> {
@@ -87,7 +87,7 @@ fn found(name: &str) -> Option<(&'static str, &'static str)> {
         .copied()
 }
 
-fn page(web: &View, visit: Visit, (name, text): (&'static str, &'static str)) -> Page {
+fn page(view: &View, visit: Visit, (name, text): (&'static str, &'static str)) -> Page {
     let titles = |texts: &[(&'static str, &'static str)]| {
         texts
             .iter()
@@ -95,7 +95,7 @@ fn page(web: &View, visit: Visit, (name, text): (&'static str, &'static str)) ->
             .collect()
     };
     Ok(filled(&ManualPage {
-        frame: frame(web, visit, "docs"),
+        frame: frame(view, visit, "docs"),
         titles: titles(&TEXTS),
         further: titles(&FURTHER),
         name,

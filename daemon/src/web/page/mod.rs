@@ -181,12 +181,12 @@ fn bare_frame(visit: Visit) -> Frame {
 }
 
 /// Makes the frame of a page.
-pub fn frame(web: &View, visit: Visit, here: &'static str) -> Frame {
-    let report = Some(web.people.engines.report());
+pub fn frame(view: &View, visit: Visit, here: &'static str) -> Frame {
+    let report = Some(view.people.engines.report());
     let engine = report
         .filter(|report| report.primary.up)
         .map(|report| report.primary.name());
-    let device = web.device.clone();
+    let device = view.device.clone();
     Frame {
         assets: &ASSETS,
         version: VERSION,
@@ -214,8 +214,8 @@ pub fn filled(page: &impl Template) -> Response {
 }
 
 /// Returns the distance below which two faces are one person, once the model pack is loaded.
-fn threshold(web: &View) -> Option<f32> {
-    web.people.threshold()
+fn threshold(view: &View) -> Option<f32> {
+    view.people.threshold()
 }
 
 /// A moment and its age.

@@ -81,7 +81,7 @@ pub struct Asked {
 
 /// `GET /people`: lists all people by name.
 pub async fn list(
-    State(web): State<View>,
+    State(view): State<View>,
     visit: Visit,
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Page {
@@ -102,8 +102,8 @@ pub async fn list(
         }
     };
     let first = after.is_none();
-    let frame = frame(&web, visit, "people");
-    let mut people = web
+    let frame = frame(&view, visit, "people");
+    let mut people = view
         .store
         .people_named(&asked.name, after, PER_PAGE + 1)
         .await?;
@@ -130,7 +130,7 @@ pub struct Behind {
 
 /// `GET /people/{id}`: shows a person with their enrolled pictures.
 pub async fn one(
-    State(web): State<View>,
+    State(view): State<View>,
     visit: Visit,
     number: Result<Number, Problem>,
     behind: Result<Query<Behind>, QueryRejection>,
@@ -138,19 +138,19 @@ pub async fn one(
     let Number(id) = number?;
     let Query(Behind { after }) =
         behind.map_err(|_| Problem::bad_request("\"after\" is the number of a picture."))?;
-    let Some(person) = web.store.person(id).await? else {
+    let Some(person) = view.store.person(id).await? else {
         let sentence = format!(
             "There is nobody with the number {id}. The person may have been erased or merged into another."
         );
         return Ok(notice(StatusCode::NOT_FOUND, sentence));
     };
-    let frame = frame(&web, visit, "people");
-    let mut pictures = web.store.person_pictures(id, after, PICTURES + 1).await?;
+    let frame = frame(&view, visit, "people");
+    let mut pictures = view.store.person_pictures(id, after, PICTURES + 1).await?;
     let later = cut(&mut pictures, PICTURES).map(|last| last.id);
-    let judged = web.people.threshold().is_some();
-    let remarks = web.people.remarks(id).await;
+    let judged = view.people.threshold().is_some();
+    let remarks = view.people.remarks(id).await;
     let mut others = match frame.visit.csrf {
-        Some(_) => web.store.person_names().await?,
+        Some(_) => view.store.person_names().await?,
         None => Vec::new(),
     };
     others.retain(|(other, _)| *other != id);

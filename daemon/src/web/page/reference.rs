@@ -46,12 +46,12 @@ struct Operation {
 }
 
 /// `GET /api`.
-pub async fn show(State(web): State<View>, visit: Visit) -> Page {
+pub async fn show(State(view): State<View>, visit: Visit) -> Page {
     let nothing = Value::Null;
-    let document = web.document.get().unwrap_or(&nothing);
+    let document = view.document.get().unwrap_or(&nothing);
     let groups = groups(document);
     let page = ReferencePage {
-        frame: frame(&web, visit, "api"),
+        frame: frame(&view, visit, "api"),
         about: pieces(&text(&document["info"]["description"])),
         refusals: refusals(document),
         groups,

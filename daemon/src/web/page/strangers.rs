@@ -65,7 +65,7 @@ fn read(asked: Result<Query<Asked>, QueryRejection>) -> Result<Asked, Problem> {
 
 /// `GET /strangers`: lists the groups, the most recently seen first.
 pub async fn list(
-    State(web): State<View>,
+    State(view): State<View>,
     visit: Visit,
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Page {
@@ -81,8 +81,8 @@ pub async fn list(
         }
     };
     let ignored = asked.ignored.is_some();
-    let frame = frame(&web, visit, "strangers");
-    let mut rows = web
+    let frame = frame(&view, visit, "strangers");
+    let mut rows = view
         .store
         .stranger_groups(ignored, before, PER_PAGE + 1)
         .await?;
@@ -94,8 +94,8 @@ pub async fn list(
             .collect(),
         ignored,
         first: before.is_none(),
-        people: names(&web, &frame).await?,
-        trouble: web
+        people: names(&view, &frame).await?,
+        trouble: view
             .health
             .parts()
             .remove("strangers")
@@ -108,7 +108,7 @@ pub async fn list(
 
 /// `GET /strangers/{id}`: shows the faces of a group.
 pub async fn one(
-    State(web): State<View>,
+    State(view): State<View>,
     visit: Visit,
     number: Result<Number, Problem>,
     asked: Result<Query<Asked>, QueryRejection>,
@@ -121,14 +121,14 @@ pub async fn one(
                 .map_err(|_| Problem::bad_request("\"before\" is the number of an image."))?,
         ),
     };
-    let Some(stranger) = web.store.stranger(id).await? else {
+    let Some(stranger) = view.store.stranger(id).await? else {
         let sentence = format!(
             "There is no stranger {id}. The group may have a name now, be merged with another, or have lost its faces to retention."
         );
         return Ok(notice(StatusCode::NOT_FOUND, sentence));
     };
-    let frame = frame(&web, visit, "strangers");
-    let mut faces = web.store.stranger_faces(id, before, FACES + 1).await?;
+    let frame = frame(&view, visit, "strangers");
+    let mut faces = view.store.stranger_faces(id, before, FACES + 1).await?;
     let page = StrangerPage {
         stranger: Stranger::new(stranger, &frame),
         older: cut(&mut faces, FACES).map(|last| last.image_id),
@@ -136,16 +136,16 @@ pub async fn one(
             .into_iter()
             .map(|face| (face, frame.ago(face.accepted_at_ms)))
             .collect(),
-        people: names(&web, &frame).await?,
+        people: names(&view, &frame).await?,
         frame,
     };
     Ok(filled(&page))
 }
 
 /// Returns names to choose from, for visitors who may name a face.
-async fn names(web: &View, frame: &Frame) -> Result<Vec<(PersonId, String)>, Problem> {
+async fn names(view: &View, frame: &Frame) -> Result<Vec<(PersonId, String)>, Problem> {
     match frame.visit.csrf {
-        Some(_) => Ok(web.store.person_names().await?),
+        Some(_) => Ok(view.store.person_names().await?),
         None => Ok(Vec::new()),
     }
 }
