@@ -193,8 +193,8 @@ fn get(board: &TestDaemon, path: &str) -> Option<serde_json::Value> {
         .ok()
 }
 
-/// Starts the daemon, again where it ends because it met damage, and waits until nothing waits.
-/// What it says is added up. Answers the numbers of photographs sent meanwhile, `None` if something
+/// Starts the daemon, again where it ends because it met damage, and waits until nothing waits. Adds
+/// its sentences to `said`. Returns the ids of the photographs sent meanwhile; `None` if something
 /// waits for ever.
 fn run(board: &mut TestDaemon, said: &mut String) -> Option<Vec<i64>> {
     for _ in 0..3 {

@@ -593,6 +593,13 @@ fn agent() -> ureq::Agent {
         .into()
 }
 
+/// Adds the options for a topic at a broker: QoS 1 and MQTT 5.
+fn at_broker<'a>(command: &'a mut Command, port: u16, topic: &str) -> &'a mut Command {
+    command
+        .args(["-h", "127.0.0.1", "-q", "1", "-V", "5"])
+        .args(["-p", &port.to_string(), "-t", topic])
+}
+
 /// Publishes by `mosquitto_pub`; returns once the broker has acknowledged.
 pub fn publish(port: u16, topic: &str, message: &str) {
     publish_with(port, topic, &["-m", message]);
@@ -600,20 +607,7 @@ pub fn publish(port: u16, topic: &str, message: &str) {
 
 /// The same with other options.
 pub fn publish_with(port: u16, topic: &str, options: &[&str]) {
-    let port = port.to_string();
-    let status = Command::new("mosquitto_pub")
-        .args([
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port,
-            "-q",
-            "1",
-            "-V",
-            "5",
-            "-t",
-            topic,
-        ])
+    let status = at_broker(&mut Command::new("mosquitto_pub"), port, topic)
         .args(options)
         .status()
         .unwrap();
@@ -622,24 +616,8 @@ pub fn publish_with(port: u16, topic: &str, options: &[&str]) {
 
 /// Asks by `mosquitto_rr`; returns correlation data and body of the answer.
 pub fn ask(port: u16, topic: &str, options: &[&str]) -> (String, Value) {
-    let port = port.to_string();
-    let output = Command::new("mosquitto_rr")
-        .args([
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port,
-            "-q",
-            "1",
-            "-V",
-            "5",
-            "-W",
-            "60",
-            "-t",
-            topic,
-            "-e",
-            "answers/here",
-        ])
+    let output = at_broker(&mut Command::new("mosquitto_rr"), port, topic)
+        .args(["-W", "60", "-e", "answers/here"])
         .args([
             "-D",
             "publish",
@@ -688,23 +666,10 @@ impl Subscriber {
     }
 
     fn with_session(port: u16, topic: &str, session: &[&str]) -> Self {
-        let port = port.to_string();
-        let mut process = Command::new("stdbuf")
-            .args([
-                "-oL",
-                "mosquitto_sub",
-                "-h",
-                "127.0.0.1",
-                "-p",
-                &port,
-                "-q",
-                "1",
-                "-V",
-                "5",
-                "-t",
-                topic,
-                "-d",
-            ])
+        let mut command = Command::new("stdbuf");
+        command.args(["-oL", "mosquitto_sub"]);
+        let mut process = at_broker(&mut command, port, topic)
+            .arg("-d")
             .args(session)
             .args([
                 "-F",

@@ -67,6 +67,7 @@ impl Manifest {
 
     fn check_detector(&self) -> Result<(), PackError> {
         let probability = |v: f32| v > 0.0 && v < 1.0;
+        let share = |name, v: f32| rule(name, v, probability(v), "between 0 and 1");
         let size = |v: usize| (1..=10_000).contains(&v);
         match &self.detector {
             DetectorSpec::Mtcnn(spec) => {
@@ -82,24 +83,9 @@ impl Manifest {
                     spec.thresholds.into_iter().all(probability),
                     "three numbers between 0 and 1",
                 )?;
-                rule(
-                    "detector.overlap",
-                    spec.overlap,
-                    probability(spec.overlap),
-                    "between 0 and 1",
-                )?;
-                rule(
-                    "detector.sure",
-                    spec.sure,
-                    probability(spec.sure),
-                    "between 0 and 1",
-                )?;
-                rule(
-                    "detector.upright",
-                    spec.upright,
-                    probability(spec.upright),
-                    "between 0 and 1",
-                )?;
+                share("detector.overlap", spec.overlap)?;
+                share("detector.sure", spec.sure)?;
+                share("detector.upright", spec.upright)?;
                 rule(
                     "detector.pyramid_factor",
                     spec.pyramid_factor,
@@ -121,30 +107,10 @@ impl Manifest {
                     spec.input.iter().all(fits),
                     "height and width, multiples of 32 up to 4096",
                 )?;
-                rule(
-                    "detector.score_threshold",
-                    spec.score_threshold,
-                    probability(spec.score_threshold),
-                    "between 0 and 1",
-                )?;
-                rule(
-                    "detector.sure",
-                    spec.sure,
-                    probability(spec.sure),
-                    "between 0 and 1",
-                )?;
-                rule(
-                    "detector.upright",
-                    spec.upright,
-                    probability(spec.upright),
-                    "between 0 and 1",
-                )?;
-                rule(
-                    "detector.nms_iou",
-                    spec.nms_iou,
-                    probability(spec.nms_iou),
-                    "between 0 and 1",
-                )
+                share("detector.score_threshold", spec.score_threshold)?;
+                share("detector.sure", spec.sure)?;
+                share("detector.upright", spec.upright)?;
+                share("detector.nms_iou", spec.nms_iou)
             }
         }
     }
