@@ -26,9 +26,9 @@ const DELIVERY_GRACE: Duration = Duration::from_secs(2);
 /// First and longest wait before a task that panicked begins anew.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// A task that has run for so long since is well again.
+/// Time after which a task that began anew counts as well.
 const WELL_AFTER: Duration = Duration::from_secs(3600);
-/// The part of health that says which tasks panicked.
+/// Part of health that names the tasks that panicked.
 const PART: &str = "tasks";
 
 /// Returns the message of a caught panic as a sentence for the operator.

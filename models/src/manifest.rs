@@ -111,7 +111,7 @@ pub(crate) struct MtcnnSpec {
     /// Score that a face in the turned picture must have.
     pub(crate) upright: f32,
     pub(crate) pyramid_factor: f32,
-    /// Whether O-Net looks at every face a second time, and landmarks are the mean of both looks.
+    /// O-Net looks at every face a second time, and landmarks are the mean of both looks.
     #[serde(default)]
     pub(crate) every_face_twice: bool,
 }

@@ -179,7 +179,7 @@ pub(super) struct Inbox {
     waiting: Mutex<Waiting>,
     changed: Notify,
     dropped: AtomicU64,
-    /// With so many bytes held, nothing further is taken.
+    /// Held bytes from which on no further message is taken.
     most_held: usize,
     /// Bytes of all deliveries that exist, waiting or taken, of this connection or an earlier one.
     held: AtomicUsize,

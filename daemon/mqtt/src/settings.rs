@@ -92,7 +92,7 @@ impl Settings {
 }
 
 impl Settings {
-    /// With so many bytes of deliveries in memory, no further message is taken.
+    /// Bytes of deliveries in memory from which on no further message is taken.
     pub(super) fn most_held(&self) -> usize {
         self.max_packet_bytes as usize / 4 + 1
     }

@@ -149,7 +149,7 @@ impl Failure {
             Self::Engine(error) => {
                 let why = &error.sentence;
                 match error.kind {
-                    // An engine whose role is unknown says so; never tried again either.
+                    // `engines::handle` makes it `Self::Unreadable`, which names the engine.
                     EngineErrorKind::Unreadable => verdict(Again::Final, false, why.clone()),
                     EngineErrorKind::Failed => verdict(
                         Again::Attempt,

@@ -1,5 +1,5 @@
-//! The database's journal as a start finds it: whether changes that were committed cannot be read
-//! out of it any more. SQLite drops them without a word, as it must. Not for reading them.
+//! Check of the database's journal at a start: SQLite silently drops committed changes that it
+//! cannot read out of a damaged journal, and this notices it. The changes are not recovered.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::DATABASE;
 
-/// Lies in the state folder from the opening of the database until it is closed in order.
+/// Marker file in the state folder while the database is open; an orderly close removes it.
 pub(super) const OPEN: &str = "kithd.open";
 
 const HEADER: usize = 32;
@@ -23,12 +23,12 @@ pub fn lost_in_journal(folder: &Path) -> Option<String> {
         .map_or(0, |metadata| metadata.len());
     let how = match file {
         Ok(file) if bytes > 0 => is_cut(BufReader::new(file)).then_some("damaged"),
-        // Closed in order, it is emptied and removed.
+        // An orderly close empties and removes the journal.
         _ => (folder.join(OPEN).exists() && folder.join(DATABASE).exists()).then_some("missing"),
     }?;
     Some(format!(
-        "The journal of the database ({DATABASE}-wal) was {how} at this start: what was changed last, and paths and files that \
-         were accepted last, may be lost; send them again. Pictures in the spool whose rows are lost are queued again."
+        "The journal of the database ({DATABASE}-wal) was {how} at this start: what was changed last, and \
+         paths and files that were accepted last, may be lost; send them again. Pictures in the spool whose rows are lost are queued again."
     ))
 }
 
@@ -53,21 +53,21 @@ fn is_cut(mut journal: impl Read) -> bool {
         && sums == (number(&header[24..28]), number(&header[28..]));
     let page = number(&header[8..12]) as usize;
     if !page.is_power_of_two() || !(512..=65536).contains(&page) {
-        // Nothing behind it can be told apart; of a journal that was just begun there is nothing.
+        // Without the page size no frame can be found. A journal that was just begun has none.
         return journal.read_exact(&mut [0; FRAME_HEADER]).is_ok();
     }
     let mut frame = vec![0; FRAME_HEADER + page];
     while journal.read_exact(&mut frame).is_ok() {
-        // Frames of the journal's earlier turns have other numbers here; of a turned bit they are
-        // as good as the same.
-        let turned = |at: usize| {
+        // Frames from before the journal's last restart have other salts. A flipped bit changes one
+        // bit of them at most.
+        let differing_bits = |at: usize| {
             (number(&frame[at..at + 4]) ^ number(&header[at + 8..at + 12])).count_ones()
         };
-        let turned = turned(8) + turned(12);
+        let differing_bits = differing_bits(8) + differing_bits(12);
         let next = sum.add(sum.add(sums, &frame[..8]), &frame[FRAME_HEADER..]);
-        whole &= turned == 0 && next == (number(&frame[16..20]), number(&frame[20..24]));
+        whole &= differing_bits == 0 && next == (number(&frame[16..20]), number(&frame[20..24]));
         sums = next;
-        if !whole && turned <= 1 && number(&frame[4..8]) != 0 {
+        if !whole && differing_bits <= 1 && number(&frame[4..8]) != 0 {
             return true;
         }
     }

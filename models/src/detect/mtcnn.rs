@@ -455,7 +455,7 @@ impl Candidate {
         } = self.bounds;
         let (width, height) = (right - left + 1.0, bottom - top + 1.0);
         let point = |ix: usize| {
-            // Which eye and which corner of the mouth it is, a mirror turns over as well.
+            // A mirror also swaps the eyes and the corners of the mouth.
             let seen = if self.mirrored {
                 [1, 0, 2, 4, 3][ix]
             } else {
