@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -19,6 +19,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::config::Config;
+use crate::domain::wall_clock_ms;
+use crate::engine_process::load_pack;
+use crate::store::{Size, fill};
 
 /// Most messages published ahead of their acceptance: mosquitto drops messages beyond its queue of
 /// 1 000.
@@ -48,6 +51,9 @@ pub struct Memory {
     /// Pictures to recognise
     #[arg(long, default_value_t = 200)]
     pictures: usize,
+    /// People in the gallery
+    #[arg(long, default_value_t = 0)]
+    people: i64,
     /// Answers as JSON
     #[arg(long)]
     json: bool,
@@ -116,7 +122,17 @@ const UPLOAD_BYTES: usize = 20 << 20;
 /// then the maximum during large uploads, each without its last byte, and the PSS 10 s after they
 /// broke off.
 pub async fn memory(config: &Config, args: Memory, picture: Vec<u8>) -> anyhow::Result<()> {
-    let mut daemon = Daemon::start(config, None).await?;
+    let folder = tempfile::tempdir()?;
+    if args.people > 0 {
+        let size = Size {
+            images: 0,
+            faces: 0,
+            people: args.people,
+        };
+        let pack = load_pack(&config.models).map_err(|error| anyhow!(error))?;
+        fill(folder.path(), size, pack.space(), wall_clock_ms())?;
+    }
+    let mut daemon = Daemon::start_in(config, None, folder.path(), None).await?;
     let engine = daemon.wait_for_engine().await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let idle = daemon.pss_kib()?;
@@ -160,10 +176,11 @@ pub async fn memory(config: &Config, args: Memory, picture: Vec<u8>) -> anyhow::
         );
     } else {
         println!(
-            "{engine}: PSS idle {:.1} MiB, at work {:.1} MiB ({} pictures)",
+            "{engine}: PSS idle {:.1} MiB, at work {:.1} MiB ({} pictures, {} people)",
             mib(idle),
             mib(most),
-            args.pictures
+            args.pictures,
+            args.people
         );
         println!(
             "{UPLOADS} uploads of {} MiB under way: {:.1} MiB; 10 s after: {:.1} MiB",

@@ -1,4 +1,5 @@
-//! Fills a synthetic database of the size a board has after years, for `kithd bench page` only.
+//! Fills a synthetic database of the size a board has after years, for `kithd bench page` and
+//! `kithd bench memory` only.
 
 use std::path::Path;
 
