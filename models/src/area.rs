@@ -71,6 +71,17 @@ impl<'a> Pyramid<'a> {
         self.sample_tile(window, [width, height], [0..width, 0..height], pixels);
     }
 
+    /// Cuts out a square window, resized to `side` pixels.
+    pub(crate) fn cut(&self, window: Window, side: usize) -> Rgb {
+        let mut pixels = vec![0; 3 * side * side];
+        self.sample(window, side, side, &mut pixels);
+        Rgb {
+            width: side,
+            height: side,
+            pixels,
+        }
+    }
+
     /// Resizes the window to `sides` and returns the tile of these columns and rows.
     pub(crate) fn sample_tile(
         &self,

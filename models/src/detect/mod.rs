@@ -25,6 +25,14 @@ const AROUND_SMALLEST_PX: usize = 24;
 /// one when they are turned. Among portraits with only doubtful faces, that confirms 85 of 86 that
 /// are upright and one of 1 068 that lie on a side or upside down (models/benches/detector.md).
 const STANDS: f32 = 0.98;
+/// Border on each side when a picture in which nothing was found is searched again, in its longer
+/// sides: other systems hand on a face cut out so closely that the detector needs what is missing
+/// around it.
+const BORDER: f64 = 0.5;
+/// Pixels per side of the resized picture with its border.
+const BORDERED_PX: usize = 192;
+/// Smallest face searched for with a border: half the picture's longer side.
+const BORDERED_SMALLEST_PX: usize = 48;
 /// Smallest face searched for in a turned picture, in pixels and in multiples of `min_face_px`; the
 /// larger counts.
 const TURNED_SMALLEST_PX: usize = 80;
@@ -111,6 +119,9 @@ impl Detector {
         cores: &Cores,
     ) -> Result<Vec<Detection>, VisionError> {
         let mut faces = self.look(picture, search, self.sure, cores)?;
+        if faces.is_empty() {
+            faces = self.look_with_border(picture, search, cores)?;
+        }
         // A face on its side or upside down is often found with upright landmarks, but hardly ever
         // with a sure score.
         if search.turned && surest(&faces) < self.sure {
@@ -139,6 +150,44 @@ impl Detector {
         // Prominence combines size and score: a tiny sure face is rarely the one meant, and large
         // doubtful ones are often false positives.
         faces.sort_by(|a, b| b.prominence().total_cmp(&a.prominence()));
+        Ok(faces)
+    }
+
+    /// Returns the faces that fill the picture, in its coordinates.
+    fn look_with_border(
+        &self,
+        picture: &Pyramid,
+        search: &Search,
+        cores: &Cores,
+    ) -> Result<Vec<Detection>, VisionError> {
+        let (width, height) = (picture.width() as f64, picture.height() as f64);
+        let side = width.max(height) * (1.0 + 2.0 * BORDER);
+        let window = Window {
+            left: (width - side) / 2.0,
+            top: (height - side) / 2.0,
+            width: side,
+            height: side,
+        };
+        let scale = side / BORDERED_PX as f64;
+        let wanted = (search.min_face_px as f64 / scale) as usize;
+        let bordered = picture.cut(window, BORDERED_PX);
+        let search = Search {
+            min_face_px: wanted.max(BORDERED_SMALLEST_PX),
+            ..*search
+        };
+        let mut faces = self.look(&Pyramid::new(&bordered), &search, TWICE, cores)?;
+        let place = |[x, y]: [f32; 2]| {
+            [
+                (f64::from(x) * scale + window.left) as f32,
+                (f64::from(y) * scale + window.top) as f32,
+            ]
+        };
+        for face in &mut faces {
+            [face.bounds.left, face.bounds.top] = place([face.bounds.left, face.bounds.top]);
+            [face.bounds.right, face.bounds.bottom] =
+                place([face.bounds.right, face.bounds.bottom]);
+            face.landmarks = face.landmarks.map(place);
+        }
         Ok(faces)
     }
 
@@ -266,13 +315,7 @@ impl Detection {
             width: side,
             height: side,
         };
-        let mut pixels = vec![0; 3 * AROUND_PX * AROUND_PX];
-        picture.sample(window, AROUND_PX, AROUND_PX, &mut pixels);
-        Rgb {
-            width: AROUND_PX,
-            height: AROUND_PX,
-            pixels,
-        }
+        picture.cut(window, AROUND_PX)
     }
 
     fn prominence(&self) -> f32 {

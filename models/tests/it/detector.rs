@@ -105,6 +105,37 @@ fn overlap(a: Bounds, b: Bounds) -> f32 {
 }
 
 #[test]
+fn a_face_that_fills_its_picture_is_found() {
+    let vision = bundled(Precision::Int8);
+    let whole = self_test_picture();
+    let pixels = image(&whole);
+    let face = &faces(vision, &whole, SEARCH)[0];
+    let b = face.bounds;
+    let (x, y) = ((b.left + b.right) / 2.0, (b.top + b.bottom) / 2.0);
+    for part in [1.0, 0.8, 0.75] {
+        let side = (b.right - b.left).max(b.bottom - b.top) * part;
+        let (left, top) = ((x - side / 2.0) as u32, (y - side / 2.0) as u32);
+        let cut = image::imageops::crop_imm(&pixels, left, top, side as u32, side as u32);
+        let found = faces(vision, &rgb(cut.to_image()), SEARCH);
+        assert_eq!(found.len(), 1, "cut to {part} of the face");
+        for (at, in_whole) in found[0].landmarks.iter().zip(&face.landmarks) {
+            let off = (at[0] + left as f32 - in_whole[0]).hypot(at[1] + top as f32 - in_whole[1]);
+            assert!(
+                off < 0.08 * side,
+                "cut to {part} of the face: {off} of {side} pixels"
+            );
+        }
+    }
+    let Some(labelled) = shared("filled pictures test", "faces/labelled") else {
+        return;
+    };
+    for file in ["bbt_howard/5.png", "bbt_stuart/5.png"] {
+        let found = faces(vision, &read(&labelled.join(file)), SEARCH);
+        assert_eq!(found.len(), 1, "{file}");
+    }
+}
+
+#[test]
 fn a_turned_picture_gives_the_same_upright_face_in_its_place() {
     let picture = self_test_picture();
     for (name, vision) in both("turned test") {
