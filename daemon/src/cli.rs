@@ -2,7 +2,7 @@
 
 mod allow;
 mod backup;
-mod bench;
+pub mod bench;
 mod breaker;
 mod calibrate;
 mod camera;
@@ -11,18 +11,11 @@ mod doctor;
 mod enroll;
 mod eval;
 mod forget;
-mod identification;
 mod identify;
-mod load;
-mod matching;
-mod page;
 mod people;
 mod rejected;
-mod speed;
 mod status;
-mod subjects;
 mod token;
-mod writes;
 
 use std::any::Any;
 use std::panic::UnwindSafe;
@@ -111,7 +104,7 @@ enum Command {
     Calibrate(calibrate::Args),
     /// Measures accuracy on pairs of pictures, or how well people are told from strangers
     Eval(eval::Args),
-    /// Measures speed
+    /// Measures the speed of this board
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Writes the completion script of a shell to standard output

@@ -17,6 +17,7 @@ mod domain;
 mod engine_process;
 mod engines;
 mod files;
+pub mod for_bench;
 mod http_server;
 mod names;
 mod people;
@@ -56,11 +57,7 @@ fn answer() -> ExitCode {
     let config = match Config::load(cli.config.as_deref(), &cli.set) {
         Ok(config) => config,
         Err(problems) => {
-            let source = cli
-                .config
-                .as_deref()
-                .map_or_else(|| config::SYSTEM_CONFIG.into(), |p| p.display().to_string());
-            cli::complain(&Config::problems_text(&source, &problems));
+            cli::complain(&Config::problems_text(cli.config.as_deref(), &problems));
             return ExitCode::from(EXIT_CONFIG);
         }
     };

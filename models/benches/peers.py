@@ -2,7 +2,7 @@
 face_recognition (dlib). One thread, one picture, in turn, so that other load on the machine affects all alike.
 
     python3 -m venv venv && venv/bin/pip install -r requirements.txt
-    cargo build --release --locked -p kithd && cargo build --release --locked -p kith-vision --example network
+    cargo build --release --locked -p kithd -p kithd-bench && cargo build --release --locked -p kith-vision --example network
     venv/bin/python peers.py --kithd ../../target/release/kithd --json peers-results.json
 
 Prints the tables of the README; everything else is in the JSON. `--yunet FILE` adds yunet_n_480x640.onnx,
@@ -321,30 +321,33 @@ class Kithd:
 
     def __init__(self, program, pack):
         self.program, self.pack = program, pack
+        bench = program.with_name("kithd-bench")
+        # Earlier versions had the benches in the program itself.
+        self.bench = [bench] if bench.exists() else [program, "bench"]
 
-    def ask(self, *arguments, precision=None, pack=None):
+    def ask(self, program, *arguments, precision=None, pack=None):
         settings = [f"models.pack={pack or self.pack}", *([f"models.precision={precision}"] if precision else [])]
-        command = [self.program, *(part for one in settings for part in ("--set", one)), *map(str, arguments)]
+        command = [*program, *map(str, arguments), *(part for one in settings for part in ("--set", one))]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     def picture(self, path):
-        subprocess.run([self.program, "--set", f"models.pack={self.pack}", "bench", "picture", path], check=True)
+        subprocess.run([*self.bench, "picture", path, "--set", f"models.pack={self.pack}"], check=True)
         return path.read_bytes()
 
     def stages(self, picture, precision, rounds):
         """Does the same as stage_times. Align includes quality; encoding of thumbnail and crop is left out."""
-        answer = self.ask("bench", "engine", picture, "--rounds", rounds, "--json", precision=precision)
+        answer = self.ask(self.bench, "engine", picture, "--rounds", rounds, "--json", precision=precision)
         assert answer["faces"] == 1, answer
         found = {stage: {of: answer[of][stage] for of in ("median_ms", "shortest_ms")} for stage in STAGES}
         found[WHOLE] = {of: answer[of]["decode_to_embed"] for of in ("median_ms", "shortest_ms")}
         return found
 
     def networks(self, rounds, pack=None):
-        rows = self.ask("bench", "networks", "--rounds", rounds, "--json", pack=pack)["networks"]
+        rows = self.ask(self.bench, "networks", "--rounds", rounds, "--json", pack=pack)["networks"]
         return {(row["network"], row["precision"]): {of: row[of] for of in ("median_ms", "shortest_ms")} for row in rows}
 
     def accuracy(self, folder, precision):
-        found = self.ask("eval", "--json", "--pairs", folder / "pairs.csv", precision=precision)
+        found = self.ask([self.program], "eval", "--json", "--pairs", folder / "pairs.csv", precision=precision)
         rates = {rate["false_match_rate"]: round(100 * rate["rate"], 2) for rate in found["true_match_rates"]}
         return {
             "threshold": found["threshold"], "pairs": found["pairs"], "pictures": found["pictures"], "no_face": found["misses"],
@@ -508,7 +511,7 @@ def measure_networks(turns, files, rounds, shapes):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kithd", type=pathlib.Path, required=True, help="the built program, release profile")
+    parser.add_argument("--kithd", type=pathlib.Path, required=True, help="the built program, release profile, with kithd-bench beside it")
     bundled = (MODELS / "packs" / "bundled").read_text().strip()
     parser.add_argument("--pack", type=pathlib.Path, default=MODELS / "packs" / bundled)
     parser.add_argument("--before", type=pathlib.Path, help="an earlier kithd to be measured beside this one")

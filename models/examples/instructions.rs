@@ -66,7 +66,7 @@ fn main() -> Done {
         Ok(tract.run(tvec!(input.clone())).map(drop)?)
     })?;
 
-    // The picture of `kithd bench`: 640×480 pixels with one face, analysed as the daemon does, with
+    // The picture of `kithd-bench`: 640×480 pixels with one face, analysed as the daemon does, with
     // the mirror image if the pack asks for it.
     let pack = pack.with_flip(flip);
     let mut whole = RgbImage::from_pixel(640, 480, image::Rgb([96, 104, 112]));

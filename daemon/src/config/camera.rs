@@ -229,7 +229,7 @@ mod tests {
                     [[camera]]\nname = \"two words\"\ndevice = \"video1\"\nevery = \"1ms\"\nburst = 0\n\
                     rate = 1\nstall_after = \"2s\"\n";
         let problems = Config::check(Raw::parse(text)).0.unwrap_err();
-        let text = Config::problems_text("kithd.toml", &problems);
+        let text = Config::problems_text(None, &problems);
         for part in [
             "has 11 problems",
             "camera[1].name = \"a\": is the name of another camera",

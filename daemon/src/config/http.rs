@@ -184,7 +184,7 @@ mod tests {
         let (config, _) = Config::check(Raw::parse(&format!("[http]\n{text}")));
         config
             .map(|config| config.http)
-            .map_err(|problems| Config::problems_text("kithd.toml", &problems))
+            .map_err(|problems| Config::problems_text(None, &problems))
     }
 
     #[test]

@@ -332,7 +332,8 @@ impl Config {
     }
 
     /// Formats the text that `kithd: … has N problems` prints.
-    pub fn problems_text(source: &str, problems: &[Problem]) -> String {
+    pub fn problems_text(file: Option<&Path>, problems: &[Problem]) -> String {
+        let source = file.unwrap_or(Path::new(SYSTEM_CONFIG)).display();
         let count = problems.len();
         let plural = if count == 1 { "problem" } else { "problems" };
         let mut text = format!("{source} has {count} {plural}");
@@ -750,7 +751,7 @@ mod tests {
 
     fn problems(text: &str) -> String {
         let problems = Config::check(Raw::parse(text)).0.unwrap_err();
-        Config::problems_text("kithd.toml", &problems)
+        Config::problems_text(None, &problems)
     }
 
     #[test]

@@ -341,7 +341,7 @@ mod tests {
 
     fn problems(text: &str) -> String {
         let problems = Config::check(Raw::parse(text)).0.unwrap_err();
-        Config::problems_text("kithd.toml", &problems)
+        Config::problems_text(None, &problems)
     }
 
     #[test]

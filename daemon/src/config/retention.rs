@@ -89,7 +89,7 @@ mod tests {
     fn nested_sections_are_checked_and_an_old_key_names_the_new_one() {
         let problems = |text: &str| {
             let problems = Config::check(Raw::parse(text)).0.unwrap_err();
-            Config::problems_text("kithd.toml", &problems)
+            Config::problems_text(None, &problems)
         };
         let text = problems(
             "[retention.images]\nagee = \"1d\"\nbytes = 5\n[retention.camera]\nage = \"5\"\n[retention.frames]\nx = 1\n",

@@ -175,30 +175,6 @@ impl Store {
     }
 }
 
-/// Share of the database taken by pictures.
-#[derive(Debug)]
-pub struct PictureBytes {
-    /// Pages of the thumbnails' table.
-    pub thumbnails: u64,
-    /// Crops, which are stored among the faces.
-    pub crops: u64,
-}
-
-/// Measures the pictures' share by reading the whole database.
-pub fn picture_bytes(connection: &Connection) -> rusqlite::Result<PictureBytes> {
-    connection.query_row(
-        "SELECT (SELECT coalesce(sum(pgsize), 0) FROM dbstat WHERE name = 'thumbnails'),
-                (SELECT coalesce(sum(length(crop)), 0) FROM faces)",
-        [],
-        |row| {
-            Ok(PictureBytes {
-                thumbnails: row.get(0)?,
-                crops: row.get(1)?,
-            })
-        },
-    )
-}
-
 /// Returns the counts through the caller's own connection.
 pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
     let mut counts = Counts::default();

@@ -11,7 +11,6 @@ mod damaged;
 mod erase;
 mod faces;
 mod facts;
-mod fill;
 mod find;
 mod folders;
 mod foreign;
@@ -50,7 +49,6 @@ pub use backup::{Contents, NoBackup, Origin, check_header, clean_copy, origin};
 pub use clustering::{Joined, Joining, StrangerShape, UngroupedFace};
 pub use damaged::{Waiting, empty_copy, people_of_damaged, waiting_of_damaged};
 pub use faces::{CounterExample, Relabel, StoredFace, counter_examples};
-pub use fill::{Size, fill};
 pub use find::ImageFilter;
 pub use folders::EndedFile;
 pub use foreign::{ForeignError, LeftOut};
@@ -58,13 +56,13 @@ pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, PutBack};
 pub use journal::lost_in_journal;
 pub use listing::{
-    Counts, FaceBox, FaceRow, ImageDetail, ImageRow, PictureBytes, counts, images as newest_images,
-    picture_bytes,
+    Counts, FaceBox, FaceRow, ImageDetail, ImageRow, counts, images as newest_images,
 };
 pub use missing::{Look, Looks};
 pub use operator::Told;
 pub use people::{
-    Changed, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people,
+    Changed, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, complete_names,
+    gallery, people,
 };
 pub use rejected::{NewRejected, RejectedCaps, RejectedMessage};
 pub use restore::{Amounts, amounts};
@@ -511,7 +509,8 @@ fn open_whole(folder: &Path, path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-fn open_writable(path: &Path) -> Result<Connection, StoreError> {
+/// Opens a database for writing; a new one gets its tables, an older one their present form.
+pub fn open_writable(path: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.pragma_update(None, "page_size", PAGE_BYTES)?;

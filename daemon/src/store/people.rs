@@ -752,7 +752,7 @@ fn write_name(connection: &Connection, id: PersonId, name: &str) -> rusqlite::Re
 /// Brings names that another program or an earlier version wrote to the stored form. When two
 /// people's names become equal, the later one gets a number appended: only the operator knows
 /// whether they are the same person.
-pub(super) fn complete_names(connection: &Connection) -> rusqlite::Result<()> {
+pub fn complete_names(connection: &Connection) -> rusqlite::Result<()> {
     let mut left: Vec<(PersonId, String)> = connection
         .prepare("SELECT id, name FROM person WHERE folded IS NULL ORDER BY id")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?

@@ -1,4 +1,4 @@
-//! The benches as users run them: results must be right. No test here looks at times.
+//! `kithd bench board` as users run it: its results must be right. No test here looks at times.
 
 use serde_json::Value;
 

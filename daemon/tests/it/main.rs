@@ -8,7 +8,7 @@ mod api; // the HTTP API, and that it is what its documentation says
 mod auth; // who may do what on the LAN, and how many and how slow they may be
 mod backup; // made, refused, restored; and what comes back of a damaged database
 mod bad_input; // what cannot be read ends in words and disturbs nothing
-mod bench; // the benches, for their results
+mod bench; // kithd bench board, for its results
 mod broker; // a real mosquitto
 mod camera; // every so often and on motion, bursts, cameras that stall, glitch and vanish
 mod command_line; // enroll, identify, status, check-config
@@ -49,4 +49,3 @@ mod support; // starts the daemon and asks it things
 mod tidy; // house rules
 mod tls; // certificates on both sides
 mod uploads; // bodies of requests: whatever they are called, whole or not at all, and never in memory
-mod writes; // bytes written, counted by the kernel

@@ -63,6 +63,7 @@ fn is_test(path: &Path) -> bool {
 fn every_source_file_opens_with_what_it_is_for() {
     for folder in [
         "daemon/src",
+        "daemon/bench",
         "daemon/mqtt",
         "daemon/tests/it",
         "models/src",

@@ -1,4 +1,4 @@
-//! `kithd bench writes`: measures bytes written to the disk per picture, for cards that wear out by
+//! `kithd-bench writes`: measures bytes written to the disk per picture, for cards that wear out by
 //! writing.
 //!
 //! The count is `write_bytes` in `/proc/PID/io` of the daemon and its children up to the daemon's
@@ -12,19 +12,20 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use image::{ImageFormat, imageops};
+use kithd::for_bench::{DATABASE, load_pack};
+use rusqlite::Connection;
 use serde_json::json;
 
-use super::load::{Daemon, connect, request};
-use crate::config::Config;
-use crate::engine_process::load_pack;
-use crate::store::{self, PictureBytes, Store};
+use crate::Subject;
+use crate::daemon::Daemon;
+use crate::requests::{connect, request};
 
 /// Pause between lone pictures, long enough that no two share a commit.
 const LONE: Duration = Duration::from_secs(3);
 /// File systems in memory, by their numbers from `statfs`(2).
 const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58F6];
 
-/// Arguments of `kithd bench writes`.
+/// Arguments of `kithd-bench writes`.
 #[derive(Debug, clap::Args)]
 pub struct Writes {
     /// Pictures of the stream
@@ -74,7 +75,7 @@ impl Row {
 }
 
 /// Measures a stream and lone pictures, each with a daemon and a state folder of its own.
-pub async fn writes(config: &Config, args: Writes, picture: Vec<u8>) -> anyhow::Result<()> {
+pub async fn writes(mut subject: Subject, args: Writes) -> anyhow::Result<()> {
     let kind = rustix::fs::statfs(&args.folder)
         .with_context(|| args.folder.display().to_string())?
         .f_type as u32;
@@ -87,12 +88,13 @@ pub async fn writes(config: &Config, args: Writes, picture: Vec<u8>) -> anyhow::
     if !(args.rate.is_finite() && args.rate > 0.0) {
         bail!("--rate {} must be above 0", args.rate);
     }
-    let mut config = config.clone();
     // Choosing a precision by measurement would restart the engine during the count.
+    let config = &mut subject.config;
     if config.models.precision.is_none() {
         let pack = load_pack(&config.models)?;
         config.models.precision = Some(pack.default_precision(config.engine.device));
     }
+    let picture = subject.picture()?;
     let pause = Duration::from_secs_f64(1.0 / args.rate);
     let mut rows = Vec::new();
     for (name, pictures, pause) in [
@@ -100,7 +102,7 @@ pub async fn writes(config: &Config, args: Writes, picture: Vec<u8>) -> anyhow::
         ("lone".to_string(), args.lone, LONE),
     ] {
         if pictures > 0 {
-            rows.push(measure(&config, &args, &picture, name, pictures, pause).await?);
+            rows.push(measure(&subject, &args, &picture, name, pictures, pause).await?);
         }
     }
     if args.json {
@@ -136,7 +138,7 @@ pub async fn writes(config: &Config, args: Writes, picture: Vec<u8>) -> anyhow::
 }
 
 async fn measure(
-    config: &Config,
+    subject: &Subject,
     args: &Writes,
     picture: &[u8],
     name: String,
@@ -150,7 +152,7 @@ async fn measure(
     let inbox = folder.join("pictures");
     std::fs::create_dir(&inbox)?;
     let state = folder.join("state");
-    let mut daemon = Daemon::start_in(config, args.broker.as_deref(), &state, Some(&inbox)).await?;
+    let mut daemon = Daemon::start(subject, args.broker.as_deref(), &state, Some(&inbox)).await?;
     daemon.wait_for_engine().await?;
     enroll_three(&daemon, &folder, picture).await?;
     let first = folder.join("picture.jpg");
@@ -191,12 +193,8 @@ async fn measure(
     }
     let commits = daemon.commits().await? - commits;
     let after = daemon.stop_and_count().await?;
-    let bytes = match Store::open_for_reading(&state)? {
-        Some(connection) => store::picture_bytes(&connection)?,
-        None => bail!("the state folder {} holds no database", state.display()),
-    };
+    let (thumbnails, crops) = picture_bytes(&state)?;
     let each = |bytes: u64| bytes / u64::from(pictures);
-    let PictureBytes { thumbnails, crops } = bytes;
     Ok(Row {
         name,
         pictures,
@@ -207,6 +205,17 @@ async fn measure(
         passed: each(after.passed.saturating_sub(before.passed)),
         commits: commits as f64 / f64::from(pictures),
     })
+}
+
+/// Returns the pictures' share of the database: pages of the thumbnails' table, and the crops, which
+/// are stored among the faces.
+fn picture_bytes(state: &Path) -> rusqlite::Result<(u64, u64)> {
+    Connection::open(state.join(DATABASE))?.query_row(
+        "SELECT (SELECT coalesce(sum(pgsize), 0) FROM dbstat WHERE name = 'thumbnails'),
+                (SELECT coalesce(sum(length(crop)), 0) FROM faces)",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
 }
 
 /// Enrols three people, so that a face has as many candidates as in any larger gallery.
@@ -220,7 +229,7 @@ async fn enroll_three(daemon: &Daemon, folder: &Path, picture: &[u8]) -> anyhow:
     for (number, variant) in (1..).zip(variants) {
         let file = folder.join(format!("person_{number}.jpg"));
         variant.save_with_format(&file, ImageFormat::Jpeg)?;
-        let mut command = daemon.command()?;
+        let mut command = daemon.command();
         // All three have the same picture.
         command
             .arg("enroll")

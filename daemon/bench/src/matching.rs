@@ -1,4 +1,4 @@
-//! `kithd bench match`: measures the search of one face in a large gallery on one core, beside a
+//! `kithd-bench match`: measures the search of one face in a large gallery on one core, beside a
 //! plain search of all float32 vectors, and checks that both find the same.
 
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ const PICTURE: f32 = 0.206;
 /// Number of candidates that the matcher keeps with a face.
 const TOP: usize = 3;
 
-/// Arguments of `kithd bench match`.
+/// Arguments of `kithd-bench match`.
 #[derive(Debug, clap::Args)]
 pub struct Match {
     /// Pictures in the gallery

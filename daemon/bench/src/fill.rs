@@ -1,12 +1,10 @@
-//! Fills a synthetic database of the size a board has after years, for `kithd bench page` and
-//! `kithd bench memory` only.
+//! Fills a synthetic database of the size a board has after years, for the benches
+//! `page` and `memory`.
 
 use std::path::Path;
 
+use kithd::for_bench::{DATABASE, complete_names, open_writable, vector_to_blob};
 use rusqlite::{Connection, params};
-
-use super::people::complete_names;
-use super::{DATABASE, StoreError, open_writable, vector_to_blob};
 
 /// Row counts of a synthetic database.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +28,7 @@ const APART_MS: i64 = 30_000;
 
 /// Makes `kithd.db` in an empty folder, its embeddings in `space`; the newest image came in at
 /// `now_ms`.
-pub fn fill(folder: &Path, size: Size, space: &str, now_ms: i64) -> Result<(), StoreError> {
+pub fn fill(folder: &Path, size: Size, space: &str, now_ms: i64) -> anyhow::Result<()> {
     let connection = open_writable(&folder.join(DATABASE))?;
     // A power cut only costs the benchmark.
     connection.pragma_update(None, "synchronous", "OFF")?;
@@ -176,4 +174,30 @@ fn images(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_filled_database_is_whole_and_of_the_size_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let size = Size {
+            images: 100,
+            faces: 20,
+            people: 7,
+        };
+        fill(folder.path(), size, "a space", 1_800_000_000_000).unwrap();
+        let connection = Connection::open(folder.path().join(DATABASE)).unwrap();
+        let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+        for (table, rows) in [("images", 100), ("faces", 20), ("person", 7)] {
+            let counted = number(&format!("SELECT count(*) FROM {table}")).unwrap();
+            assert_eq!(counted, rows, "{table}");
+        }
+        let unsearchable = number("SELECT count(*) FROM person WHERE folded IS NULL").unwrap();
+        let astray = number("SELECT count(*) FROM pragma_foreign_key_check").unwrap();
+        assert_eq!([unsearchable, astray], [0, 0]);
+    }
 }

@@ -1,21 +1,21 @@
-//! `kithd bench page`: measures how fast page and list answer on a board with a long history, while
+//! `kithd-bench page`: measures how fast page and list answer on a board with a long history, while
 //! pictures are processed.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
+use kithd::for_bench::{load_pack, wall_clock_ms};
 use serde_json::json;
 
-use super::load::{self, Daemon};
-use crate::config::Config;
-use crate::domain::wall_clock_ms;
-use crate::engine_process::load_pack;
-use crate::store::{Size, fill};
+use crate::Subject;
+use crate::daemon::Daemon;
+use crate::fill::{Size, fill};
+use crate::requests::{connect, request};
 
-/// Arguments of `kithd bench page`.
+/// Arguments of `kithd-bench page`.
 #[derive(Debug, clap::Args)]
 pub struct Page {
     /// Finished images in the database
@@ -45,7 +45,8 @@ struct Row {
 }
 
 /// Fills a database, starts a daemon on it, keeps it busy, and measures its answers.
-pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Result<()> {
+pub async fn page(subject: &Subject, args: Page) -> anyhow::Result<()> {
+    let picture = subject.picture()?;
     // On a disk: a database in memory would measure something else, and a board has too little
     // memory.
     let folder = tempfile::tempdir_in(std::env::current_dir()?)?;
@@ -55,19 +56,19 @@ pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Resu
         faces: args.faces,
         people: args.people,
     };
-    let pack = load_pack(&config.models).map_err(|error| anyhow!(error))?;
+    let pack = load_pack(&subject.config.models)?;
     fill(folder.path(), size, pack.space(), wall_clock_ms())?;
     eprintln!(
         "{} images are in the database after {:.0} s",
         args.images,
         begun.elapsed().as_secs_f64()
     );
-    let mut daemon = Daemon::start_in(config, None, folder.path(), None).await?;
+    let mut daemon = Daemon::start(subject, None, folder.path(), None).await?;
     let engine = daemon.wait_for_engine().await?;
     wait_for_groups(&daemon).await?;
-    let sender = load::connect(&daemon.address).await?;
+    let sender = connect(&daemon.address).await?;
     let feeding = tokio::spawn(feed(sender, picture));
-    let mut client = load::connect(&daemon.address).await?;
+    let mut client = connect(&daemon.address).await?;
     let mut rows: Vec<Row> = Vec::new();
     let middle = args.images / 2;
     let kinds: [Kind; 14] = [
@@ -127,8 +128,7 @@ pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Resu
     }
     feeding.abort();
     let waiting =
-        load::request(&mut client, "GET", "/v1/health", Vec::new()).await?["counts"]["processed"]
-            .clone();
+        request(&mut client, "GET", "/v1/health", Vec::new()).await?["counts"]["processed"].clone();
     let processed = waiting.as_i64().unwrap_or_default() - (args.images - args.images / 500);
     daemon.stop().await?;
     show(&rows, &engine, processed, args.json);
@@ -173,12 +173,12 @@ fn show(rows: &[Row], engine: &str, processed: i64, as_json: bool) {
 /// Waits until the groups are stable: the measurement is about a board with a long history, not
 /// about its first clustering.
 async fn wait_for_groups(daemon: &Daemon) -> anyhow::Result<()> {
-    let mut client = load::connect(&daemon.address).await?;
+    let mut client = connect(&daemon.address).await?;
     let (mut before, mut same) = (serde_json::Value::Null, 0);
     // Groups are updated every few seconds.
     while same < 4 {
         tokio::time::sleep(Duration::from_secs(3)).await;
-        let health = load::request(&mut client, "GET", "/v1/health", Vec::new()).await?;
+        let health = request(&mut client, "GET", "/v1/health", Vec::new()).await?;
         let now = health["parts"]["strangers"]["text"].clone();
         same = if now == before && !now.is_null() {
             same + 1
@@ -194,11 +194,10 @@ async fn wait_for_groups(daemon: &Daemon) -> anyhow::Result<()> {
 /// Sends pictures as fast as they are accepted, with a few waiting at any time.
 async fn feed(mut sender: SendRequest<Full<Bytes>>, picture: Vec<u8>) -> anyhow::Result<()> {
     loop {
-        load::request(&mut sender, "POST", "/v1/images", picture.clone()).await?;
-        while
-            load::request(&mut sender, "GET", "/v1/health", Vec::new()).await?["counts"]["pending"]
-                .as_u64()
-                > Some(8)
+        request(&mut sender, "POST", "/v1/images", picture.clone()).await?;
+        while request(&mut sender, "GET", "/v1/health", Vec::new()).await?["counts"]["pending"]
+            .as_u64()
+            > Some(8)
         {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -209,14 +208,14 @@ async fn ask(
     client: &mut SendRequest<Full<Bytes>>,
     uri: &str,
 ) -> anyhow::Result<(Duration, Duration)> {
-    let request = hyper::Request::builder()
+    let asked = hyper::Request::builder()
         .uri(uri)
         .header(hyper::header::HOST, "127.0.0.1")
         .header(hyper::header::ACCEPT, "text/html")
         .body(Full::new(Bytes::new()))?;
     client.ready().await?;
     let begun = Instant::now();
-    let response = client.send_request(request).await?;
+    let response = client.send_request(asked).await?;
     let (status, mut body) = (response.status(), response.into_body());
     let mut first_byte = None;
     while let Some(frame) = body.frame().await {

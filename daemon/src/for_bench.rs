@@ -1,0 +1,16 @@
+//! Parts of kithd that the crate `kithd-bench` measures from inside or makes databases with. Not an
+//! interface for other programs: it changes with kithd.
+
+// The networks in its own process, beside the engine's process.
+pub use crate::allocator::OF_A_CHILD;
+pub use crate::cli::bench::pictures::one_face;
+pub use crate::cli::bench::stages::{
+    NetworkRow, STAGES, Stages, median, network_rows, on_cores, shortest,
+};
+pub use crate::engine_process::{Engine, Recogniser, load_pack};
+pub use crate::engines::{Picture, client::Client};
+// The precision, the pack and the device of a configuration.
+pub use crate::config::Config;
+// A database as after years.
+pub use crate::domain::wall_clock_ms;
+pub use crate::store::{DATABASE, complete_names, open_writable, vector_to_blob};
