@@ -13,7 +13,7 @@ mod token;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -25,6 +25,9 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use cookie::{Cookie, SameSite};
+use parking_lot::{Mutex, MutexGuard};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
@@ -32,6 +35,7 @@ use tokio::time::Instant;
 use super::page::Visit;
 use super::visitor::Visitor;
 use super::{Framing, accepts_html, page, wants_page};
+use crate::api::request::QUERY_VALUE;
 use crate::config::Http;
 use crate::http_server::Arrival;
 use crate::problem::Problem;
@@ -146,7 +150,7 @@ impl Access {
     }
 
     fn lock(&self) -> MutexGuard<'_, Keys> {
-        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.keys.lock()
     }
 
     /// Returns the token as text, for the control socket; makes it if there is none, replaces it on
@@ -212,13 +216,7 @@ impl Access {
 
     /// Returns recently requested host names that are not the board's.
     pub fn strange_names(&self) -> Vec<String> {
-        self.0
-            .strange
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+        self.0.strange.lock().iter().cloned().collect()
     }
 
     /// Remembers such a name, and logs it once.
@@ -226,11 +224,7 @@ impl Access {
         let name =
             hosts::split(host).map_or_else(|| host.escape_default().to_string(), |(name, _)| name);
         let name: String = name.chars().take(STRANGE_LETTERS).collect();
-        let mut strange = self
-            .0
-            .strange
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut strange = self.0.strange.lock();
         if !strange.contains(&name) {
             // A client with invented names must not fill the log.
             if strange.len() < STRANGE {
@@ -270,7 +264,9 @@ impl Access {
                 Ok(Visitor::default())
             };
         }
-        let csrf = asked.session().and_then(|id| self.lock().sessions.csrf(id));
+        let csrf = asked
+            .session()
+            .and_then(|session| self.lock().sessions.csrf(session.value()));
         let secret = WITH_FACES.contains(&asked.path)
             || (asked.path.starts_with(MESSAGES) && asked.path.ends_with(PAYLOAD));
         let open_to_read = self.0.open_read && !secret;
@@ -410,7 +406,7 @@ impl<'a> Asked<'a> {
             .map(|(_, password)| password.trim().to_string())
     }
 
-    fn session(&self) -> Option<&'a str> {
+    fn session(&self) -> Option<Cookie<'a>> {
         cookie(self.headers, cookie_name(self.arrival.encrypted))
     }
 
@@ -528,17 +524,14 @@ fn cookie_name(encrypted: bool) -> &'static str {
     }
 }
 
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let values = headers
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cookie<'a>> {
+    headers
         .get_all(header::COOKIE)
         .iter()
-        .filter_map(|value| value.to_str().ok());
-    let mut pairs = values
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='));
-    pairs
-        .find(|(found, _)| *found == name)
-        .map(|(_, value)| value)
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(Cookie::split_parse)
+        .filter_map(Result::ok)
+        .find(|cookie| cookie.name() == name)
 }
 
 /// Reasons why a request is refused.
@@ -598,7 +591,8 @@ impl Refusal {
             let next = next
                 .and_then(Uri::path_and_query)
                 .map_or("/", |next| next.as_str());
-            return Redirect::to(&format!("/login?next={}", encoded(next))).into_response();
+            let next = utf8_percent_encode(next, QUERY_VALUE);
+            return Redirect::to(&format!("/login?next={next}")).into_response();
         }
         let mut response = Problem::new(status, self.sentence()).into_response();
         if status == StatusCode::UNAUTHORIZED {
@@ -613,19 +607,6 @@ impl Refusal {
         }
         response
     }
-}
-
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
-    text.bytes()
-        .map(|byte| {
-            if plain(byte) {
-                char::from(byte).to_string()
-            } else {
-                format!("%{byte:02X}")
-            }
-        })
-        .collect()
 }
 
 /// The layer before every route of the LAN, including those that do not exist.
@@ -724,7 +705,7 @@ async fn login(
     }
     let mut keys = access.lock();
     if let Some(old) = asked.session() {
-        keys.sessions.end(old);
+        keys.sessions.end(old.value());
     }
     let Some(id) = keys.sessions.begin() else {
         return Problem::later(
@@ -742,8 +723,8 @@ async fn logout(
     headers: HeaderMap,
     Extension(arrival): Extension<Arrival>,
 ) -> Response {
-    if let Some(id) = cookie(&headers, cookie_name(arrival.encrypted)) {
-        access.lock().sessions.end(id);
+    if let Some(session) = cookie(&headers, cookie_name(arrival.encrypted)) {
+        access.lock().sessions.end(session.value());
     }
     (
         [(
@@ -756,37 +737,25 @@ async fn logout(
 }
 
 fn set_cookie(encrypted: bool, value: &str, age: Duration) -> String {
+    let cookie = Cookie::build((cookie_name(encrypted), value))
+        .max_age(cookie::time::Duration::seconds(age.as_secs().cast_signed()))
+        .http_only(true)
+        .same_site(SameSite::Strict);
     // Without Path, the cookie applies to everything in the login form's folder, under whatever
     // path a proxy serves this board.
-    let (name, rest) = (
-        cookie_name(encrypted),
-        if encrypted { "; Path=/; Secure" } else { "" },
-    );
-    format!(
-        "{name}={value}; Max-Age={}; HttpOnly; SameSite=Strict{rest}",
-        age.as_secs()
-    )
+    if encrypted {
+        cookie.path("/").secure(true).to_string()
+    } else {
+        cookie.to_string()
+    }
 }
 
 /// Redirects to a place as it was typed, or to the first page if it cannot be in a header.
 fn see_other(place: &str) -> Response {
-    let place = header::HeaderValue::from_str(&ascii(place))
-        .unwrap_or(header::HeaderValue::from_static("/"));
+    const UNPRINTABLE: &AsciiSet = &CONTROLS.add(b' ');
+    let place = utf8_percent_encode(place, UNPRINTABLE).to_string();
+    let place = HeaderValue::from_str(&place).unwrap_or(HeaderValue::from_static("/"));
     (StatusCode::SEE_OTHER, [(header::LOCATION, place)]).into_response()
-}
-
-fn ascii(place: &str) -> String {
-    let kept = |byte: u8| byte.is_ascii_graphic();
-    place
-        .bytes()
-        .map(|byte| {
-            if kept(byte) {
-                char::from(byte).to_string()
-            } else {
-                format!("%{byte:02X}")
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]

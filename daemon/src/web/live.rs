@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use axum::Extension;
@@ -12,6 +12,7 @@ use axum::http::HeaderName;
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{IntoResponse, Sse};
 use futures_util::Stream;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,7 @@ impl Streams {
     /// Returns a place for a new stream; `None` if there is none. If all are taken, the client with
     /// the most streams loses its oldest one, unless the new client would then have as many.
     fn enter(&self, sender: Sender) -> Option<CancellationToken> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         open.retain(|(_, over)| !over.is_cancelled());
         if open.len() >= self.most {
             let count = |sender: Sender| open.iter().filter(|(other, _)| *other == sender).count();
