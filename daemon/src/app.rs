@@ -4,9 +4,10 @@ mod mqtt;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use crate::control::{self, Control};
 use crate::engine_process::{DecodeLimits, EngineSettings};
 use crate::engines::{self, Engines, Persistence};
 use crate::http_server::tls::{Encryption, Source};
-use crate::http_server::{self, Speech};
+use crate::http_server::{self, Protocol};
 use crate::people::{People, Strangers};
 use crate::pipeline::{Dispatcher, Facerecog, Looker, Reader};
 use crate::queue::{self, Queue, Rules};
@@ -273,7 +274,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             health.set("facerecog", Condition::Ok, format!("grpc on {address}"));
             tracing::info!("facerecog gRPC contract on {address}");
             // The watchdog does not depend on this loop.
-            http_server::serve(listener, Speech::Grpc, routes, None, heartbeat().1, stop).await;
+            http_server::serve(listener, Protocol::Grpc, routes, None, heartbeat().1, stop).await;
             Ok(())
         });
     }
@@ -433,13 +434,11 @@ async fn serve_http(
     let names = auth::own_names(&auth::hostname())
         .into_iter()
         .chain(http.names);
-    let synchronised = queue::synchronised;
     let source = match http.tls {
         Tls::Off => None,
         Tls::SelfSigned => Some(Source::Own {
             folder: state_dir,
             names: names.collect(),
-            synchronised,
         }),
         Tls::Files { certificate, key } => Some(Source::Files { certificate, key }),
     };
@@ -466,7 +465,7 @@ async fn serve_http(
         Some(encryption) => encryption.announce(url),
         None => drop(health.set("page", Condition::Ok, url)),
     }
-    http_server::serve(listener, Speech::Http, routes, encryption, pulse, stop).await;
+    http_server::serve(listener, Protocol::Http, routes, encryption, pulse, stop).await;
     Ok(())
 }
 

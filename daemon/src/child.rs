@@ -4,10 +4,11 @@
 
 use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
@@ -105,7 +106,7 @@ impl Child {
                         }
                     }
                 };
-                *end.lock().unwrap_or_else(PoisonError::into_inner) = End {
+                *end.lock() = End {
                     how: in_words(what, exit, &last_words),
                     complaint: last_words.strip_prefix(COMPLAINT).map(String::from),
                 };
@@ -139,30 +140,17 @@ impl Child {
 
     /// Describes how the process ended; empty while it runs.
     pub fn how(&self) -> String {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .how
-            .clone()
+        self.end.lock().how.clone()
     }
 
     /// Returns the process's own reason for giving up, if it gave one.
     pub fn complaint(&self) -> Option<String> {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .complaint
-            .clone()
+        self.end.lock().complaint.clone()
     }
 
     /// Lets the process end by itself, and kills it if it does not.
     pub async fn stop(&self) {
-        drop(
-            self.stdin
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        drop(self.stdin.lock().take());
         if tokio::time::timeout(FAREWELL, self.ended()).await.is_err() {
             self.kill();
             // A process stuck in a driver cannot even be killed; the daemon's stop must not hang

@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use percent_encoding::utf8_percent_encode;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -26,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::request::QUERY_VALUE;
 use crate::http_server::{ACCEPT_AGAIN, HEAD};
 use crate::people::{Forgotten, Imported, People, Report, Restored};
 use crate::problem::Problem;
@@ -501,9 +503,7 @@ fn uri(path: &str, query: &[(&str, &str)]) -> String {
     for (key, value) in query {
         uri.push_str(key);
         uri.push('=');
-        value
-            .bytes()
-            .for_each(|byte| uri.push_str(&format!("%{byte:02X}")));
+        uri.extend(utf8_percent_encode(value, QUERY_VALUE));
         uri.push('&');
     }
     uri.trim_end_matches('&').to_string()

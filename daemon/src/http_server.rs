@@ -2,8 +2,8 @@
 //!
 //! The routes are passed in and learn where a request came from. The control socket is `control`'s.
 
-mod crowd;
-mod pace;
+mod connection_limit;
+mod timeouts;
 pub mod tls;
 
 use std::convert::Infallible;
@@ -17,6 +17,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -30,9 +31,9 @@ use tower::ServiceExt;
 
 use crate::problem::Problem;
 use crate::status::heartbeat::Pulse;
-pub use crowd::Sender;
-use crowd::{Crowd, Room, Seat};
-use pace::{Attended, Paced, Pushed};
+pub use connection_limit::Client;
+use connection_limit::{ConnectionLimit, ConnectionPermit, Limits};
+use timeouts::{BodyTimeout, WriteTimeout};
 use tls::Encryption;
 
 /// Time for the complete head of a request; also the idle time between two requests.
@@ -49,14 +50,14 @@ const LAST_REQUESTS: Duration = Duration::from_secs(2);
 pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Connections to the page; each may hold some 200 KiB.
-const PAGE_ROOM: Room = Room {
-    most: 512,
-    of_one: 128,
+const HTTP_LIMITS: Limits = Limits {
+    total: 512,
+    per_client: 128,
 };
 /// Connections of the gRPC contract, each with its streams.
-const GRPC_ROOM: Room = Room {
-    most: 128,
-    of_one: 64,
+const GRPC_LIMITS: Limits = Limits {
+    total: 128,
+    per_client: 64,
 };
 /// Simultaneous requests on one gRPC connection; HTTP/2 itself refuses more.
 const STREAMS: u32 = 32;
@@ -81,7 +82,7 @@ pub struct Arrival {
 
 /// The protocol of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speech {
+pub enum Protocol {
     /// HTTP/1.1.
     Http,
     /// HTTP/2 without encryption, as gRPC uses it.
@@ -91,16 +92,15 @@ pub enum Speech {
 /// Serves until stopped. The loop answers the watchdog through `pulse`.
 pub async fn serve(
     listener: TcpListener,
-    speech: Speech,
+    protocol: Protocol,
     routes: Router,
     encryption: Option<Encryption>,
     mut pulse: Pulse,
     stop: CancellationToken,
 ) {
-    let crowd = Crowd::new(if speech == Speech::Http {
-        PAGE_ROOM
-    } else {
-        GRPC_ROOM
+    let limit = ConnectionLimit::new(match protocol {
+        Protocol::Http => HTTP_LIMITS,
+        Protocol::Grpc => GRPC_LIMITS,
     });
     let mut connections = JoinSet::new();
     // A separate task, so that this loop never waits for the certificate's file system; it ends
@@ -119,14 +119,14 @@ pub async fn serve(
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         let acceptor = acceptor.as_ref().map(|acceptor| acceptor.borrow().clone());
-                        match crowd.admit(peer.ip()) {
-                            Some(seat) => {
+                        match limit.admit(peer.ip()) {
+                            Some(permit) => {
                                 let (routes, stop) = (routes.clone(), stop.clone());
                                 let (unread, answers) = (Arc::default(), Arc::default());
-                                let connection = Connection { speech, routes, peer, seat, unread, answers, stop };
+                                let connection = Connection { protocol, routes, peer, permit, unread, answers, stop };
                                 connections.spawn(Arc::new(connection).run(stream, acceptor));
                             }
-                            None => turn_away(&stream, acceptor.is_some() || speech == Speech::Grpc),
+                            None => turn_away(&stream, acceptor.is_some() || protocol == Protocol::Grpc),
                         }
                     }
                     Err(error) if is_of_one_connection(&error) => {}
@@ -153,7 +153,7 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
     )
 }
 
-/// Refuses a connection when all places are taken by active requests. Sends a 503 as far as that
+/// Refuses a connection when all others are answering requests. Sends a 503 as far as that
 /// works without waiting.
 fn turn_away(stream: &TcpStream, silently: bool) {
     if !silently {
@@ -165,10 +165,10 @@ fn turn_away(stream: &TcpStream, silently: bool) {
 
 /// A connection, from admission to end.
 struct Connection {
-    speech: Speech,
+    protocol: Protocol,
     routes: Router,
     peer: SocketAddr,
-    seat: Seat,
+    permit: ConnectionPermit,
     /// True if a request's body was not read to its end.
     unread: Arc<AtomicBool>,
     /// Number of responses begun.
@@ -183,14 +183,14 @@ impl Connection {
         let Ok(local) = stream.local_addr() else {
             return;
         };
-        let given_up = self.seat.given_up();
-        let pushed =
-            |stream| Pushed::new(stream, Arc::clone(&self.unread), Arc::clone(&self.answers));
+        let evicted = self.permit.evicted();
+        let timed =
+            |stream| WriteTimeout::new(stream, Arc::clone(&self.unread), Arc::clone(&self.answers));
         let talk = async {
             let Some(acceptor) = acceptor else {
                 return self
                     .talk(
-                        pushed(stream),
+                        timed(stream),
                         Arrival {
                             local,
                             encrypted: false,
@@ -202,7 +202,7 @@ impl Connection {
                 if is_plain(&stream).await {
                     return answer_plainly(stream).await;
                 }
-                acceptor.accept(pushed(stream)).await.ok()
+                acceptor.accept(timed(stream)).await.ok()
             };
             if let Ok(Some(stream)) = tokio::time::timeout(HANDSHAKE, handshake).await {
                 self.talk(
@@ -217,14 +217,14 @@ impl Connection {
         };
         tokio::select! {
             () = talk => {}
-            () = given_up.cancelled() => {}
+            () = evicted.cancelled() => {}
         }
     }
 
     async fn talk(self: &Arc<Self>, io: impl AsyncRead + AsyncWrite + Unpin, arrival: Arrival) {
         let connection = Arc::clone(self);
         let service = service_fn(move |request| Arc::clone(&connection).answer(request, arrival));
-        if self.speech == Speech::Grpc {
+        if self.protocol == Protocol::Grpc {
             let serving = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(STREAMS)
@@ -238,7 +238,7 @@ impl Connection {
             tokio::select! {
                 _ = &mut serving => return,
                 () = self.stop.cancelled() => {}
-                () = self.lain_idle() => {}
+                () = self.grpc_idle() => {}
             }
             serving.as_mut().graceful_shutdown();
             // A client that never sent a byte gets no goodbye either.
@@ -260,9 +260,10 @@ impl Connection {
         let _ = serving.await;
     }
 
-    async fn lain_idle(&self) {
+    /// Ends when the client has sent no request for long.
+    async fn grpc_idle(&self) {
         loop {
-            let left = GRPC_IDLE.saturating_sub(self.seat.idle());
+            let left = GRPC_IDLE.saturating_sub(self.permit.idle());
             if left.is_zero() {
                 return;
             }
@@ -275,11 +276,13 @@ impl Connection {
         request: Request<Incoming>,
         arrival: Arrival,
     ) -> Result<Response, Infallible> {
-        let at_work = self.seat.at_work();
+        let active = self.permit.begin_request();
         self.answers.fetch_add(1, Ordering::Relaxed);
         let stalled = Arc::new(AtomicBool::new(false));
-        let paced = |body| Paced::new(body, Arc::clone(&stalled), Arc::clone(&self.unread));
-        let mut request = request.map(|body| Body::new(paced(body)));
+        let mut request = request.map(|body| {
+            let (stalled, unread) = (Arc::clone(&stalled), Arc::clone(&self.unread));
+            Body::new(BodyTimeout::new(body, stalled, unread))
+        });
         request.extensions_mut().insert(ConnectInfo(self.peer));
         request.extensions_mut().insert(arrival);
         let mut response = self
@@ -292,13 +295,19 @@ impl Connection {
         if stalled.load(Ordering::Relaxed) && !response.status().is_success() {
             let detail = "The rest of the request did not come in time.";
             response = Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into_response();
-            if self.speech == Speech::Http {
+            if self.protocol == Protocol::Http {
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
         }
-        Ok(response.map(|body| Body::new(Attended::new(body, at_work))))
+        // The request is active until its response's body is dropped.
+        Ok(response.map(|body| {
+            Body::new(body.map_err(move |error| {
+                let _active = &active;
+                error
+            }))
+        }))
     }
 }
 

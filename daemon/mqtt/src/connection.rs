@@ -4,10 +4,11 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use super::deliveries::{Acks, Delivery, Inbox, MOST_OWED};
 use super::publish::{Outgoing, PublishError, WINDOW};
 use super::state::{Lost, LostKind, Refusal, Reporter};
 use super::wire::{self, Arrival, Heard};
-use super::{Settings, State, is_filter, lock};
+use super::{Settings, State, is_filter};
 
 /// Longest waits of a stop: for the acknowledgement of the farewell, and for the Disconnect to be
 /// written.
@@ -78,7 +79,7 @@ impl Connection {
             else {
                 break;
             };
-            let up = lock(&reporter).lost(&lost);
+            let up = reporter.lock().lost(&lost);
             // A connection that is accepted and cut right away counts as a failure too.
             let lasted = up.is_some_and(|up| up >= settings.reconnect_most);
             if lasted || lost.kind == LostKind::Overflowed {
@@ -96,7 +97,7 @@ impl Connection {
                 () = stop.as_mut() => break,
             }
         }
-        lock(&reporter).stopped();
+        reporter.lock().stopped();
     }
 
     /// Runs one connection from the attempt to its end; `Ok` when it was stopped.
@@ -132,7 +133,9 @@ impl Connection {
             outgoing.unsubscribe(&settings.unsubscribe);
         }
         if filters.is_empty() {
-            lock(reporter).connected(broker.session_present, refused.clone());
+            reporter
+                .lock()
+                .connected(broker.session_present, refused.clone());
         } else {
             outgoing.subscribe(&filters);
         }
@@ -169,7 +172,7 @@ impl Connection {
                             .cloned()
                             .chain(refusals(&filters, granted))
                             .collect();
-                        lock(reporter).connected(broker.session_present, refused);
+                        reporter.lock().connected(broker.session_present, refused);
                     }
                     Heard::Written(pkid) => link.outgoing.written(pkid),
                     Heard::Disconnect if stopping.is_cancelled() => return Ok(()),
@@ -250,7 +253,7 @@ impl Link<'_> {
             return;
         }
         let Some(ack) = self.acks.arrived(&arrival, room) else {
-            return lock(reporter).turned_away();
+            return reporter.lock().turned_away();
         };
         let held = inbox.hold(arrival.payload.len());
         let Arrival {
@@ -294,7 +297,7 @@ impl Link<'_> {
                     Err(error) => warn!(topic = message.topic, "MQTT: not published: {error}"),
                 }
             }
-            lock(reporter).births(refused);
+            reporter.lock().births(refused);
             sleep(LOOK_AGAIN).await;
         }
     }

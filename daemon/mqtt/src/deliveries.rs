@@ -3,13 +3,13 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::lock;
 use super::wire::{Arrival, Client};
 
 /// A message from the broker.
@@ -107,7 +107,7 @@ impl Acks {
         if arrival.pkid == 0 {
             return Some(Ack(None));
         }
-        let mut owed = lock(&self.owed);
+        let mut owed = self.owed.lock();
         if owed.overflowed || !room || owed.queue.len() >= MOST_OWED {
             owed.overflowed = true;
             if owed.queue.is_empty() {
@@ -127,7 +127,7 @@ impl Acks {
 
     /// Returns whether a message was refused for lack of room.
     pub(super) fn overflowed(&self) -> bool {
-        lock(&self.owed).overflowed
+        self.owed.lock().overflowed
     }
 
     /// Resolves when a message was refused and everything else is settled: once there is room, the
@@ -135,7 +135,7 @@ impl Acks {
     pub(super) async fn drained(&self) {
         loop {
             {
-                let owed = lock(&self.owed);
+                let owed = self.owed.lock();
                 if owed.overflowed && owed.queue.is_empty() {
                     return;
                 }
@@ -145,11 +145,11 @@ impl Acks {
     }
 
     pub(super) fn close(&self) {
-        lock(&self.owed).closed = true;
+        self.owed.lock().closed = true;
     }
 
     fn settle(&self, number: u64) {
-        let mut owed = lock(&self.owed);
+        let mut owed = self.owed.lock();
         if owed.closed {
             return;
         }
@@ -243,12 +243,12 @@ impl Inbox {
     }
 
     pub(super) fn push(&self, delivery: Delivery) {
-        lock(&self.waiting).queue.push_back(delivery);
+        self.waiting.lock().queue.push_back(delivery);
         self.changed.notify_one();
     }
 
     pub(super) fn len(&self) -> usize {
-        lock(&self.waiting).queue.len()
+        self.waiting.lock().queue.len()
     }
 
     pub(super) fn count_dropped(&self) {
@@ -256,11 +256,11 @@ impl Inbox {
     }
 
     pub(super) fn clear(&self) {
-        lock(&self.waiting).queue.clear();
+        self.waiting.lock().queue.clear();
     }
 
     pub(super) fn close(&self) {
-        lock(&self.waiting).closed = true;
+        self.waiting.lock().closed = true;
         self.changed.notify_one();
     }
 }
@@ -291,7 +291,7 @@ impl Deliveries {
     pub async fn recv(&mut self) -> Option<Delivery> {
         loop {
             {
-                let mut waiting = lock(&self.inbox.waiting);
+                let mut waiting = self.inbox.waiting.lock();
                 if let Some(delivery) = waiting.queue.pop_front() {
                     return Some(delivery);
                 }

@@ -42,7 +42,6 @@ mod topic;
 mod wire;
 
 use std::sync::Arc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -65,9 +64,4 @@ pub fn connect(settings: Settings) -> (Publisher, Deliveries, watch::Receiver<St
     let deliveries = Deliveries::new(Arc::clone(&inbox));
     let connection = Connection::new(settings, inbox, link, state);
     (Publisher::new(current), deliveries, watch_state, connection)
-}
-
-/// Locks a mutex, ignoring poison: each lock here guards a few steps that cannot panic half-way.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,14 +2,15 @@
 //! unacknowledged by a lost connection are reported, and the caller repeats them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use super::wire::{Accepted, Client};
-use super::{Message, is_topic, lock};
+use super::{Message, is_topic};
 
 /// Most requests the broker may owe an answer to, counted from the oldest unanswered one. Far below
 /// the range of packet ids, so that no id in use is used again: rumqttc stops for good when that
@@ -158,7 +159,7 @@ impl Outgoing {
         answer: Option<oneshot::Sender<Result<(), PublishError>>>,
         request: impl FnOnce() -> bool,
     ) -> Result<(), PublishError> {
-        let mut sent = lock(&self.sent);
+        let mut sent = self.sent.lock();
         if sent.closed || !request() {
             return Err(PublishError::Disconnected);
         }
@@ -175,7 +176,9 @@ impl Outgoing {
 
     /// Assigns the packet id to the next request that rumqttc has written.
     pub(super) fn written(&self, pkid: u16) {
-        if let Some(entry) = lock(&self.sent)
+        if let Some(entry) = self
+            .sent
+            .lock()
             .entries
             .iter_mut()
             .find(|entry| entry.pkid == 0)
@@ -186,7 +189,7 @@ impl Outgoing {
 
     /// Handles the broker's answer to the request with this packet id.
     pub(super) fn answered(&self, pkid: u16, result: Result<(), PublishError>) {
-        let mut sent = lock(&self.sent);
+        let mut sent = self.sent.lock();
         let Some(entry) = sent
             .entries
             .iter_mut()
@@ -210,7 +213,7 @@ impl Outgoing {
     pub(super) async fn stalled(&self, limit: Duration) {
         loop {
             let idle = {
-                let sent = lock(&self.sent);
+                let sent = self.sent.lock();
                 if sent.entries.is_empty() {
                     Duration::ZERO
                 } else {
@@ -227,7 +230,7 @@ impl Outgoing {
     /// Fails all waiting callers: the connection is gone.
     pub(super) fn close(&self) {
         self.window.close();
-        let mut sent = lock(&self.sent);
+        let mut sent = self.sent.lock();
         sent.closed = true;
         sent.entries.clear();
     }

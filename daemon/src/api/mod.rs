@@ -24,6 +24,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::post;
+use percent_encoding::utf8_percent_encode;
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
@@ -31,8 +32,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::request::with_etag;
-use crate::domain::hex;
+use self::request::{QUERY_VALUE, with_etag};
 use crate::people::People;
 use crate::pipeline::Reader;
 use crate::problem::{Problem, ProblemDetails};
@@ -240,10 +240,7 @@ fn back(place: &str, told: Result<&str, Problem>) -> Response {
         Ok(done) => ("done", done.to_string()),
         Err(problem) => ("refused", problem.into_parts().1),
     };
-    let text: String = text
-        .bytes()
-        .map(|byte| format!("%{}", hex(&[byte])))
-        .collect();
+    let text = utf8_percent_encode(&text, QUERY_VALUE);
     Redirect::to(&format!("{place}?{name}={text}")).into_response()
 }
 

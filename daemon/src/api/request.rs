@@ -10,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use time::format_description::well_known::Rfc3339;
@@ -18,6 +19,14 @@ use time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
 use utoipa::IntoParams;
 
 use crate::problem::Problem;
+
+/// Characters of a query's value that are escaped: all but RFC 3986's unreserved ones and `/`.
+pub const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'/')
+    .remove(b'_')
+    .remove(b'~');
 
 const DEFAULT_LIMIT: u32 = 50;
 const MOST: u32 = 500;

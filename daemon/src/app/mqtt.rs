@@ -2,11 +2,12 @@
 //! commands, and one drains topics shared with other boards. An error on one does not delay the
 //! others.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use kith_mqtt::{Deliveries, Dropped, Message, Publisher, Settings, State};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use strsim::levenshtein;
 use toml::{Table, Value};
 
 /// A problem in the configuration.
@@ -312,9 +313,12 @@ impl Raw {
                 match value {
                     Value::Table(table) if !known.is_empty() => left.push((key, table)),
                     other if known.is_empty() => {
-                        let rule = match self.asked.iter().min_by_key(|known| distance(known, &key))
+                        let rule = match self
+                            .asked
+                            .iter()
+                            .min_by_key(|known| levenshtein(known, &key))
                         {
-                            Some(near) if distance(near, &key) <= 4 => {
+                            Some(near) if levenshtein(near, &key) <= 4 => {
                                 format!("is not a known key; did you mean {near}?")
                             }
                             _ => "is not a known key; deploy/kithd.toml lists them all".into(),
@@ -338,20 +342,4 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let (number, unit) = text.split_at(digits);
     let factor = units.iter().find(|(name, _)| *name == unit.trim())?.1;
     number.parse::<u64>().ok()?.checked_mul(factor)
-}
-
-/// Returns the Levenshtein distance, for "did you mean".
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = corner + usize::from(x != *y);
-            corner = row[j + 1];
-            row[j + 1] = cost.min(corner + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -2,12 +2,13 @@
 //! supervisor decides when to do which.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use kith_vision::{Pack, Precision};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -202,7 +203,7 @@ impl Drop for Permit {
 
 impl RunningEngine {
     fn life(&self) -> MutexGuard<'_, InFlight> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+        self.life.lock()
     }
 
     /// Waits for a free thread of the engine.
@@ -303,10 +304,7 @@ impl RunningEngine {
 
     /// Returns its description of itself, as last read.
     pub fn description(&self) -> Description {
-        self.description
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.description.lock().clone()
     }
 
     /// Returns the precision that runs there, if it is known.
@@ -333,10 +331,7 @@ impl RunningEngine {
     /// Reads its description again.
     pub async fn refresh_description(&self) -> Option<Description> {
         let said = self.client.describe().await.ok().flatten()?;
-        *self
-            .description
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = said.clone();
+        *self.description.lock() = said.clone();
         Some(said)
     }
 }

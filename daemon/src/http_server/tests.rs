@@ -83,7 +83,7 @@ impl Site {
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let serving = tokio::spawn(serve(
             listener,
-            Speech::Http,
+            Protocol::Http,
             routes,
             encryption,
             heartbeat().1,
@@ -128,7 +128,7 @@ async fn a_body_that_comes_no_further_is_answered_408() {
 }
 
 #[tokio::test]
-async fn a_refusal_reaches_whoever_sends_all_of_it_before_looking() {
+async fn a_refusal_reaches_a_client_that_sends_all_of_it_first() {
     let site = Site::start().await;
     for _ in 0..5 {
         let mut stream = site
@@ -154,7 +154,7 @@ async fn idle_connections_are_closed_and_a_quiet_answer_is_not() {
 }
 
 #[tokio::test]
-async fn whoever_takes_nothing_of_an_answer_is_left() {
+async fn a_client_that_takes_nothing_of_an_answer_is_left() {
     let mut site = Site::start().await;
     let mut stream = site.send("GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(read(&mut stream).await.starts_with("HTTP/1.1 200 OK"));

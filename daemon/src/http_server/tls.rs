@@ -1,9 +1,9 @@
-//! TLS for the page: with a given certificate, or with one that the board makes and renews itself.
-//! The files are reloaded regularly.
+//! TLS for the page: with a given certificate, or with one that the board makes once. The files are
+//! reloaded regularly.
+//!
+//! `docs/design/http-edge.md` says why no library reads them.
 
-use std::collections::BTreeSet;
-use std::io::Write;
-use std::net::{IpAddr, Ipv6Addr};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::domain::wall_clock_ms;
 use crate::status::health::{Condition, Health};
 
 /// Interval at which the files are read again.
@@ -27,10 +27,12 @@ const READ: Duration = Duration::from_secs(5);
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// The board's own certificate, with its key.
 const OWN: &str = "certificate.pem";
-const DAY: i64 = 86_400;
-/// Lifetime in seconds: some systems reject certificates that are valid for longer than 825 days.
-const VALID: i64 = 800 * DAY;
-const RENEW_BEFORE: i64 = 30 * DAY;
+/// Addresses of the board's own certificate besides its names.
+const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
+/// First year of its validity. No board is older, and many start with a clock that is behind.
+const FIRST_YEAR: i32 = 2026;
+/// Its validity from the day it is made; leap days are left out.
+const VALID: time::Duration = time::Duration::days(10 * 365);
 
 /// Source of certificate and key.
 #[derive(Debug, Clone)]
@@ -39,10 +41,8 @@ pub enum Source {
     Own {
         /// Folder in which it is kept.
         folder: PathBuf,
-        /// The board's names, besides its addresses.
+        /// The board's names.
         names: Vec<String>,
-        /// Returns true if the board's clock is synchronised.
-        synchronised: fn() -> bool,
     },
     /// Given files, in PEM.
     Files {
@@ -210,31 +210,40 @@ fn load(source: Source) -> Result<Loaded, TlsError> {
             let key_pem = read(&key)?;
             accept(&chain, &certificate, &key_pem, &key)
         }
-        Source::Own {
-            folder,
-            names,
-            synchronised,
-        } => {
+        Source::Own { folder, names } => {
             let path = folder.join(OWN);
-            let wanted = names
-                .into_iter()
-                .chain(addresses().iter().map(IpAddr::to_string))
-                .collect();
-            let pem = own(&path, &wanted, wall_clock_ms() / 1000, synchronised())?;
+            match std::fs::read(&path) {
+                Ok(pem) => match accept(&pem, &path, &pem, &path) {
+                    Ok(loaded) => return Ok(loaded),
+                    Err(error) => tracing::error!("the board makes a new certificate: {error}"),
+                },
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(unreadable(&path, &error)),
+            }
+            let pem = make(names, OffsetDateTime::now_utc())?;
+            keep(&path, &pem).map_err(|error| TlsError::File {
+                path: path.clone(),
+                what: "cannot be written",
+                why: error.to_string(),
+            })?;
             accept(pem.as_bytes(), &path, pem.as_bytes(), &path)
         }
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let why = |error: std::io::Error| TlsError::File {
+    std::fs::read(path).map_err(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> TlsError {
+    TlsError::File {
         path: path.into(),
         what: "cannot be read",
         why: error.to_string(),
-    };
-    std::fs::read(path).map_err(why)
+    }
 }
 
+/// Checks certificate and key, and makes the configuration of the listener.
 fn accept(
     chain: &[u8],
     chain_path: &Path,
@@ -277,72 +286,22 @@ fn accept(
     })
 }
 
-/// Returns our own certificate and key: the stored one while it is valid, else a new one for the
-/// same key.
-fn own(
-    path: &Path,
-    wanted: &BTreeSet<String>,
-    now: i64,
-    synchronised: bool,
-) -> Result<String, TlsError> {
-    let kept = std::fs::read_to_string(path).unwrap_or_default();
-    if still_holds(&kept, wanted, now, synchronised) {
-        return Ok(kept);
-    }
-    let kept_key = PrivateKeyDer::from_pem_slice(kept.as_bytes()).ok();
-    let kept_key = kept_key.and_then(|key| rcgen::KeyPair::try_from(&key).ok());
-    let key = kept_key.map_or_else(rcgen::KeyPair::generate, Ok)?;
-    let mut params = rcgen::CertificateParams::new(wanted.iter().cloned().collect::<Vec<_>>())?;
+/// Makes a self-signed certificate with its key, in PEM.
+fn make(mut names: Vec<String>, now: OffsetDateTime) -> Result<String, TlsError> {
+    names.extend(LOOPBACK.map(String::from));
+    let mut params = rcgen::CertificateParams::new(names)?;
     params
         .distinguished_name
         .push(rcgen::DnType::CommonName, "kithd");
     params
         .extended_key_usages
         .push(rcgen::ExtendedKeyUsagePurpose::ServerAuth);
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let (from, until) = (now.max(DAY) - DAY, now.max(DAY) - DAY + VALID);
-    params.not_before = epoch + Duration::from_secs(from.unsigned_abs());
-    params.not_after = epoch + Duration::from_secs(until.unsigned_abs());
+    params.not_before = rcgen::date_time_ymd(FIRST_YEAR, 1, 1);
+    let now = now.max(params.not_before);
+    params.not_after = now.checked_add(VALID).unwrap_or(now);
+    let key = rcgen::KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
-    let names = wanted
-        .iter()
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(" ");
-    // The text before the first section of a PEM file is for people, and for `still_holds`.
-    let pem = format!(
-        "kithd made this for itself and renews it; do not edit.\nvalid {from} {until}\nnames {names}\n{}{}",
-        certificate.pem(),
-        key.serialize_pem()
-    );
-    keep(path, &pem).map_err(|error| TlsError::File {
-        path: path.into(),
-        what: "cannot be written",
-        why: error.to_string(),
-    })?;
-    Ok(pem)
-}
-
-/// Returns true if the certificate is valid for a while longer and for all names, although the
-/// clock may have been wrong when it was made. A board without a clock battery starts in the past
-/// each time, so the beginning is checked only with a synchronised clock. The end is always
-/// checked: not every time client reports that the clock is right.
-fn still_holds(pem: &str, wanted: &BTreeSet<String>, now: i64, synchronised: bool) -> bool {
-    let line = |start: &str| {
-        pem.lines()
-            .find_map(|line| line.strip_prefix(start))
-            .unwrap_or_default()
-    };
-    let valid: Vec<i64> = line("valid ")
-        .split(' ')
-        .filter_map(|number| number.parse().ok())
-        .collect();
-    let [from, until] = valid[..] else {
-        return false;
-    };
-    let names: BTreeSet<_> = line("names ").split(' ').collect();
-    let valid = now < until - RENEW_BEFORE && (now >= from || !synchronised);
-    valid && wanted.iter().all(|name| names.contains(name.as_str()))
+    Ok(format!("{}{}", certificate.pem(), key.serialize_pem()))
 }
 
 /// Writes the file atomically, readable by its owner only.
@@ -355,145 +314,69 @@ fn keep(path: &Path, pem: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Returns the board's own lasting addresses. It reads the kernel's files, since the unit allows no
-/// netlink socket.
-fn addresses() -> BTreeSet<IpAddr> {
-    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
-    let mut found = of_fib_trie(&read("/proc/net/fib_trie"));
-    found.extend(of_if_inet6(&read("/proc/net/if_inet6")));
-    found
-}
-
-/// Parses lines `|-- 192.168.1.20`, each followed by its type; the board's own are `/32 host
-/// LOCAL`.
-fn of_fib_trie(text: &str) -> BTreeSet<IpAddr> {
-    let mut found = BTreeSet::new();
-    let mut last = None;
-    for line in text.lines().map(str::trim) {
-        if let Some(address) = line.strip_prefix("|-- ") {
-            last = address.parse().ok();
-        } else if line.starts_with("/32 host LOCAL") {
-            found.extend(last.map(IpAddr::V4));
-        }
-    }
-    found
-}
-
-/// Parses lines of address, index, prefix, scope, flags and name. Keeps only loopback and unique
-/// local addresses, and no temporary ones (0x01): a provider may change others daily, and each
-/// change would need a new certificate.
-fn of_if_inet6(text: &str) -> BTreeSet<IpAddr> {
-    let address = |line: &str| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let [address, _, _, _, flags, _] = fields[..] else {
-            return None;
-        };
-        let temporary = u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 != 0);
-        let address = Ipv6Addr::from(u128::from_str_radix(address, 16).ok()?);
-        let lasting = !temporary && (address.is_loopback() || address.is_unique_local());
-        lasting.then_some(IpAddr::V6(address))
-    };
-    text.lines().filter_map(address).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
-    /// Link-local, temporary and provider-assigned addresses do not belong into a certificate.
-    #[test]
-    fn lasting_addresses_are_found_and_temporary_ones_left_out() {
-        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     |-- 192.168.1.0\n        \
-                    /24 link UNICAST\nLocal:\n        |-- 127.0.0.1\n           /32 host LOCAL\n        |-- 192.168.1.20\n           \
-                    /32 host LOCAL\n        |-- 192.168.1.255\n           /32 link BROADCAST\n";
-        let found: Vec<_> = of_fib_trie(trie).iter().map(IpAddr::to_string).collect();
-        assert_eq!(found, ["127.0.0.1", "192.168.1.20"]);
-        let lines = "00000000000000000000000000000001 01 80 10 80       lo\n\
-                     fd000000000000000000000000000007 02 40 00 80     eth0\n\
-                     fd0000000000000000000000000000aa 02 40 00 01     eth0\n\
-                     20010db8000000000000000000000007 02 40 00 80     eth0\n\
-                     fe800000000000000000000000000001 02 40 20 80     eth0\n";
-        let found: Vec<_> = of_if_inet6(lines).iter().map(IpAddr::to_string).collect();
-        assert_eq!(found, ["::1", "fd00::7"]);
+    fn own(folder: &Path) -> Source {
+        let (folder, names) = (folder.into(), vec!["board".into(), "board.local".into()]);
+        Source::Own { folder, names }
     }
 
-    /// The key stays the same over every renewal.
     #[test]
-    fn our_certificate_lasts_until_it_expires_or_lacks_a_name() {
+    fn our_certificate_is_made_once_and_anew_when_damaged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(OWN);
-        let names = |names: &[&str]| {
-            names
-                .iter()
-                .map(ToString::to_string)
-                .collect::<BTreeSet<_>>()
-        };
-        let (board, now) = (
-            names(&["board", "board.local", "192.168.1.20"]),
-            1_795_000_000,
-        );
-        let own = |wanted: &BTreeSet<String>, now| own(&path, wanted, now, true).unwrap();
-        let key = |pem: &str| pem[pem.find("-----BEGIN PRIVATE KEY").unwrap()..].to_string();
-        let first = own(&board, now);
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        assert_eq!(own(&names(&["board"]), now + 700 * DAY), first);
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), first);
-        accept(first.as_bytes(), &path, first.as_bytes(), &path).unwrap();
-        let renewed = own(&board, now + 770 * DAY);
-        assert_ne!(renewed, first);
-        accept(renewed.as_bytes(), &path, renewed.as_bytes(), &path).unwrap();
-        // The clock was years ahead when that certificate was made.
-        let set_right = own(&board, now);
-        assert_ne!(set_right, renewed);
-        let moved = own(&names(&["board", "192.168.1.21"]), now);
-        assert!(moved != set_right && moved.contains("192.168.1.21"));
-        for pem in [&renewed, &set_right, &moved] {
-            assert_eq!(key(pem), key(&first));
-        }
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        // A clock that was never set.
-        own(&board, 5);
+        let fingerprint = || load(own(folder.path())).map(|loaded| loaded.fingerprint);
+        let made = fingerprint().unwrap();
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o600);
+        assert_eq!(fingerprint().unwrap(), made);
         std::fs::write(&path, "damaged").unwrap();
-        assert_ne!(key(&own(&board, now)), key(&first));
+        let anew = fingerprint().unwrap();
+        assert!(anew != made && fingerprint().unwrap() == anew);
+        assert_eq!(mode(), 0o600);
+        // A file that cannot be read may be intact.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let error = fingerprint().unwrap_err().to_string();
+        assert!(error.contains("certificate.pem cannot be read"), "{error}");
     }
 
+    /// The board's clock may be years behind or ahead when the certificate is made.
     #[test]
-    fn a_clock_in_the_past_at_every_boot_costs_no_new_certificate() {
+    fn our_certificate_is_valid_now_whatever_the_clock_said() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(OWN);
-        let (board, now) = (BTreeSet::from(["board".to_string()]), 1_795_000_000);
-        let made = own(&path, &board, now, true).unwrap();
-        for _ in 0..2 {
-            assert_eq!(
-                own(&path, &board, now - 100 * DAY, false).unwrap(),
-                made,
-                "before the time is known"
-            );
-            assert_eq!(own(&path, &board, now + 1, true).unwrap(), made);
+        let file = folder.path().join(OWN);
+        let at = |seconds| OffsetDateTime::from_unix_timestamp(seconds).unwrap();
+        for (clock, until) in [
+            (at(0), 2035),
+            (at(1_795_000_000), 2036),
+            (at(4_000_000_000), 2106),
+            (time::macros::datetime!(9999-12-31 23:59 UTC), 9999),
+        ] {
+            std::fs::write(&file, make(vec!["board".into()], clock).unwrap()).unwrap();
+            let shown = std::process::Command::new("openssl")
+                .args(["x509", "-noout", "-dates", "-ext", "subjectAltName", "-in"])
+                .arg(&file)
+                .output()
+                .unwrap();
+            let shown = String::from_utf8(shown.stdout).unwrap();
+            for part in [
+                "notBefore=Jan  1 00:00:00 2026 GMT",
+                &format!(" {until} GMT"),
+                "DNS:board, IP Address:127.0.0.1",
+            ] {
+                assert!(shown.contains(part), "{shown} lacks {part}");
+            }
         }
-        assert_ne!(
-            own(&path, &board, now + 790 * DAY, false).unwrap(),
-            made,
-            "its end is near"
-        );
     }
 
     fn some_pem(folder: &Path) -> String {
-        own(
-            &folder.join(OWN),
-            &BTreeSet::from(["board".into()]),
-            1_795_000_000,
-            true,
-        )
-        .unwrap()
+        load(own(folder)).unwrap();
+        std::fs::read_to_string(folder.join(OWN)).unwrap()
     }
 
     /// Repeated requests share the thread; the certificate is read as soon as the mount answers.

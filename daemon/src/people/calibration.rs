@@ -2,12 +2,13 @@
 //! numbers for page, API and command line; `kith_vision::calibration` has the mathematics.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use kith_vision::calibration::{
     Distances, LEAST_GENUINE, LEAST_IMPOSTORS, LEAST_PEOPLE, Rates, Remark, remarks,
 };
 use kith_vision::{Caution, Gallery, Lines, Matching};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
@@ -165,7 +166,7 @@ struct Said<T>(Mutex<(Weak<Snapshot>, T)>);
 
 impl<T: Default> Said<T> {
     fn of<R>(&self, snapshot: &Arc<Snapshot>, ask: impl FnOnce(&mut T) -> R) -> R {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.0.lock();
         let of = Arc::downgrade(snapshot);
         if !said.0.ptr_eq(&of) {
             *said = (of, T::default());

@@ -5,9 +5,10 @@
 //! snapshot it began with.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use kith_vision::{Candidate, Caution, Gallery, Lines, Matching, Pack, VisionError};
+use parking_lot::RwLock;
 use tokio::sync::Notify;
 
 use crate::config::Judging;
@@ -147,10 +148,7 @@ impl Matcher {
             names,
             images,
         };
-        *self
-            .snapshot
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
+        *self.snapshot.write() = Arc::new(snapshot);
         self.replaced.notify_one();
         left_out
     }
@@ -162,7 +160,7 @@ impl Matcher {
 
     /// Returns the current gallery.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.snapshot.read())
     }
 
     /// Judges a face by the current gallery, in a picture in which `there` are present already.

@@ -10,10 +10,11 @@ mod recover;
 mod retention;
 mod tally;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::config;
@@ -257,7 +258,7 @@ impl Queue {
     }
 
     fn count(&self, change: impl FnOnce(&mut Tally)) {
-        change(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.tally.lock());
     }
 
     /// Notifies whenever an operation is done, so that the caller can look for work again.

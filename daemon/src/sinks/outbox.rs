@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use kith_mqtt::{Message, PublishError, Publisher};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -242,10 +242,7 @@ impl Outbox {
 
     /// Reports which events the broker refused at the last attempt.
     fn show_events(&self, published: Vec<(String, Result<(), PublishError>)>) {
-        let mut refused = self
-            .refused_events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut refused = self.refused_events.lock();
         for (topic, answer) in published {
             match answer {
                 Ok(()) => _ = refused.remove(&topic),

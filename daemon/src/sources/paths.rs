@@ -1,6 +1,8 @@
 //! Normalises text given as a path: returns the path it certainly means, or refuses it with a
 //! sentence about what came and what to send. `Intake` decides which paths may be read.
 
+use percent_encoding::percent_decode_str;
+
 /// Returns the path in a sender's text.
 pub fn plain(text: &str) -> Result<String, String> {
     let text = text
@@ -57,21 +59,16 @@ fn file_uri(rest: &str) -> Option<String> {
     if !path.starts_with('/') || !(host.is_empty() || host.eq_ignore_ascii_case("localhost")) {
         return None;
     }
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut left = path.as_bytes();
-    while let [byte, after @ ..] = left {
-        left = after;
-        bytes.push(match (byte, after) {
-            (b'%', [high, low, after @ ..]) => {
-                left = after;
-                let digit = |digit: &u8| char::from(*digit).to_digit(16);
-                u8::try_from(digit(high)? * 16 + digit(low)?).ok()?
-            }
-            (b'%', _) => return None,
-            _ => *byte,
-        });
+    let is_escape = |(at, _)| {
+        let digits = path.as_bytes().get(at + 1..at + 3);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    // The decoder takes a "%" without digits for itself; such a text is no URI.
+    if !path.match_indices('%').all(is_escape) {
+        return None;
     }
-    String::from_utf8(bytes).ok()
+    let path = percent_decode_str(path).decode_utf8().ok()?;
+    Some(path.into_owned())
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 //! that stalls, or has used up its turn, gives up its place. The caller decides what becomes of the
 //! pictures.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
@@ -14,6 +15,8 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::{Stream, StreamExt};
 use mime::Mime;
+use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -251,11 +254,7 @@ impl Uploads {
         // `reading` has its own limit.
         DefaultBodyLimit::disable().apply(&mut request);
         let broken = |error: MultipartError| {
-            let ours = watch
-                .failure
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            let ours = watch.failure.lock().take();
             ours.unwrap_or_else(|| {
                 Problem::bad_request(format!(
                     "the multipart body is broken: {}",
@@ -527,7 +526,7 @@ fn in_turns(
         match next {
             Ok(bytes) => bytes.map(|bytes| (Ok(bytes), Some((reading, watch)))),
             Err(problem) => {
-                *watch.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+                *watch.failure.lock() = Some(problem);
                 Some((Err("refused".into()), None))
             }
         }
@@ -616,22 +615,11 @@ fn percent_decoded(value: &str) -> Option<String> {
     let mut parts = value.splitn(3, '\'');
     let charset = parts.next()?;
     let (_, text) = (parts.next()?, parts.next()?);
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        match (first, after) {
-            (b'%', [high, low, after @ ..]) => {
-                let digits = [*high, *low];
-                bytes.push(u8::from_str_radix(str::from_utf8(&digits).ok()?, 16).ok()?);
-                rest = after;
-            }
-            (byte, _) => bytes.push(*byte),
-        }
-    }
-    match charset.eq_ignore_ascii_case("UTF-8") {
-        true => String::from_utf8(bytes).ok(),
-        false => Some(bytes.into_iter().map(char::from).collect()),
+    let bytes = percent_decode_str(text);
+    if charset.eq_ignore_ascii_case("UTF-8") {
+        bytes.decode_utf8().ok().map(Cow::into_owned)
+    } else {
+        Some(bytes.map(char::from).collect())
     }
 }
 

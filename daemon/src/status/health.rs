@@ -3,9 +3,10 @@
 //! Each part sets its own line; no decision depends on it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -82,7 +83,7 @@ impl Health {
             condition,
             text: text.clone(),
         };
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = self.parts.lock();
         if parts.get(name) == Some(&part) {
             return false;
         }
@@ -93,10 +94,7 @@ impl Health {
                 at_ms: wall_clock_ms(),
                 text,
             };
-            self.troubles
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(name, trouble);
+            self.troubles.lock().insert(name, trouble);
         }
         self.version.send_modify(|version| *version += 1);
         true
@@ -104,26 +102,17 @@ impl Health {
 
     /// Forgets the last trouble of a part, whose text named a person.
     pub fn forget_trouble(&self, name: &str) {
-        self.troubles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
+        self.troubles.lock().remove(name);
     }
 
     /// Returns all lines, by name.
     pub fn parts(&self) -> BTreeMap<&'static str, Part> {
-        self.parts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.parts.lock().clone()
     }
 
     /// Returns the last trouble of every part that had any since the start, over or not.
     pub fn troubles(&self) -> BTreeMap<&'static str, Trouble> {
-        self.troubles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.troubles.lock().clone()
     }
 
     /// Notifies whenever a line changes.

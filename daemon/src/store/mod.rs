@@ -34,9 +34,10 @@ mod writer;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Row};
@@ -416,19 +417,11 @@ impl Store {
             // The thread holds the permit: a caller that goes away must not free it while its query
             // still runs.
             let _permit = permit;
-            let idle = readers
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop();
+            let idle = readers.idle.lock().pop();
             // A connection is missing only after a query panicked with it.
             let connection = idle.map_or_else(|| open_read_only(&readers.path), Ok)?;
             let answer = query(&connection);
-            readers
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(connection);
+            readers.idle.lock().push(connection);
             Ok(answer?)
         });
         let answer = task.await.map_err(|broken| match broken.try_into_panic() {
@@ -456,11 +449,7 @@ impl Store {
     /// Waits until everything handed over is committed, then closes the file with an empty journal.
     pub async fn close(self) {
         self.readers.permits.close();
-        self.readers
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.readers.idle.lock().clear();
         self.writer.clone().stop().await;
         // The emptied journal has freed disk space that the next start needs; reserve it before
         // others fill the disk.
@@ -746,13 +735,7 @@ mod tests {
         let dear: Vec<_> = (0..60)
             .map(|_| {
                 let (store, held) = (store.clone(), Arc::clone(&held));
-                tokio::spawn(async move {
-                    store
-                        .read_dear(move |_| {
-                            Ok(held.lock().unwrap_or_else(PoisonError::into_inner).recv())
-                        })
-                        .await
-                })
+                tokio::spawn(async move { store.read_dear(move |_| Ok(held.lock().recv())).await })
             })
             .collect();
         while store.readers.permits.available_permits() > READERS - DEAR_READERS {

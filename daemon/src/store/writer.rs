@@ -9,11 +9,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
@@ -196,11 +197,7 @@ impl Writer {
     pub async fn stop(self) {
         // Fails only when the thread has ended already.
         let _ = self.queue.send(Message::Close);
-        let handle = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let handle = self.thread.lock().take();
         if let Some(handle) = handle {
             // A disk that does not respond must not block the exit for ever.
             let ended = tokio::task::spawn_blocking(move || handle.join());

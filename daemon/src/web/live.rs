@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use axum::Extension;
@@ -12,12 +12,13 @@ use axum::http::HeaderName;
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{IntoResponse, Sse};
 use futures_util::Stream;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::View;
-use crate::http_server::Sender;
+use crate::http_server::Client;
 use crate::problem::Problem;
 
 /// Shortest time between two events of one stream.
@@ -39,30 +40,30 @@ static STREAMS: LazyLock<Streams> = LazyLock::new(|| Streams {
 
 /// The open streams, oldest first.
 struct Streams {
-    open: Mutex<Vec<(Sender, CancellationToken)>>,
+    open: Mutex<Vec<(Client, CancellationToken)>>,
     most: usize,
 }
 
 impl Streams {
     /// Returns a place for a new stream; `None` if there is none. If all are taken, the client with
     /// the most streams loses its oldest one, unless the new client would then have as many.
-    fn enter(&self, sender: Sender) -> Option<CancellationToken> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+    fn enter(&self, client: Client) -> Option<CancellationToken> {
+        let mut open = self.open.lock();
         open.retain(|(_, over)| !over.is_cancelled());
         if open.len() >= self.most {
-            let count = |sender: Sender| open.iter().filter(|(other, _)| *other == sender).count();
+            let count = |client: Client| open.iter().filter(|(other, _)| *other == client).count();
             let greediest = open
                 .iter()
-                .map(|(sender, _)| *sender)
-                .max_by_key(|sender| count(*sender))?;
-            if greediest != sender && count(greediest) <= count(sender) + 1 {
+                .map(|(client, _)| *client)
+                .max_by_key(|client| count(*client))?;
+            if greediest != client && count(greediest) <= count(client) + 1 {
                 return None;
             }
             let oldest = open.iter().position(|(other, _)| *other == greediest)?;
             open.remove(oldest).1.cancel();
         }
         let over = CancellationToken::new();
-        open.push((sender, over.clone()));
+        open.push((client, over.clone()));
         Some(over)
     }
 }
@@ -93,7 +94,7 @@ pub async fn events(
         IpAddr::from(Ipv4Addr::LOCALHOST),
         |Extension(ConnectInfo(peer))| peer.ip(),
     );
-    let over = STREAMS.enter(Sender::of(peer));
+    let over = STREAMS.enter(Client::of(peer));
     let over = over.ok_or_else(|| {
         Problem::later("Too many pages are open; this page does not update itself.")
     })?;
@@ -162,24 +163,24 @@ mod tests {
             open: Mutex::default(),
             most: 9,
         };
-        let sender = |last: u8| Sender::of(IpAddr::from([10, 0, 0, last]));
+        let client = |last: u8| Client::of(IpAddr::from([10, 0, 0, last]));
         let mut held: Vec<_> = (0..9)
-            .map(|n| streams.enter(sender(n / 3)).unwrap())
+            .map(|n| streams.enter(client(n / 3)).unwrap())
             .collect();
         let open =
             |held: &[CancellationToken]| held.iter().filter(|over| !over.is_cancelled()).count();
         // Three addresses have all places; others get some, down to a fair share.
-        held.push(streams.enter(sender(7)).unwrap());
-        held.push(streams.enter(sender(8)).unwrap());
-        held.push(streams.enter(sender(7)).unwrap());
+        held.push(streams.enter(client(7)).unwrap());
+        held.push(streams.enter(client(8)).unwrap());
+        held.push(streams.enter(client(7)).unwrap());
         assert_eq!(open(&held), 9);
         // A client with the most streams replaces its own oldest; a client that would join them
         // gets no more.
-        let _newest = streams.enter(sender(7)).unwrap();
+        let _newest = streams.enter(client(7)).unwrap();
         assert!(held[9].is_cancelled() && open(&held) == 8);
-        assert!(streams.enter(sender(8)).is_none());
+        assert!(streams.enter(client(8)).is_none());
         // A browser that is gone frees its place.
         held[10].cancel();
-        assert!(streams.enter(sender(9)).is_some());
+        assert!(streams.enter(client(9)).is_some());
     }
 }

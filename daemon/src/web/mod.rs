@@ -9,6 +9,7 @@ pub mod auth;
 mod charts;
 mod encoding;
 mod live;
+mod login;
 mod metrics;
 pub mod page;
 mod relative;
@@ -52,7 +53,7 @@ pub fn guarded(routes: Router, access: auth::Access) -> Router {
     let framing = access.framing();
     let guard = axum::middleware::from_fn_with_state(access.clone(), auth::guard);
     outermost(
-        complete(routes.merge(auth::routes(access))).layer(guard),
+        complete(routes.merge(login::routes(access))).layer(guard),
         framing,
     )
 }

@@ -6,10 +6,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::lying_engine::{LyingEngine, Mode};
@@ -106,7 +107,7 @@ impl Watch {
                     .body_mut()
                     .read_json()
                     .unwrap();
-                let mut seen = notes.lock().unwrap();
+                let mut seen = notes.lock();
                 seen.page.push(took);
                 let closed = answer["breaker"]["state"] == "closed";
                 if !closed {
@@ -130,7 +131,7 @@ impl Watch {
     fn report(mut self, fault: &str) -> Seen {
         self.over.store(true, Ordering::SeqCst);
         self.watcher.take().unwrap().join().unwrap();
-        let mut seen = self.seen.lock().unwrap().clone();
+        let mut seen = self.seen.lock().clone();
         seen.page.sort();
         let at = |share: f64| seen.page[((seen.page.len() - 1) as f64 * share) as usize];
         println!(

@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::BytesMut;
+use parking_lot::{Mutex, MutexGuard};
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnectReturnCode, Packet, PingResp, PubAck, PubAckReason, Publish, SubAck,
     SubscribeReasonCode,
@@ -60,7 +61,7 @@ impl HandingBroker {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Returns the members of the group by client id.
@@ -105,7 +106,7 @@ impl HandingBroker {
 fn serve(mut stream: TcpStream, state: &Mutex<State>) {
     let mut client = String::new();
     let mut buffer = BytesMut::new();
-    let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    let lock = || state.lock();
     while let Some(packet) = next(&mut stream, &mut buffer) {
         let answer = match packet {
             Packet::Connect(connect, ..) => {

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Listens on a port of its own for as long as the test runs.
 pub struct HostileBroker {
@@ -45,7 +47,7 @@ impl HostileBroker {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Sends bytes to a client; false when it is not connected and subscribed.
@@ -83,7 +85,7 @@ impl HostileBroker {
 }
 
 fn serve(mut stream: TcpStream, state: &Mutex<State>) {
-    let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    let lock = || state.lock();
     let (mut client, mut level, mut number) = (String::new(), 5, 0);
     while let Some((first, body)) = packet(&mut stream) {
         let five = level == 5;

@@ -2,8 +2,9 @@
 //! board asks its service.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -124,7 +125,7 @@ impl Identify for Service {
         } else {
             "not_found"
         };
-        self.asked.lock().unwrap().push(path);
+        self.asked.lock().push(path);
         Ok(Response::new(IdentifyResponse {
             image_name: image_name.into(),
         }))
@@ -173,7 +174,7 @@ fn this_board_can_ask_a_service_of_the_origin() {
     assert_eq!(known["outcome"], "known", "{known}");
     assert_eq!(known["persons"], serde_json::json!(["Barack Obama"]));
     assert!(known["distance"].is_null(), "{known}");
-    assert_eq!(service.asked.lock().unwrap().as_slice(), [path]);
+    assert_eq!(service.asked.lock().as_slice(), [path]);
     let there = board.ended(board.post_path(&board.put("noface.jpg", "hannibal.jpg")));
     assert_eq!(there["persons"], serde_json::json!(["hannibal"]));
     let stranger = board.ended(board.post_path(&board.put("noface.jpg", "stranger.jpg")));

@@ -5,10 +5,11 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Config, ErrorKind, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Most watches below one folder; changes in the rest are found by polling.
@@ -120,11 +121,7 @@ fn listen(root: &Path, touched: Arc<Touched>) -> notify::Result<RecommendedWatch
             .paths
             .iter()
             .filter_map(|path| Some(path.strip_prefix(&root).ok()?.to_path_buf()));
-        touched
-            .files
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(below);
+        touched.files.lock().extend(below);
         touched.wake.notify_one();
     };
     RecommendedWatcher::new(tell, Config::default().with_follow_symlinks(false))

@@ -10,11 +10,12 @@ mod scan;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use self::listener::{Listener, Touched};
@@ -98,8 +99,7 @@ impl Folder {
         let mut next_full = Instant::now();
         loop {
             let full = Instant::now() >= next_full;
-            let files =
-                std::mem::take(&mut *touched.files.lock().unwrap_or_else(PoisonError::into_inner));
+            let files = std::mem::take(&mut *touched.files.lock());
             let (back, looked) = self
                 .answered(move || {
                     let now = Instant::now();
@@ -319,7 +319,7 @@ impl Folder {
         }
         let troubles: Vec<_> = troubles.into_iter().flatten().collect();
         if troubles.is_empty() {
-            *self.logged.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.logged.lock() = None;
             self.health.set(self.part, Condition::Ok, text);
         } else {
             let trouble = troubles.join("; ");
@@ -336,7 +336,7 @@ impl Folder {
 
     /// Logs a trouble once while it lasts, whatever the counts.
     fn log(&self, trouble: &str) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.logged.lock();
         if logged.as_deref() != Some(trouble) {
             tracing::warn!("{}: {trouble}", self.part);
             *logged = Some(trouble.into());

@@ -7,10 +7,12 @@ use askama::Template;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, header};
+use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 
 use super::{Ago, Frame, Page, Visit, filled, frame, threshold};
 use crate::api::View;
+use crate::api::request::QUERY_VALUE;
 use crate::domain::{ImageId, Moment, Outcome, PersonId, Source, State as ImageState};
 use crate::problem::Problem;
 use crate::status::health::{Condition, Part};
@@ -219,7 +221,7 @@ impl Asked {
         let fields = self.fields().into_iter().chain([("cursor", &cursor)]);
         let given: Vec<_> = fields
             .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| format!("{name}={}", escaped(value)))
+            .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, QUERY_VALUE)))
             .collect();
         if given.is_empty() {
             "/".into()
@@ -269,19 +271,6 @@ fn moment(text: &str) -> Result<Option<i64>, Problem> {
     } else {
         Ok(Some(crate::api::request::moment(text)?))
     }
-}
-
-/// Escapes a value of a query for an address.
-fn escaped(value: &str) -> String {
-    value
-        .bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' | b':' => {
-                char::from(byte).into()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }
 
 fn head(counts: &Counts) -> Vec<Count> {

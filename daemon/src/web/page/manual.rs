@@ -16,7 +16,7 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 17] = texts![
+const TEXTS: [(&str, &str); 18] = texts![
     "docs/":
     "install",
     "configuration",
@@ -35,6 +35,7 @@ const TEXTS: [(&str, &str); 17] = texts![
     "design/breaker",
     "design/schema",
     "design/jpeg",
+    "design/http-edge",
 ];
 
 /// Pages outside `docs/` that those link to: how the figures were reached, packages, images,

@@ -2,7 +2,7 @@
 //! every page, which can take longer than the computation in it. The allocator keeps the memory of
 //! small tensors by itself.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::*;
 
@@ -20,7 +20,7 @@ pub(super) struct Spare(Mutex<Vec<Tensor>>);
 impl Spare {
     fn kept(&self) -> MutexGuard<'_, Vec<Tensor>> {
         // Tensors are added and removed as a whole, so a panic leaves the list consistent.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Takes the tensor of this length that was returned last. It still holds its old numbers.

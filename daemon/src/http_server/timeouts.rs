@@ -1,5 +1,6 @@
-//! Timeouts for slow clients, for sending a body and for receiving a response. Also measures how
-//! long a response takes.
+//! Timeouts for slow clients, for sending a body and for receiving a response.
+//!
+//! `docs/design/http-edge.md` says why those of tower-http do not suffice.
 
 use std::io;
 use std::pin::Pin;
@@ -8,12 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use axum::body::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
-
-use super::crowd::AtWork;
 
 /// Longest time without any progress, in either direction.
 const STALL: Duration = Duration::from_secs(30);
@@ -24,35 +23,58 @@ const LINGER_BYTES: usize = 32 << 20;
 /// Least rate at which a body must arrive and a response must be taken, after a first [`STALL`].
 const BYTES_PER_SECOND: u64 = 1024;
 
+/// Progress of one transfer. Only time in which the other end is waited for counts.
+#[derive(Default)]
+struct Progress {
+    bytes: u64,
+    waited: Duration,
+    /// Start of the present wait, and its timer.
+    wait: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Progress {
+    /// Notes that so many bytes went on, which ends the wait.
+    fn moved(&mut self, bytes: usize) {
+        let wait = self.wait.take();
+        self.waited += wait.map_or(Duration::ZERO, |(since, _)| since.elapsed());
+        self.bytes += bytes as u64;
+    }
+
+    /// Begins or goes on to wait; ready if that takes too long.
+    fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let allowed = STALL + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
+        let left = STALL.min(allowed.saturating_sub(self.waited));
+        let begin = || (Instant::now(), Box::pin(sleep(left)));
+        let (_, timer) = self.wait.get_or_insert_with(begin);
+        timer.as_mut().poll(cx)
+    }
+}
+
 /// The body of a request. It ends with an error if it arrives too slowly, and sets `stalled`; if
 /// dropped before its end, it sets `unread`. Only time during which the reader waits counts: a
 /// client is not to blame for a body that is not read.
-pub struct Paced {
-    body: Incoming,
+pub struct BodyTimeout<B: Body> {
+    body: B,
     stalled: Arc<AtomicBool>,
     unread: Arc<AtomicBool>,
-    bytes: u64,
-    waited: Duration,
+    progress: Progress,
     ended: bool,
-    /// Time of the wait, and its timer; set while the reader waits.
-    patience: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
-impl Paced {
-    pub fn new(body: Incoming, stalled: Arc<AtomicBool>, unread: Arc<AtomicBool>) -> Self {
+impl<B: Body> BodyTimeout<B> {
+    pub fn new(body: B, stalled: Arc<AtomicBool>, unread: Arc<AtomicBool>) -> Self {
+        let (progress, ended) = (Progress::default(), false);
         Self {
             body,
             stalled,
             unread,
-            bytes: 0,
-            waited: Duration::ZERO,
-            ended: false,
-            patience: None,
+            progress,
+            ended,
         }
     }
 }
 
-impl Drop for Paced {
+impl<B: Body> Drop for BodyTimeout<B> {
     fn drop(&mut self) {
         if !self.ended && !self.body.is_end_stream() {
             self.unread.store(true, Ordering::Relaxed);
@@ -60,7 +82,10 @@ impl Drop for Paced {
     }
 }
 
-impl HttpBody for Paced {
+impl<B> Body for BodyTimeout<B>
+where
+    B: Body<Data = Bytes, Error: Into<axum::BoxError>> + Unpin,
+{
     type Data = Bytes;
     type Error = axum::BoxError;
 
@@ -70,59 +95,15 @@ impl HttpBody for Paced {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.ended = frame.is_none();
-            let waited = self
-                .patience
-                .take()
-                .map_or(Duration::ZERO, |(since, _)| since.elapsed());
-            self.waited += waited;
-            if let Some(Ok(frame)) = &frame {
-                self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-            }
+            let data = frame
+                .as_ref()
+                .and_then(|frame| frame.as_ref().ok()?.data_ref());
+            self.progress.moved(data.map_or(0, Bytes::len));
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let in_all = STALL + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
-        let longest = STALL.min(in_all.saturating_sub(self.waited));
-        let (_, patience) = self
-            .patience
-            .get_or_insert_with(|| (Instant::now(), Box::pin(sleep(longest))));
-        ready!(patience.as_mut().poll(cx));
+        ready!(self.progress.poll_timeout(cx));
         self.stalled.store(true, Ordering::Relaxed);
         Poll::Ready(Some(Err("it came too slowly".into())))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// The body of a response; its connection counts as busy until the end.
-pub struct Attended {
-    body: Body,
-    _at_work: AtWork,
-}
-
-impl Attended {
-    pub fn new(body: Body, at_work: AtWork) -> Self {
-        Self {
-            body,
-            _at_work: at_work,
-        }
-    }
-}
-
-impl HttpBody for Attended {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -137,32 +118,26 @@ impl HttpBody for Attended {
 /// A connection that breaks if the client takes nothing for too long, or too little of one
 /// response. Only time during which data wait to be taken counts: a client is not to blame for a
 /// response that is made slowly or never ends.
-pub struct Pushed<S> {
+pub struct WriteTimeout<S> {
     stream: S,
-    /// Time of the wait, and its timer; set while data wait.
-    patience: Option<(Instant, Pin<Box<Sleep>>)>,
     /// Number of responses begun, and that number when counting for the present one began.
     answers: Arc<AtomicU64>,
     answer: u64,
-    /// Bytes taken of this response, and how long they had to wait.
-    bytes: u64,
-    waited: Duration,
+    /// Progress of that response.
+    progress: Progress,
     /// True if a request was not read to its end.
     unread: Arc<AtomicBool>,
     /// Remaining time and bytes before the connection ends.
     lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-impl<S: AsyncWrite + Unpin> Pushed<S> {
+impl<S: AsyncWrite + Unpin> WriteTimeout<S> {
     pub fn new(stream: S, unread: Arc<AtomicBool>, answers: Arc<AtomicU64>) -> Self {
-        let (answer, bytes, waited) = (0, 0, Duration::ZERO);
         Self {
             stream,
-            patience: None,
             answers,
-            answer,
-            bytes,
-            waited,
+            answer: 0,
+            progress: Progress::default(),
             unread,
             lingering: None,
         }
@@ -175,27 +150,20 @@ impl<S: AsyncWrite + Unpin> Pushed<S> {
     ) -> Poll<io::Result<usize>> {
         let answer = self.answers.load(Ordering::Relaxed);
         if self.answer != answer {
-            (self.answer, self.bytes, self.waited) = (answer, 0, Duration::ZERO);
+            self.answer = answer;
+            // A wait that has begun goes on: a new request is no progress.
+            (self.progress.bytes, self.progress.waited) = (0, Duration::ZERO);
         }
         if let Poll::Ready(written) = write(Pin::new(&mut self.stream), cx) {
-            self.waited += self
-                .patience
-                .take()
-                .map_or(Duration::ZERO, |(since, _)| since.elapsed());
-            self.bytes += *written.as_ref().unwrap_or(&0) as u64;
+            self.progress.moved(*written.as_ref().unwrap_or(&0));
             return Poll::Ready(written);
         }
-        let in_all = STALL + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
-        let longest = STALL.min(in_all.saturating_sub(self.waited));
-        let (_, patience) = self
-            .patience
-            .get_or_insert_with(|| (Instant::now(), Box::pin(sleep(longest))));
-        ready!(patience.as_mut().poll(cx));
+        ready!(self.progress.poll_timeout(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Pushed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -205,7 +173,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Pushed<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pushed<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -260,15 +228,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pushed<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
 
-    fn pipe() -> (Pushed<DuplexStream>, Arc<AtomicU64>, DuplexStream) {
+    fn pipe() -> (WriteTimeout<DuplexStream>, Arc<AtomicU64>, DuplexStream) {
         let (ours, theirs) = duplex(1024);
         let answers = Arc::new(AtomicU64::new(1));
         (
-            Pushed::new(ours, Arc::default(), Arc::clone(&answers)),
+            WriteTimeout::new(ours, Arc::default(), Arc::clone(&answers)),
             answers,
             theirs,
         )
@@ -284,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_takes_a_little_of_an_answer_now_and_then_is_left() {
+    async fn a_client_that_takes_too_little_of_an_answer_is_left() {
         let (mut ours, _, theirs) = pipe();
         let taking = taking(theirs, 100);
         let begun = Instant::now();
@@ -301,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_takes_enough_gets_all_of_a_large_answer() {
+    async fn a_client_that_takes_enough_gets_all_of_a_large_answer() {
         let (mut ours, _, theirs) = pipe();
         let _taking = taking(theirs, 11 << 10);
         ours.write_all(&[0; 1 << 20]).await.unwrap();
@@ -333,5 +305,43 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(60)).await;
             ours.write_all(&[0; 10]).await.unwrap();
         }
+    }
+
+    /// Returns a body that brings so many bytes every ten seconds.
+    fn trickling(bytes: usize) -> BodyTimeout<impl Body<Data = Bytes, Error = Infallible> + Unpin> {
+        let parts = stream::unfold((), move |()| async move {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let part = Frame::data(Bytes::from(vec![0; bytes]));
+            Some((Ok::<_, Infallible>(part), ()))
+        });
+        BodyTimeout::new(
+            StreamBody::new(Box::pin(parts)),
+            Arc::default(),
+            Arc::default(),
+        )
+    }
+
+    /// Otherwise one client could hold every place for uploads with a byte now and then.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_brings_a_little_now_and_then_is_ended() {
+        let (mut body, begun) = (trickling(100), Instant::now());
+        while body.frame().await.unwrap().is_ok() {}
+        assert!(body.stalled.load(Ordering::Relaxed));
+        assert_eq!(begun.elapsed().as_secs(), 30);
+
+        let mut body = trickling(11 << 10);
+        for _ in 0..100 {
+            assert!(body.frame().await.unwrap().is_ok());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_a_body_is_not_read_is_not_the_clients() {
+        let mut body = trickling(100);
+        for _ in 0..3 {
+            body.frame().await.unwrap().unwrap();
+            tokio::time::sleep(Duration::from_secs(600)).await;
+        }
+        drop(body.frame().await.unwrap().unwrap_err());
     }
 }

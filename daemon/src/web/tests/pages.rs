@@ -1,0 +1,404 @@
+//! Pages: tables, details, forms, and what hostile names do to them.
+
+use super::*;
+
+#[tokio::test]
+async fn an_empty_table_says_how_to_send_the_first_picture() {
+    let site = Site::new();
+    let page = text(
+        site.ask("GET", "/", &[("host", "board-7.local:8000")])
+            .await,
+    )
+    .await;
+    assert!(
+        page.contains("http://board-7.local:8000/v1/images"),
+        "{page}"
+    );
+    assert!(page.contains("kithd/board-7/image/post"));
+    site.web
+        .health
+        .set("mqtt", Condition::Off, "MQTT is switched off.");
+    assert!(
+        !site.get("/").await.1.contains("mosquitto_pub"),
+        "what is switched off is not promised"
+    );
+    assert!(page.contains("kithd enroll"));
+    let page = text(site.ask("GET", "/", &[("host", "evil\"<x>")]).await).await;
+    assert!(page.contains("http://127.0.0.1:8000/v1/images") && !page.contains("evil"));
+}
+
+#[tokio::test]
+async fn the_table_shows_every_column_and_hostile_names_stay_text() {
+    let site = Site::new();
+    let id = site.recognise(&format!("/in/{HOSTILE}.jpg"), HOSTILE).await;
+    site.accept("/in/broken.jpg").await;
+    site.web
+        .store
+        .fail(site.end().await, format!("cut short {HOSTILE}"))
+        .await
+        .unwrap();
+    site.web.store.settle().await.unwrap();
+    let rejected = NewRejected {
+        topic: HOSTILE.into(),
+        reason: "not JSON".into(),
+        content_type: Some(HOSTILE.into()),
+        payload: HOSTILE.into(),
+        file: None,
+    };
+    site.web.store.keep_rejected(rejected).await.unwrap();
+    site.web.health.set("mqtt", Condition::Degraded, HOSTILE);
+    for url in ["/", &format!("/images/{id}")] {
+        let (status, page) = site.get(url).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(!page.contains("<script>"), "{page}");
+        assert!(
+            page.contains(&format!("/in/{ESCAPED}.jpg"))
+                && page.contains(&format!("<bdi>{ESCAPED}</bdi>"))
+        );
+    }
+    let (_, page) = site.get("/").await;
+    for part in [
+        "<caption>Newest images</caption>",
+        "<th scope=\"col\">Outcome</th>",
+        "<th scope=\"row\" class=\"id\"><a href=\"./images/1\">1</a></th>",
+        "<span class=\"badge known\">known</span>",
+        "<span class=\"state failed\">failed</span>",
+        "0.410",
+        "84\u{a0}ms",
+        "<time datetime=\"2026-11-23T07:21:05.000Z\">2026-11-23 07:21:05 UTC</time>",
+        "<strong>mqtt degraded:</strong>",
+        "Rejected messages",
+    ] {
+        assert!(page.contains(part), "{part} is missing in {page}");
+    }
+    assert!(
+        page.find("/images/2").unwrap() < page.find("/images/1").unwrap(),
+        "newest first"
+    );
+}
+
+#[tokio::test]
+async fn one_image_has_its_faces_crop_and_thumbnail() {
+    let site = Site::new();
+    let id = site.recognise("/in/a.jpg", "Hannibal").await;
+    let image = site.json(&format!("/v1/images/{id}")).await;
+    assert_eq!(image["found"][0]["person"], "Hannibal");
+    assert_eq!(image["found"][0]["candidates"][0]["name"], "Hannibal");
+    assert_eq!(image["found"][0]["objection"], "The face is too dark.");
+    assert_eq!(site.json("/v1/people").await["people"][0]["pictures"], 1);
+    let (_, page) = site.get(&format!("/images/{id}")).await;
+    assert!(
+        page.contains("<p class=\"objection\">The face is too dark.</p>"),
+        "{page}"
+    );
+    assert!(
+        page.contains("<rect x=\"10\" y=\"20\" width=\"100\" height=\"100\"/>"),
+        "{page}"
+    );
+    assert_eq!(
+        site.get(&format!("/v1/images/{id}/faces/1.jpg")).await,
+        (StatusCode::OK, "crop".into())
+    );
+
+    let url = format!("/v1/images/{id}/thumbnail.jpg");
+    let response = site.ask("GET", &url, &[]).await;
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "image/jpeg");
+    assert_eq!(
+        response.headers()[header::CACHE_CONTROL],
+        "private, no-cache"
+    );
+    let etag = response.headers()[header::ETAG]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let response = site.ask("GET", &url, &[("if-none-match", &etag)]).await;
+    assert_eq!(
+        (response.status(), text(response).await),
+        (StatusCode::NOT_MODIFIED, String::new())
+    );
+}
+
+#[tokio::test]
+async fn no_page_takes_a_name_for_more_than_text_or_holds_code() {
+    let site = Site::new();
+    let id = site.recognise(&format!("/in/{HOSTILE}.jpg"), HOSTILE).await;
+    site.web.health.set("mqtt", Condition::Degraded, HOSTILE);
+    let hostile = "%3Cscript%3Ealert%28%27x%27%29%3C%2Fscript%3E%26%22";
+    for url in [
+        "/people".into(),
+        "/people/1".into(),
+        format!("/people?name={hostile}"),
+        "/strangers".into(),
+        "/health".into(),
+        "/calibration".into(),
+        "/api".into(),
+        "/docs".into(),
+        "/docs/design/breaker".into(),
+        format!("/images/{id}?done={hostile}"),
+        format!("/?path={hostile}&refused={hostile}"),
+    ] {
+        for page in [site.get(&url).await.1, site.page_as_admin(&url).await] {
+            assert!(
+                !page.contains("<script>alert") && !page.contains("&\""),
+                "{url}: {page}"
+            );
+            assert!(
+                !page.contains(" style=")
+                    && !page.contains(" onclick=")
+                    && !page.contains("<style"),
+                "{url}"
+            );
+            // These two pages have tabs of their own.
+            let tabs = usize::from(url.starts_with("/strangers") || url.starts_with("/health"));
+            assert_eq!(
+                page.matches("aria-current=\"page\"").count(),
+                1 + tabs,
+                "{url}"
+            );
+        }
+    }
+    let (_, page) = site.get(&format!("/people?name={hostile}")).await;
+    assert!(
+        page.contains(&format!("<bdi>{ESCAPED}</bdi>")),
+        "who is looked for is found: {page}"
+    );
+}
+
+#[tokio::test]
+async fn forms_are_shown_to_the_logged_in_and_carry_their_proof() {
+    let site = Site::new();
+    let id = site.recognise("/in/a.jpg", "Hannibal").await;
+    for (url, forms) in [
+        (
+            format!("/images/{id}"),
+            &[
+                "/images/1/forget",
+                "/images/1/faces/1/person",
+                "/images/1/faces/1/not-this-person",
+            ][..],
+        ),
+        ("/people".into(), &["/people"]),
+        (
+            "/people/1".into(),
+            &[
+                "/people/1/pictures",
+                "/people/1/rename",
+                "/people/1/forget",
+                "/people/1/pictures/1/delete",
+            ],
+        ),
+    ] {
+        let (_, page) = site.get(&url).await;
+        assert!(
+            !page.contains("method=\"post\""),
+            "{url} offers a change to everybody: {page}"
+        );
+        let root = if url == "/people" { "./" } else { "../" };
+        assert!(
+            page.contains(&format!(
+                "href=\"{root}login?next={}\"",
+                url.replace('/', "%2F")
+            )),
+            "{page}"
+        );
+        assert!(
+            !page.contains(" href=\"/") && !page.contains(" action=\"/"),
+            "an address from the root: {page}"
+        );
+        let page = site.page_as_admin(&url).await;
+        for form in forms {
+            assert!(
+                page.contains(&format!(
+                    "method=\"post\" action=\"{root}{}?csrf=one%2Ftwo\"",
+                    &form[1..]
+                )),
+                "{form}: {page}"
+            );
+        }
+        assert_eq!(
+            page.matches("method=\"post\"").count(),
+            page.matches("?csrf=one%2Ftwo\"").count(),
+            "{url}"
+        );
+        assert!(!page.contains("Log in to change this"), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_has_a_page_that_says_so() {
+    let site = Site::new();
+    for (url, status, word) in [
+        ("/people/9", 404, "nobody"),
+        ("/strangers/9", 404, "no stranger 9"),
+        ("/people/x", 400, "whole number"),
+        ("/people?after=x", 400, "link on another page"),
+        ("/strangers?before=x", 400, "older ones"),
+        ("/health?hours=5", 400, "168"),
+        ("/?state=done", 400, "state"),
+        ("/?person=Ann", 400, "person"),
+    ] {
+        let answer = site.ask("GET", url, &[("accept", "text/html")]).await;
+        let found = answer.status();
+        let page = answer.into_body().collect().await.unwrap().to_bytes();
+        let page = String::from_utf8(page.to_vec()).unwrap();
+        assert_eq!(found.as_u16(), status, "{url}");
+        assert!(
+            page.contains(word) && page.contains("<h1>"),
+            "{url}: {page}"
+        );
+    }
+    // A form that was sent with empty fields filters nothing.
+    let (found, _) = site
+        .get("/?state=&outcome=&person=&source=&since=&until=&path=")
+        .await;
+    assert_eq!(found, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn people_who_come_and_go_repeat_nobody_on_the_next_page() {
+    let site = Site::new();
+    let enroll = async |name: &str| {
+        let picture = EnrolledPicture {
+            image_name: "a.jpg".into(),
+            sha256: name.into(),
+            picture: name.as_bytes().to_vec(),
+            bounds: [0.0; 4],
+            quality: 0.9,
+            crop: b"crop".to_vec(),
+            embedding: vec![0.0; 4],
+            space: "space".into(),
+        };
+        site.web
+            .store
+            .enroll(name.into(), picture)
+            .await
+            .unwrap()
+            .unwrap();
+    };
+    for number in 0..130 {
+        enroll(&format!("Person {number:03}")).await;
+    }
+    let names = |page: &str| -> Vec<String> {
+        page.split("<bdi>Person ")
+            .skip(1)
+            .map(|rest| rest[..3].to_string())
+            .collect()
+    };
+    let next = |page: &str| {
+        let link = page
+            .split("href=\"")
+            .find(|part| part.contains("rel=\"next\""))?
+            .split('"')
+            .next()?;
+        Some(format!(
+            "/{}",
+            link.trim_start_matches(['.', '/']).replace("&amp;", "&")
+        ))
+    };
+    let (_, page) = site.get("/people").await;
+    let (mut seen, mut link) = (names(&page), next(&page));
+    // Before, behind and at the place where the page ended.
+    enroll("Person 000a").await;
+    enroll("Person 1290").await;
+    let gone = site
+        .web
+        .store
+        .person_named("Person 059".into())
+        .await
+        .unwrap()
+        .unwrap();
+    site.web.store.erase_person(gone).await.unwrap();
+    while let Some(url) = link {
+        let (_, page) = site.get(&url).await;
+        seen.extend(names(&page));
+        link = next(&page);
+    }
+    let expected: Vec<_> = (0..130)
+        .map(|number| format!("{number:03}"))
+        .chain(["129".into()])
+        .collect();
+    assert_eq!(seen, expected);
+
+    let (mut ids, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = site.json(&format!("/v1/people?limit=50{cursor}")).await;
+        ids.extend(
+            page["people"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|person| person["id"].as_i64().unwrap()),
+        );
+        let Some(next) = page["next_cursor"].as_i64() else {
+            break;
+        };
+        enroll(&format!("During {next}")).await;
+        cursor = format!("&cursor={next}");
+    }
+    assert!(ids.is_sorted() && ids.len() >= 131, "{ids:?}");
+    for wrong in ["limit=0", "limit=501", "cursor=0", "cursor=x", "from=1"] {
+        assert_eq!(
+            site.get(&format!("/v1/people?{wrong}")).await.0,
+            StatusCode::BAD_REQUEST,
+            "{wrong}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_pictures_of_somebody_come_in_pages() {
+    let site = Site::new();
+    for number in 0..130 {
+        let picture = EnrolledPicture {
+            image_name: format!("{number}.jpg"),
+            sha256: number.to_string(),
+            picture: number.to_string().into_bytes(),
+            bounds: [0.0; 4],
+            quality: 0.9,
+            crop: b"crop".to_vec(),
+            embedding: vec![0.0; 4],
+            space: "space".into(),
+        };
+        site.web
+            .store
+            .enroll("Ann".into(), picture)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    let (mut names, mut url) = (Vec::new(), "/v1/people/1?limit=60".to_string());
+    loop {
+        let page = site.json(&url).await;
+        names.extend(
+            page["images"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|one| one["image_name"].clone()),
+        );
+        let Some(next) = page["next_cursor"].as_i64() else {
+            break;
+        };
+        url = format!("/v1/people/1?limit=60&cursor={next}");
+    }
+    assert_eq!(
+        names,
+        (0..130)
+            .map(|number| format!("{number}.jpg"))
+            .collect::<Vec<_>>()
+    );
+    let (_, page) = site.get("/people/1").await;
+    assert!(
+        page.contains("<bdi>99.jpg</bdi>") && !page.contains("<bdi>100.jpg</bdi>"),
+        "{page}"
+    );
+    let (_, page) = site.get("/people/1?after=100").await;
+    assert!(
+        page.contains("<bdi>100.jpg</bdi>") && !page.contains("More pictures"),
+        "{page}"
+    );
+    assert_eq!(
+        site.get("/people/1?after=x").await.0,
+        StatusCode::BAD_REQUEST
+    );
+}
