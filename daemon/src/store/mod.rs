@@ -66,7 +66,7 @@ pub use operator::Told;
 pub use people::{
     Changed, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people,
 };
-pub use rejected::{NewRejected, RejectedCaps, RejectedMessage};
+pub use rejected::{NewRejected, REJECTED_BEGINNING, RejectedCaps, RejectedMessage};
 pub use restore::{Amounts, amounts};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
