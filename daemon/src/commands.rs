@@ -189,6 +189,13 @@ impl Commands {
             Ok(answer) => json!({ "command": command.name(), "id": id, "result": answer }),
             Err(why) => json!({ "command": command.name(), "id": id, "error": why.text }),
         };
+        if let Err(Refusal {
+            rejected: Some(why),
+            ..
+        }) = answer
+        {
+            self.set_aside(command, why, payload).await;
+        }
         let message = Message {
             topic: self.answer_topic(command, response_topic),
             payload: body.to_string().into_bytes(),
@@ -201,14 +208,6 @@ impl Commands {
                 "the answer to {} was not published: {error}",
                 command.name()
             );
-        }
-        // After the answer, because a disk that is full may hold it up.
-        if let Err(Refusal {
-            rejected: Some(why),
-            ..
-        }) = answer
-        {
-            self.set_aside(command, why, payload).await;
         }
         ack.settle();
     }
