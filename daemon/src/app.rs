@@ -102,7 +102,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     )?;
 
     let topics = Topics::new(&config.mqtt.prefix, &config.device);
-    let rejected = Rejected::open(store.clone(), &state_dir, config.mqtt.rejected).await?;
+    let rejected = Rejected::open(store.clone(), &state_dir, config.mqtt.rejected).await;
     let door = Door {
         intake: intake.clone(),
         rejected,

@@ -8,12 +8,11 @@
 //! else to `answer/<command>`. An answer may be lost with the connection; commands are idempotent
 //! and may be sent again.
 
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use kith_mqtt::{Deliveries, Delivery, Message, Publisher, is_topic, matches};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -32,7 +31,7 @@ use crate::sinks::health::Report;
 use crate::sources::mqtt::{picture, stream, utf8, utf16};
 use crate::sources::paths;
 use crate::sources::rejected::Rejected;
-use crate::supervise::fault;
+use crate::supervise::guarded;
 use crate::topics::Topics;
 
 /// Commands at the same time, as many as may be unacknowledged; and the share of them that may wait
@@ -183,11 +182,9 @@ impl Commands {
         } = delivery;
         // A command that causes a panic is answered and acknowledged: redelivered, it would panic
         // again.
-        let answered = AssertUnwindSafe(self.carry_out(command, &payload))
-            .catch_unwind()
-            .await;
-        let (id, answer) =
-            answered.unwrap_or_else(|panic| (None, Err(Refusal::theirs(fault(panic.as_ref())))));
+        let (id, answer) = guarded(self.carry_out(command, &payload))
+            .await
+            .unwrap_or_else(|fault| (None, Err(Refusal::theirs(fault))));
         let body = match &answer {
             Ok(answer) => json!({ "command": command.name(), "id": id, "result": answer }),
             Err(why) => json!({ "command": command.name(), "id": id, "error": why.text }),
@@ -259,9 +256,7 @@ impl Commands {
         // A person's name must not appear in the list of rejected messages.
         let has_name = matches!(command, Command::Enroll | Command::Forget);
         let kept = if has_name { Bytes::new() } else { payload };
-        if let Err(error) = self.rejected.keep(&topic, &why, None, kept).await {
-            tracing::warn!("the rejected message could not be kept: {error}");
-        }
+        self.rejected.keep(&topic, &why, None, kept).await;
     }
 
     async fn answer(

@@ -133,6 +133,8 @@ pub enum NotAPicture {
 
 const INSTEAD: &str = "send JPEG, PNG, WebP, GIF, BMP or TIFF";
 const AS_JPEG: &str = "send it as JPEG";
+const FROM_IPHONE: &str = "send it as JPEG (an iPhone: Settings, Camera, Formats, Most Compatible)";
+const STILL: &str = "send a still picture of it, as JPEG";
 const UNPACKED: &str = "send the picture unpacked";
 const ITSELF: &str = "send the bytes of the picture itself";
 
@@ -163,10 +165,7 @@ pub fn wrapping(head: &[u8]) -> Result<(Format, Wrapping), NotAPicture> {
     };
     match (sniff(&decoded), not_a_picture(&decoded)) {
         (Some(format), _) => Ok((format, Wrapping::Base64(text_begins))),
-        (None, NotAPicture::Known { what, instead }) => Err(NotAPicture::Known {
-            what: format!("{what} as base64").into(),
-            instead,
-        }),
+        (None, NotAPicture::Known { what, instead }) => Err(as_base64(what, instead)),
         _ => Err(not_a_picture(head)),
     }
 }
@@ -331,6 +330,68 @@ pub fn not_a_picture(bytes: &[u8]) -> NotAPicture {
     }
 }
 
+/// Returns why a form's part without a file name must be refused: it is a picture that is not read,
+/// or another kind of file. `None` for the text of a field, in any character set, and for bytes of
+/// no known kind.
+pub fn unread_in_field(head: &[u8]) -> Option<NotAPicture> {
+    let head = &head[..head.len().min(HEAD_BYTES)];
+    if !is_binary(head) {
+        return picture_as_text(head[blank_bytes(head)..].trim_ascii_end());
+    }
+    match wrapping(head) {
+        Err(known @ NotAPicture::Known { .. }) if !is_utf16(head) => Some(known),
+        Err(preceded @ NotAPicture::Preceded { .. }) => Some(preceded),
+        _ => None,
+    }
+}
+
+/// Names a picture in text form that is not read.
+fn picture_as_text(text: &[u8]) -> Option<NotAPicture> {
+    let lower = text.to_ascii_lowercase();
+    let is_drawing =
+        lower.starts_with(b"<") && lower.windows(b"<svg".len()).any(|part| part == b"<svg");
+    let named: [&[u8]; 4] = [b"data:image/", b"data:video/", b"%pdf-", b"%!ps-adobe"];
+    let is_named = named.iter().any(|start| lower.starts_with(start));
+    let is_hex = lower.len() >= 24
+        && lower.iter().all(u8::is_ascii_hexdigit)
+        && (lower.starts_with(b"ffd8ff") || lower.starts_with(b"89504e47"));
+    let decoded = decoded_beginning(&text[before_base64(text)..]);
+    match decoded.as_deref().and_then(binary_kind) {
+        Some(NotAPicture::Known { what, instead }) if is_picture(instead) => {
+            Some(as_base64(what, instead))
+        }
+        _ if is_drawing || is_named || is_hex => Some(not_a_picture(text)),
+        _ => None,
+    }
+}
+
+/// Tells pictures and videos from other files, by what to send instead.
+fn is_picture(instead: &str) -> bool {
+    [AS_JPEG, FROM_IPHONE, STILL].contains(&instead)
+}
+
+/// Returns true if the bytes hold control characters that no text has, but for a zero at its end.
+fn is_binary(head: &[u8]) -> bool {
+    let end = head
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |end| end + 1);
+    head[..end]
+        .iter()
+        .any(|byte| matches!(byte, 0..=8 | 14..=25 | 28..=31))
+}
+
+fn is_utf16(head: &[u8]) -> bool {
+    head.starts_with(&[0xFF, 0xFE]) || head.starts_with(&[0xFE, 0xFF])
+}
+
+fn as_base64(what: Cow<'static, str>, instead: &'static str) -> NotAPicture {
+    NotAPicture::Known {
+        what: format!("{what} as base64").into(),
+        instead,
+    }
+}
+
 fn known(what: &'static str, instead: &'static str) -> NotAPicture {
     NotAPicture::Known {
         what: what.into(),
@@ -349,12 +410,8 @@ pub fn is_heic(head: &[u8]) -> bool {
 
 /// Names kinds of binary data by their signatures.
 fn binary_kind(head: &[u8]) -> Option<NotAPicture> {
-    const STILL: &str = "send a still picture of it, as JPEG";
     let (what, instead) = match head {
-        _ if is_heic(head) => (
-            "HEIC",
-            "send it as JPEG (an iPhone: Settings, Camera, Formats, Most Compatible)",
-        ),
+        _ if is_heic(head) => ("HEIC", FROM_IPHONE),
         [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => match brand.get(..4) {
             Some(b"avif" | b"avis") => ("AVIF", AS_JPEG),
             Some(b"crx ") => ("a camera raw file", AS_JPEG),

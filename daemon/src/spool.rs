@@ -128,7 +128,8 @@ pub fn tidy(state_dir: &Path, named: &HashSet<String>) -> std::io::Result<Vec<Un
     for entry in std::fs::read_dir(state_dir.join(SPOOL))? {
         let entry = entry?;
         let file = Path::new(SPOOL).join(entry.file_name());
-        let done = match (file.to_str(), Name::of(&file)) {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        let done = match (file.to_str(), Name::of(&file).filter(|_| is_file)) {
             (Some(file), _) if named.contains(file) => Ok(()),
             (_, Some(Name::Unaccepted)) => match to_accept.get(&file) {
                 Some(named) => accept(state_dir, named),
@@ -273,6 +274,24 @@ mod tests {
             }]
         );
         let mut left = [&[kept, renamed, lost], &foreign[..]].concat();
+        left.sort();
+        assert_eq!(files(&folder), left);
+    }
+
+    #[test]
+    fn a_folder_or_link_under_a_name_of_ours_is_left_alone() {
+        let folder = spool();
+        let [accepted, new, link] = [Source::Http, Source::Mqtt, Source::Http].map(new_name);
+        let names = [
+            accepted_name(&accepted, 3),
+            format!("{new}.{NEW}"),
+            accepted_name(&link, 4),
+        ];
+        std::fs::create_dir(folder.path().join(&names[0])).unwrap();
+        std::fs::create_dir(folder.path().join(&names[1])).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", folder.path().join(&names[2])).unwrap();
+        assert_eq!(tidy(folder.path(), &HashSet::new()).unwrap(), []);
+        let mut left = names.to_vec();
         left.sort();
         assert_eq!(files(&folder), left);
     }

@@ -74,8 +74,10 @@ impl StateDir {
                 command,
             });
         }
-        for part in [crate::spool::SPOOL, "inbox"] {
-            make.create(folder.join(part)).map_err(io)?;
+        make.create(folder.join(crate::spool::SPOOL)).map_err(io)?;
+        // A link to a mount that is away is one reason; paths below it wait for their root.
+        if let Err(error) = make.create(folder.join("inbox")) {
+            tracing::warn!("{}/inbox cannot be created: {error}", folder.display());
         }
         let lock = File::options()
             .create(true)

@@ -43,6 +43,13 @@ pub fn fault(panic: &(dyn Any + Send)) -> String {
     format!("a fault in kithd, please report it: {text}")
 }
 
+/// Does the work that one message or command asks for; a panic of it becomes an error, the sentence
+/// of [`fault`]. The caller then answers the sender: met again, the input would panic again.
+pub async fn guarded<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let done = AssertUnwindSafe(work).catch_unwind().await;
+    done.map_err(|panic| fault(panic.as_ref()))
+}
+
 type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 
 /// The daemon's tasks in two groups.
@@ -299,6 +306,33 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_guarded_work_is_an_error_with_its_words() {
+        assert_eq!(guarded(async { 7 }).await, Ok(7));
+        let index = |list: Vec<u8>| list[5];
+        for (met, words) in [
+            (
+                guarded(async { index(vec![]) }).await,
+                "index out of bounds",
+            ),
+            (guarded(async { panic!("of {}", "ours") }).await, "of ours"),
+            (
+                guarded(async {
+                    tokio::task::yield_now().await;
+                    std::panic::panic_any(7)
+                })
+                .await,
+                "no message",
+            ),
+        ] {
+            let said = met.unwrap_err();
+            assert!(
+                said.starts_with("a fault in kithd") && said.contains(words),
+                "{said}"
+            );
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_first_task_to_end_ends_the_program_and_is_named() {

@@ -143,6 +143,10 @@ pub enum Why {
     NoPictureInside,
     /// `include` does not name it, or `exclude` does.
     Pattern,
+    /// A folder named as the one for finished files.
+    PutAway,
+    /// `Intake` refuses it for good.
+    Refused,
     /// The name comes from a camera or phone and is not a person's.
     CameraName,
 }
@@ -200,6 +204,16 @@ impl Why {
                 "file by include and exclude",
                 "files by include and exclude",
                 "",
+            ],
+            Self::PutAway => [
+                "folder named done or failed",
+                "folders named done or failed",
+                "finished files go there; rename it to have its pictures taken",
+            ],
+            Self::Refused => [
+                "file that is refused",
+                "files that are refused",
+                "the log says why",
             ],
             Self::CameraName => [
                 "picture whose name is no person's",
@@ -263,9 +277,15 @@ pub fn of_name(name: &OsStr, folder: bool) -> Option<Why> {
     {
         return Some(Why::Partial);
     }
-    match name.to_str() {
+    of_path(Path::new(name))
+}
+
+/// Returns why a file of this path, or in a folder of this path, cannot be queued: queued paths are
+/// text.
+pub fn of_path(path: &Path) -> Option<Why> {
+    match path.to_str() {
         None => Some(Why::NotUtf8),
-        Some(name) if name.chars().any(char::is_control) => Some(Why::ControlCharacters),
+        Some(text) if text.contains(char::is_control) => Some(Why::ControlCharacters),
         Some(_) => None,
     }
 }

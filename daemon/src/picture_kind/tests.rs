@@ -255,6 +255,82 @@ fn what_is_no_picture_is_named_with_what_to_change() {
 }
 
 #[test]
+fn a_field_is_text_unless_its_bytes_are_a_picture() {
+    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let texts: Vec<Vec<u8>> = vec![
+        b"hello".into(),
+        vec![],
+        vec![b'x'; 600],
+        "ä".repeat(300).into(),
+        format!("a{}", "ä".repeat(300)).into(),
+        "Снимок с камеры у входа. ".repeat(20).into(),
+        b"M\xfcller".into(),
+        b"\xd1\xed\xe8\xec\xee\xea".into(),
+        b"\xff\n\xd1\xed\xe8".into(),
+        b"\x1b$B%+%a%i\x1b(B".into(),
+        b"comment\0\0".into(),
+        utf16("Einfahrt"),
+        [vec![0xFF, 0xFE], utf16("Einfahrt")].concat(),
+        vec![7, 200, 3, 99, 250],
+        vec![0; 20],
+        b"P1 parking".into(),
+        b"Data: five people".into(),
+        b"what is GIF89a?".into(),
+        b"FrontDoorCameraNumberTwo".into(),
+        b"<b>bold</b>".into(),
+        b"https://example.org/a.jpg".into(),
+        br#"{"camera":"front","score":0.9}"#.into(),
+        STANDARD.encode("user:password:and more").into(),
+        STANDARD
+            .encode([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 3, 75, 76])
+            .into(),
+    ];
+    for text in texts {
+        let shown = String::from_utf8_lossy(&text).into_owned();
+        assert_eq!(unread_in_field(&text), None, "{shown}");
+    }
+    let heic = b"\0\0\0\x18ftypheic\0\0\0\0";
+    let avif = b"\0\0\0\x18ftypavif\0\0\0\0";
+    let uri = |kind: &str, bytes: &[u8]| format!("data:{kind};base64,{}", STANDARD.encode(bytes));
+    let pictures: Vec<(Vec<u8>, &str)> = vec![
+        (heic.into(), "is HEIC"),
+        (uri("image/heic", heic).into(), "is HEIC as base64"),
+        (uri("", heic).into(), "is HEIC as base64"),
+        (
+            format!("\r\n\"{}\"", uri("image/avif", avif)).into(),
+            "is AVIF as base64",
+        ),
+        (STANDARD.encode(avif).into(), "is AVIF as base64"),
+        (URL_SAFE_NO_PAD.encode(heic).into(), "is HEIC as base64"),
+        (b"data:image/svg+xml,%3Csvg".into(), "is a data: URI"),
+        (
+            b"<svg xmlns='http://www.w3.org/2000/svg'/>".into(),
+            "is an SVG drawing",
+        ),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3".into(), "is PDF"),
+        (b"ffd8ffe000104a46494600010100".into(), "in hexadecimal"),
+        (
+            [b"caption\0".as_slice(), &jpeg()].concat(),
+            "bytes before its JPEG",
+        ),
+        (
+            jpeg()
+                .into_iter()
+                .filter(|byte| !matches!(byte, 0 | b'\r' | b'\n'))
+                .collect(),
+            "lost its line breaks",
+        ),
+    ];
+    for (bytes, says) in pictures {
+        let said = unread_in_field(&bytes).map(|why| why.to_string());
+        assert!(
+            said.as_ref().is_some_and(|said| said.contains(says)),
+            "{says}: {said:?}"
+        );
+    }
+}
+
+#[test]
 fn text_and_noise_of_any_length_are_told_without_a_panic() {
     let mut random = fastrand::Rng::with_seed(15);
     for _ in 0..20_000 {

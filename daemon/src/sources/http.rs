@@ -14,12 +14,15 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::paths::{self, NoPaths};
 use super::upload::{Brought, Uploads, no_file, without_mark};
 use super::{Intake, IntakeError, PathSubmission};
 use crate::domain::{Accepted, ImageId, PictureBytes, Source};
 use crate::picture_kind::{NotAPicture, not_a_picture, sniff};
 use crate::problem::Problem;
 
+/// Example of a body with a path.
+const ONE: &str = r#"{"path":"/folder/picture.jpg"}"#;
 /// Longest name of a picture.
 pub const LONGEST_NAME: usize = 255;
 
@@ -32,8 +35,10 @@ pub fn router(uploads: Uploads) -> OpenApiRouter {
         .with_state(uploads)
 }
 
+// `paths::in_json` reads the bodies; these describe them.
 /// A picture that this board can read.
-#[derive(Deserialize, ToSchema)]
+#[derive(ToSchema)]
+#[allow(dead_code)]
 pub struct OnePath {
     /// Path below a configured root.
     #[schema(min_length = 1, max_length = 4096, example = "/unknown_images/a.jpg")]
@@ -41,7 +46,8 @@ pub struct OnePath {
 }
 
 /// Several pictures by path.
-#[derive(Deserialize, ToSchema)]
+#[derive(ToSchema)]
+#[allow(dead_code)]
 pub struct ManyPaths {
     /// Paths, accepted all or none.
     #[schema(min_items = 1)]
@@ -80,8 +86,8 @@ async fn one_path(
     request: Request,
 ) -> Result<Response, Problem> {
     let body = uploads.receive_json(request).await?;
-    let one: OnePath = parse(&body.bytes, r#"{"path":"/folder/picture.jpg"}"#)?;
-    accept_paths(uploads.intake(), &headers, vec![one]).await
+    let paths = paths_in(&body.bytes, ONE)?;
+    accept_paths(uploads.intake(), &headers, paths).await
 }
 
 /// Queues pictures by their paths, all or none: the route of the system kithd descends from.
@@ -93,40 +99,45 @@ async fn many_paths(
     request: Request,
 ) -> Result<Response, Problem> {
     let body = uploads.receive_json(request).await?;
-    let many: ManyPaths = parse(&body.bytes, r#"{"paths":[{"path":"/folder/picture.jpg"}]}"#)?;
-    accept_paths(uploads.intake(), &headers, many.paths).await
+    let paths = paths_in(&body.bytes, r#"{"paths":[{"path":"/folder/picture.jpg"}]}"#)?;
+    accept_paths(uploads.intake(), &headers, paths).await
+}
+
+/// Returns the paths in a body.
+fn paths_in(body: &[u8], example: &str) -> Result<Vec<String>, Problem> {
+    paths::in_json(body).map_err(|why| match why {
+        NoPaths::NotJson(error) => not_json(body, example, error),
+        why => Problem::bad_request(format!("the body must be JSON like {example}: it {why}")),
+    })
 }
 
 /// Parses JSON; an error says what was expected and what came instead.
 pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], example: &str) -> Result<T, Problem> {
-    serde_json::from_slice(without_mark(body)).map_err(|error| {
-        let came = match (sniff(body), not_a_picture(body)) {
-            (Some(format), _) => format!("it is a {format}, which is taken by POST /v1/images"),
-            (None, NotAPicture::Known { what, .. }) if what != "JSON" => format!("it is {what}"),
-            _ => error.to_string(),
-        };
-        Problem::bad_request(format!("the body must be JSON like {example}: {came}"))
-    })
+    serde_json::from_slice(without_mark(body))
+        .map_err(|error| not_json(body, example, error.to_string()))
+}
+
+fn not_json(body: &[u8], example: &str, error: String) -> Problem {
+    let came = match (sniff(body), not_a_picture(body)) {
+        (Some(format), _) => format!("it is a {format}, which is taken by POST /v1/images"),
+        (None, NotAPicture::Known { what, .. }) if what != "JSON" => format!("it is {what}"),
+        _ => error,
+    };
+    Problem::bad_request(format!("the body must be JSON like {example}: {came}"))
 }
 
 async fn accept_paths(
     intake: &Intake,
     headers: &HeaderMap,
-    paths: Vec<OnePath>,
+    paths: Vec<String>,
 ) -> Result<Response, Problem> {
-    if paths.is_empty() {
-        return Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "the list of paths is empty",
-        ));
-    }
     let key = idempotency_key(headers)?;
     let alone = paths.len() == 1;
     let paths = paths
         .into_iter()
         .enumerate()
-        .map(|(n, one)| PathSubmission {
-            path: one.path,
+        .map(|(n, path)| PathSubmission {
+            path,
             // A header may cover a whole list: each path derives its own key from it.
             idempotency_key: key
                 .as_ref()
@@ -174,10 +185,7 @@ async fn picture(
         is_form,
     } = uploads.receive(request, query.name).await?;
     if let Some(json) = json {
-        let paths = match serde_json::from_slice(without_mark(&json.bytes)) {
-            Ok(ManyPaths { paths }) => paths,
-            Err(_) => vec![parse(&json.bytes, r#"{"path":"/folder/picture.jpg"}"#)?],
-        };
+        let paths = paths_in(&json.bytes, ONE)?;
         return accept_paths(intake, &headers, paths).await;
     }
     if pictures.is_empty() {

@@ -13,7 +13,6 @@ pub mod paths;
 pub mod rejected;
 pub mod upload;
 
-use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +33,8 @@ use crate::store::{Place, StoreError};
 use incoming::{Incoming, Spooled};
 
 const ROOM_CHECK: Duration = Duration::from_secs(2);
+/// Wait before a message that cannot be taken or kept now is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// Least free space on a usable disk, whatever the reserve: the database's journal needs this much
 /// to end accepted images.
 const ROOM_BYTES: u64 = 4 << 20;
@@ -489,19 +490,6 @@ fn is_full(error: &std::io::Error) -> bool {
         error.kind(),
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
     )
-}
-
-/// Writes a file that survives a power cut whole: temporary file, fsync, rename, fsync of the
-/// folder.
-pub fn write_durably(target: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = target.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".part-")
-        .tempfile_in(folder)?;
-    temporary.write_all(bytes)?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(target).map_err(|error| error.error)?;
-    std::fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

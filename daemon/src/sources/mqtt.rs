@@ -6,23 +6,20 @@
 //! back the rest.
 
 use std::borrow::Cow;
-use std::panic::AssertUnwindSafe;
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use kith_mqtt::{Deliveries, Delivery, matches};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use super::paths::NoPaths;
 use super::rejected::{Rejected, RejectedError};
-use super::{Intake, IntakeError, PathSubmission, paths};
+use super::{Intake, IntakeError, PathSubmission, RETRY, paths};
 use crate::domain::{Accepted, ImageId, Source, hex};
 use crate::picture_kind::{NotAPicture, not_a_picture, plain, wrapping};
-use crate::supervise::fault;
+use crate::supervise::guarded;
 
-const RETRY: Duration = Duration::from_secs(1);
 const EXPECTED: &str = r#"expected {"path":"…"}, {"paths":[{"path":"…"}]} or a bare path"#;
 
 /// Content of a topic's messages.
@@ -122,22 +119,16 @@ impl Door {
         }
         // A message that makes the program panic is rejected like nonsense: redelivery would repeat
         // the panic.
-        let taken = AssertUnwindSafe(self.take(&delivery)).catch_unwind().await;
-        if let Err(reason) = taken.unwrap_or_else(|panic| Err(fault(panic.as_ref()))) {
+        if let Err(reason) = guarded(self.take(&delivery)).await.flatten() {
             let Delivery {
                 topic,
                 payload,
                 content_type,
                 ..
             } = &delivery;
-            while let Err(error) = self
-                .rejected
+            self.rejected
                 .keep(topic, &reason, content_type.clone(), payload.clone())
-                .await
-            {
-                tracing::warn!("the rejected message could not be kept yet: {error}");
-                tokio::time::sleep(RETRY).await;
-            }
+                .await;
         }
         delivery.settle();
     }
@@ -162,14 +153,13 @@ impl Door {
         let Some(payload) = self.rejected.payload(&message).await? else {
             return Ok(Retried::Incomplete);
         };
-        let taken = AssertUnwindSafe(async {
+        let taken = guarded(async {
             let meaning = self
                 .meaning(&message.topic, &payload)
                 .map_err(IntakeError::Refused)?;
             self.submit(&meaning).await
         });
-        let taken = taken.catch_unwind().await;
-        match taken.unwrap_or_else(|panic| Err(IntakeError::Refused(fault(panic.as_ref())))) {
+        match taken.await.map_err(IntakeError::Refused).flatten() {
             Ok(accepted) => {
                 self.rejected.forget(id).await?;
                 Ok(Retried::Accepted(
@@ -263,40 +253,10 @@ fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
             )),
         };
     }
-    let value: Value = serde_json::from_str(text)
-        .map_err(|error| format!("the message is not JSON ({error}); {EXPECTED}"))?;
-    let no_path = || {
-        let buffer = value["type"] == "Buffer" && value["data"].is_array();
-        match buffer {
-            true => {
-                "this is a Node-RED Buffer as JSON; publish the Buffer itself (msg.payload) to …/image"
-                    .to_owned()
-            }
-            false => format!("the JSON has no path; {EXPECTED}"),
-        }
-    };
-    let entries = match &value {
-        Value::Array(entries) => entries.as_slice(),
-        Value::Object(object) => match (object.get("path"), object.get("paths")) {
-            (Some(Value::String(_)), _) => std::slice::from_ref(&value),
-            (None, Some(Value::Array(entries))) => entries.as_slice(),
-            _ => return Err(no_path()),
-        },
-        one => std::slice::from_ref(one),
-    };
-    if entries.is_empty() {
-        return Err("the list of paths is empty".into());
-    }
-    let path = |entry: &Value| {
-        entry
-            .as_str()
-            .or_else(|| entry["path"].as_str())
-            .map(str::to_owned)
-    };
-    entries
-        .iter()
-        .map(|entry| path(entry).ok_or_else(no_path))
-        .collect()
+    paths::in_json(text.as_bytes()).map_err(|why| match why {
+        NoPaths::Buffer => format!("the message {why} to …/image"),
+        _ => format!("the message {why}; {EXPECTED}"),
+    })
 }
 
 /// Returns an objection to text in UTF-16; `None` for any other message.
@@ -391,8 +351,8 @@ mod tests {
             (b"{\"file\":\"/a\"}", "has no path"),
             (b"", "is empty"),
             (b"\0\r\n", "is empty"),
-            (b"{\"paths\":[]}", "list of paths is empty"),
-            (b"[]", "list of paths is empty"),
+            (b"{\"paths\":[]}", "empty list of paths"),
+            (b"[]", "empty list of paths"),
             (b"42", "no absolute path"),
             (b"[42]", "has no path"),
             (b"true", "no absolute path"),

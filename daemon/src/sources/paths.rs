@@ -1,5 +1,161 @@
-//! Normalises text given as a path: returns the path it certainly means, or refuses it with a
-//! sentence about what came and what to send. `Intake` decides which paths may be read.
+//! Text given as a path, alone or in JSON: returns the paths it certainly means, or refuses it with
+//! a sentence about what came and what to send. `Intake` decides which paths may be read.
+
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+/// Reasons why JSON names no paths. The text continues a sentence after "the message" or "it".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoPaths {
+    /// It cannot be parsed.
+    #[error("is not JSON ({0})")]
+    NotJson(String),
+    /// It is JSON of another meaning.
+    #[error("has no path")]
+    None,
+    /// Its list is empty.
+    #[error("has an empty list of paths")]
+    Empty,
+    /// It names paths in more than one place.
+    #[error(
+        "gives paths in more than one place, and none of them is taken; send one \"path\", or all in \"paths\""
+    )]
+    Several,
+    /// It is a picture as Node-RED and Node.js write it.
+    #[error("is a Node-RED Buffer as JSON; send the Buffer itself (msg.payload)")]
+    Buffer,
+}
+
+/// Returns the paths in JSON, one at least: `{"path":"…"}`, `{"paths":[…]}`, a list or a string;
+/// each entry of a list is a string or `{"path":"…"}`. JSON with paths in several places is
+/// refused, so that none is dropped unsaid. `null` counts as absent, and other keys are ignored.
+pub fn in_json(text: &[u8]) -> Result<Vec<String>, NoPaths> {
+    let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0;
+    let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
+    let end = text.iter().rposition(|byte| !blank(byte));
+    let mut json = serde_json::Deserializer::from_slice(&text[..end.map_or(0, |end| end + 1)]);
+    let mut paths = Vec::new();
+    let seed = Found {
+        paths: &mut paths,
+        level: Level::Whole,
+    };
+    let read = seed.deserialize(&mut json).and_then(|_| json.end());
+    match read {
+        Ok(()) if paths.is_empty() => Err(NoPaths::Empty),
+        Ok(()) => Ok(paths),
+        Err(error) if error.is_data() => Err(match error.to_string() {
+            text if text.starts_with(SEVERAL) => NoPaths::Several,
+            text if text.starts_with(BUFFER) => NoPaths::Buffer,
+            _ => NoPaths::None,
+        }),
+        Err(error) => Err(NoPaths::NotJson(error.to_string())),
+    }
+}
+
+/// Errors of [`Found`], told apart by their text: serde passes no other.
+const SEVERAL: &str = "several";
+const BUFFER: &str = "buffer";
+const NONE: &str = "none";
+
+/// Depth in the JSON.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Whole,
+    List,
+    Entry,
+}
+
+/// Collects the paths in a part of the JSON; returns false for `null` in place of a list.
+struct Found<'a> {
+    paths: &'a mut Vec<String>,
+    level: Level,
+}
+
+impl<'de> DeserializeSeed<'de> for Found<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<bool, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Found<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a path")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<bool, E> {
+        match self.level {
+            Level::List => Ok(false),
+            Level::Whole | Level::Entry => Err(E::custom(NONE)),
+        }
+    }
+
+    fn visit_str<E: Error>(self, path: &str) -> Result<bool, E> {
+        if self.level == Level::List {
+            return Err(E::custom(NONE));
+        }
+        self.paths.push(path.into());
+        Ok(true)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<bool, A::Error> {
+        if self.level == Level::Entry {
+            return Err(A::Error::custom(NONE));
+        }
+        let mut more = true;
+        while more {
+            let entry = Found {
+                paths: self.paths,
+                level: Level::Entry,
+            };
+            more = list.next_element_seed(entry)?.is_some();
+        }
+        Ok(true)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<bool, A::Error> {
+        let (mut given, mut buffer) = (false, false);
+        while let Some(key) = object.next_key::<String>()? {
+            let gives = match key.as_str() {
+                "path" => match object.next_value()? {
+                    Value::Null => false,
+                    Value::String(path) => {
+                        self.paths.push(path);
+                        true
+                    }
+                    _ => return Err(A::Error::custom(NONE)),
+                },
+                "paths" => object.next_value_seed(Found {
+                    paths: self.paths,
+                    level: Level::List,
+                })?,
+                "type" => {
+                    buffer = object.next_value::<Value>()? == "Buffer";
+                    false
+                }
+                _ => {
+                    object.next_value::<IgnoredAny>()?;
+                    false
+                }
+            };
+            if gives && given {
+                return Err(A::Error::custom(SEVERAL));
+            }
+            given |= gives;
+        }
+        match (given, self.level) {
+            (true, Level::Whole | Level::Entry) => Ok(true),
+            _ if buffer => Err(A::Error::custom(BUFFER)),
+            _ => Err(A::Error::custom(NONE)),
+        }
+    }
+}
 
 use percent_encoding::percent_decode_str;
 
@@ -91,6 +247,68 @@ mod tests {
             ("relative.jpg", "relative.jpg"),
         ] {
             assert_eq!(plain(text).as_deref(), Ok(path), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn json_names_one_path_or_several_in_any_of_its_forms() {
+        for (json, paths) in [
+            (r#"{"path":"/a"}"#, &["/a"][..]),
+            (r#"{"paths":[{"path":"/a"},{"path":"/b"}]}"#, &["/a", "/b"]),
+            (r#"{"paths":["/a","/b"]}"#, &["/a", "/b"]),
+            (r#"{"paths":["/a",{"path":"/b"}]}"#, &["/a", "/b"]),
+            (r#"["/a"]"#, &["/a"]),
+            (r#"[{"path":"/a"},"/b"]"#, &["/a", "/b"]),
+            (r#""/a""#, &["/a"]),
+            (r#"{"path":"/a","paths":null}"#, &["/a"]),
+            (r#"{"paths":["/a"],"path":null}"#, &["/a"]),
+            (r#"{"type":"Buffer","path":"/a","data":[1]}"#, &["/a"]),
+            ("\u{feff} {\"path\":\"/a\"}\r\n\0", &["/a"]),
+        ] {
+            assert_eq!(in_json(json.as_bytes()).unwrap(), paths, "{json}");
+        }
+    }
+
+    #[test]
+    fn paths_in_several_places_of_json_are_refused_as_a_whole() {
+        for json in [
+            r#"{"path":"/a","paths":[{"path":"/b"}]}"#,
+            r#"{"paths":["/b"],"path":"/a"}"#,
+            r#"{"path":"/a","paths":[]}"#,
+            r#"{"path":"/a","path":"/b"}"#,
+            r#"{"paths":["/a"],"paths":["/b"]}"#,
+            r#"{"path":"/a","\u0070ath":"/b"}"#,
+            r#"[{"path":"/a","path":"/b"}]"#,
+            r#"[{"path":"/a","paths":["/b"]}]"#,
+        ] {
+            assert_eq!(in_json(json.as_bytes()), Err(NoPaths::Several), "{json}");
+        }
+        for (json, why) in [
+            (r#"{"file":"/a"}"#, NoPaths::None),
+            (r#"{"Path":"/a"}"#, NoPaths::None),
+            (r#"{"path":["/a"]}"#, NoPaths::None),
+            (r#"{"path":null}"#, NoPaths::None),
+            (r#"{"paths":"/a"}"#, NoPaths::None),
+            (r#"{"paths":{"path":"/a"}}"#, NoPaths::None),
+            (r#"["/a",42]"#, NoPaths::None),
+            (r#"[["/a"]]"#, NoPaths::None),
+            (r#"["/a",null]"#, NoPaths::None),
+            ("null", NoPaths::None),
+            ("{}", NoPaths::None),
+            ("[]", NoPaths::Empty),
+            (r#"{"paths":[]}"#, NoPaths::Empty),
+            (r#"{"type":"Buffer","data":[255]}"#, NoPaths::Buffer),
+        ] {
+            assert_eq!(in_json(json.as_bytes()), Err(why), "{json}");
+        }
+        for json in [
+            "",
+            r#"{"path":"/a"} {"path":"/b"}"#,
+            r#"{"path":"/a""#,
+            "/a",
+        ] {
+            let why = in_json(json.as_bytes()).unwrap_err();
+            assert!(matches!(why, NoPaths::NotJson(_)), "{json}: {why}");
         }
     }
 

@@ -1,21 +1,31 @@
 //! Keeps refused MQTT messages whole, each in a file below `rejected/`, within caps: the oldest go
 //! first, and are counted. The caller decides what is refused.
 //!
-//! A file is on disk before its row, and deleted before its row. A crash therefore leaves a file
-//! without a row, which the next start restores, or a row without a file, which still has the
-//! message's beginning.
+//! A file begins as `.part-<uuid>`, is flushed, and gets its name once its row is committed and
+//! before the message is acknowledged. At start, a file that was never acknowledged is deleted, and
+//! a file whose row the database has lost gets a new one. A file is deleted before its row, so a
+//! crash leaves at most a row without a file, which still has the message's beginning.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tempfile::NamedTempFile;
+use tokio::fs::DirEntry;
 
-use super::write_durably;
-use crate::store::{NewRejected, RejectedCaps, RejectedMessage, Store, StoreError};
+use super::RETRY;
+use crate::store::{
+    NewRejected, REJECTED_BEGINNING, RejectedCaps, RejectedMessage, Store, StoreError,
+};
 
 /// Folder of the messages, below the state folder.
 const REJECTED: &str = "rejected";
+/// Prefix of a file whose row is not committed.
+const PART: &str = ".part-";
 
 /// Failure to keep, read or drop a refused message.
 #[derive(Debug, thiserror::Error)]
@@ -38,24 +48,24 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    /// Creates the folder, and restores rows of files that have none.
-    pub async fn open(
-        store: Store,
-        state_dir: &Path,
-        caps: RejectedCaps,
-    ) -> Result<Self, RejectedError> {
-        tokio::fs::create_dir_all(state_dir.join(REJECTED)).await?;
+    /// Takes up the messages of the last run. Nothing in the folder keeps the daemon from starting:
+    /// an entry that is not one of ours is logged and left.
+    pub async fn open(store: Store, state_dir: &Path, caps: RejectedCaps) -> Self {
         let rejected = Self {
             store,
             state_dir: state_dir.into(),
             caps,
         };
-        rejected.take_up().await?;
-        rejected.make_room().await?;
-        Ok(rejected)
+        if let Err(error) = rejected.take_up().await {
+            tracing::error!("rejected messages of the last run cannot be taken up: {error}");
+        }
+        rejected.make_room_or_say().await;
+        rejected
     }
 
     async fn take_up(&self) -> Result<(), RejectedError> {
+        let folder = self.state_dir.join(REJECTED);
+        tokio::fs::create_dir_all(&folder).await?;
         let known: HashSet<_> = self
             .store
             .rejected_files()
@@ -63,14 +73,41 @@ impl Rejected {
             .into_iter()
             .filter_map(|(_, file)| file)
             .collect();
-        let mut entries = tokio::fs::read_dir(self.state_dir.join(REJECTED)).await?;
+        let mut entries = tokio::fs::read_dir(folder).await?;
         while let Some(entry) = entries.next_entry().await? {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let file = format!("{REJECTED}/{name}");
-            if name.starts_with(".part-") {
-                // An interrupted write.
-                let _ = tokio::fs::remove_file(entry.path()).await;
-            } else if self.place(&file).is_some() && !known.contains(&file) {
+            if let Err(error) = self.take_up_entry(&entry, &known).await {
+                tracing::warn!("{} is left alone: {error}", entry.path().display());
+            }
+        }
+        Ok(())
+    }
+
+    /// Completes an interrupted rename, deletes what was never acknowledged, and restores the row
+    /// of a file that has none. The error says why the entry is none of these.
+    async fn take_up_entry(
+        &self,
+        entry: &DirEntry,
+        known: &HashSet<String>,
+    ) -> Result<(), RejectedError> {
+        let foreign = |why: &str| Err(RejectedError::Io(std::io::Error::other(why)));
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let part = name.strip_prefix(PART);
+        let file = format!("{REJECTED}/{}", part.unwrap_or(&name));
+        let (metadata, place) = (entry.metadata().await?, self.place(&file));
+        if !metadata.is_file() {
+            return foreign("it is not a file");
+        }
+        match place {
+            Some(place) if part.is_some() && known.contains(&file) => {
+                Ok(tokio::fs::rename(entry.path(), place).await?)
+            }
+            // The broker sends the message again.
+            _ if part.is_some() => Ok(tokio::fs::remove_file(entry.path()).await?),
+            Some(_) if known.contains(&file) => Ok(()),
+            Some(_) if metadata.len() > self.caps.bytes => {
+                foreign("it is larger than mqtt.rejected_bytes")
+            }
+            Some(_) => {
                 let reason = "its entry in the database was lost; these are its bytes".to_owned();
                 let payload = tokio::fs::read(entry.path()).await?.into();
                 let message = NewRejected {
@@ -80,41 +117,87 @@ impl Rejected {
                     payload,
                     file: Some(file),
                 };
-                self.store.keep_rejected(message).await?;
+                Ok(self.store.keep_rejected(message).await?)
             }
+            None => foreign("it is not a file of kithd"),
         }
-        Ok(())
     }
 
-    /// Keeps a message; it is on disk when this returns.
+    /// Keeps a message; it is on disk when this returns. Tries as long as needed, under one name,
+    /// so that no failed attempt leaves anything behind.
     pub async fn keep(
         &self,
         topic: &str,
         reason: &str,
         content_type: Option<String>,
         payload: Bytes,
-    ) -> Result<(), RejectedError> {
+    ) {
         tracing::warn!(topic, "message rejected: {reason}; kithd rejected shows it");
-        let file = if !payload.is_empty() && payload.len() as u64 <= self.caps.bytes {
-            let file = format!("{REJECTED}/{}", uuid::Uuid::now_v7().simple());
-            let (target, bytes) = (self.state_dir.join(&file), payload.clone());
-            let written = tokio::task::spawn_blocking(move || write_durably(&target, &bytes)).await;
-            written.map_err(std::io::Error::other)??;
-            Some(file)
-        } else {
-            None
+        let (mut reason, size) = (reason.to_owned(), payload.len() as u64);
+        let is_whole = !payload.is_empty() && size <= self.caps.bytes;
+        if size > self.caps.bytes {
+            reason += &format!(
+                "; its first {REJECTED_BEGINNING} bytes are kept, because its {size} bytes are \
+                 more than mqtt.rejected_bytes = {}",
+                self.caps.bytes
+            );
+        }
+        let file = format!("{REJECTED}/{}", uuid::Uuid::now_v7().simple());
+        let message = NewRejected {
+            topic: topic.to_owned(),
+            reason,
+            content_type,
+            payload,
+            file: is_whole.then_some(file),
         };
-        let (topic, reason) = (topic.to_owned(), reason.to_owned());
-        self.store
-            .keep_rejected(NewRejected {
-                topic,
-                reason,
-                content_type,
-                payload,
-                file,
-            })
-            .await?;
-        self.make_room().await
+        let (mut part, mut said) = (None, false);
+        while let Err(error) = self.try_to_keep(&message, &mut part).await {
+            if !said {
+                tracing::warn!(
+                    topic,
+                    "the rejected message cannot be kept yet, kithd tries again: {error}"
+                );
+            }
+            said = true;
+            tokio::time::sleep(RETRY).await;
+        }
+        self.make_room_or_say().await;
+    }
+
+    /// Tries once; `part` is the file that an attempt before has written.
+    async fn try_to_keep(
+        &self,
+        message: &NewRejected,
+        part: &mut Option<Part>,
+    ) -> Result<(), RejectedError> {
+        if part.is_none()
+            && let Some(place) = message.file.as_ref().and_then(|file| self.place(file))
+        {
+            let payload = message.payload.clone();
+            let writing = tokio::task::spawn_blocking(move || Part::write(place, &payload));
+            *part = Some(writing.await.map_err(std::io::Error::other)??);
+        }
+        let (store, message, mut written) = (self.store.clone(), message.clone(), part.take());
+        // Runs in its own task: an end of the caller must not leave a row without its file.
+        let keeping = tokio::spawn(async move {
+            let kept = store.keep_rejected(message).await;
+            if kept.is_ok()
+                && let Some(part) = written.take()
+            {
+                part.keep();
+            }
+            (kept, written)
+        });
+        let (kept, written) = keeping.await.map_err(std::io::Error::other)?;
+        *part = written;
+        Ok(kept?)
+    }
+
+    /// Drops the oldest messages. A failure is said only: the next message repeats it.
+    async fn make_room_or_say(&self) {
+        if let Err(error) = self.make_room().await {
+            tracing::warn!("rejected messages beyond the limits cannot be dropped yet: {error}");
+        }
     }
 
     async fn make_room(&self) -> Result<(), RejectedError> {
@@ -143,11 +226,16 @@ impl Rejected {
         let Some(place) = message.file.as_ref().and_then(|file| self.place(file)) else {
             return Ok(None);
         };
-        match tokio::fs::read(place).await {
-            Ok(bytes) => Ok(Some(bytes.into())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
+        // The row exists a moment before the file is renamed, and the rename may happen between
+        // two attempts.
+        for place in [&place, &before_its_row(&place), &place] {
+            match tokio::fs::read(place).await {
+                Ok(bytes) => return Ok(Some(bytes.into())),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
         }
+        Ok(None)
     }
 
     /// Forgets one message; false when there is no such message.
@@ -174,9 +262,10 @@ impl Rejected {
             .into_iter()
             .flatten()
             .filter_map(|file| self.place(&file))
+            .flat_map(|place| [before_its_row(&place), place])
         {
             match tokio::fs::remove_file(place).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(error.into());
                 }
                 _ => {}
@@ -186,15 +275,56 @@ impl Rejected {
     }
 }
 
+/// A message's file before its row is committed; deleted on drop.
+struct Part {
+    file: NamedTempFile,
+    place: PathBuf,
+}
+
+impl Part {
+    /// Writes a file that survives a power cut.
+    fn write(place: PathBuf, bytes: &[u8]) -> std::io::Result<Self> {
+        let (Some(folder), Some(name)) = (place.parent(), place.file_name()) else {
+            return Err(ErrorKind::InvalidInput.into());
+        };
+        std::fs::create_dir_all(folder)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(PART)
+            .suffix(name)
+            .rand_bytes(0)
+            .tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        File::open(folder)?.sync_all()?;
+        Ok(Self { file, place })
+    }
+
+    /// Gives the file its name: the row is committed. A power cut may undo this; the next start
+    /// repeats it.
+    fn keep(self) {
+        if let Err(error) = self.file.persist(&self.place) {
+            tracing::warn!("a rejected message keeps its first name: {}", error.error);
+            // Not deleted.
+            let _ = error.file.keep();
+        }
+    }
+}
+
+/// Returns the name of a file until its row is committed.
+fn before_its_row(place: &Path) -> PathBuf {
+    let mut name = OsString::from(PART);
+    name.push(place.file_name().unwrap_or_default());
+    place.with_file_name(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::DATABASE;
 
     async fn rejected(folder: &Path, count: u64, bytes: u64) -> Rejected {
         let (store, _) = Store::open(folder).unwrap();
-        Rejected::open(store, folder, RejectedCaps { count, bytes })
-            .await
-            .unwrap()
+        Rejected::open(store, folder, RejectedCaps { count, bytes }).await
     }
 
     async fn kept(rejected: &Rejected) -> Vec<(u64, bool)> {
@@ -216,23 +346,26 @@ mod tests {
         for size in [10, 20, 30, 40] {
             rejected
                 .keep("in", "no picture", None, vec![b'x'; size].into())
-                .await
-                .unwrap();
+                .await;
         }
         assert_eq!(kept(&rejected).await, [(40, true), (30, true), (20, true)]);
         rejected
             .keep("in", "no picture", None, vec![b'x'; 950].into())
-            .await
-            .unwrap();
+            .await;
         assert_eq!(kept(&rejected).await, [(950, true), (40, true)], "by bytes");
         // A message larger than the whole cap keeps only its beginning, and displaces nothing.
         rejected
             .keep("in", "no picture", None, vec![b'x'; 2000].into())
-            .await
-            .unwrap();
+            .await;
         assert_eq!(
             kept(&rejected).await,
             [(2000, false), (950, true), (40, true)]
+        );
+        let largest = &rejected.store.rejected_messages(None, 1).await.unwrap()[0];
+        assert_eq!(
+            largest.reason,
+            "no picture; its first 1024 bytes are kept, because its 2000 bytes are more than \
+             mqtt.rejected_bytes = 1000"
         );
         let counts = rejected.store.counts().await.unwrap();
         assert_eq!(
@@ -252,6 +385,107 @@ mod tests {
             ),
             (0, 3)
         );
+    }
+
+    /// The one attempt that succeeds leaves one row and one file.
+    #[tokio::test]
+    async fn a_message_that_cannot_be_kept_at_once_is_kept_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let rejected = rejected(folder.path(), 10, 1000).await;
+        let other = rusqlite::Connection::open(folder.path().join(DATABASE)).unwrap();
+        let refuse = |what: &str| {
+            let sql = format!(
+                "CREATE TRIGGER no BEFORE {what} ON rejected_messages BEGIN SELECT raise(FAIL, 'no'); END"
+            );
+            other.execute_batch(&sql).unwrap();
+        };
+        let allow = || other.execute_batch("DROP TRIGGER no").unwrap();
+        let message = |payload: &'static str| NewRejected {
+            topic: "in".into(),
+            reason: "why".into(),
+            content_type: None,
+            payload: payload.into(),
+            file: Some(format!("{REJECTED}/{}", uuid::Uuid::now_v7().simple())),
+        };
+        refuse("INSERT");
+        let (one, two, mut part) = (message("x"), message("y"), None);
+        for _ in 0..3 {
+            rejected.try_to_keep(&one, &mut part).await.unwrap_err();
+            assert_eq!(files(folder.path()), 1);
+        }
+        // An end while it waits leaves nothing: the broker sends the message again.
+        let mut ended = None;
+        rejected.try_to_keep(&two, &mut ended).await.unwrap_err();
+        assert_eq!(files(folder.path()), 2);
+        drop(ended);
+        assert_eq!(files(folder.path()), 1);
+        allow();
+        rejected.try_to_keep(&one, &mut part).await.unwrap();
+        assert!(part.is_none());
+        assert_eq!(
+            (kept(&rejected).await, files(folder.path())),
+            (vec![(1, true)], 1)
+        );
+
+        // A failure to drop the oldest does not keep the newest twice.
+        refuse("DELETE");
+        for _ in 0..10 {
+            rejected.keep("in", "why", None, "z".into()).await;
+        }
+        assert_eq!(kept(&rejected).await.len(), 11);
+        allow();
+        rejected.keep("in", "why", None, "z".into()).await;
+        assert_eq!(
+            (kept(&rejected).await.len(), files(folder.path())),
+            (10, 10)
+        );
+    }
+
+    #[tokio::test]
+    async fn what_an_interrupted_run_left_is_completed_or_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = rejected(folder.path(), 10, 1000).await;
+        one.keep("in", "why", None, "kept".into()).await;
+        let place = |name: &str| folder.path().join(REJECTED).join(name);
+        let file = one.store.rejected_messages(None, 1).await.unwrap()[0]
+            .file
+            .clone()
+            .unwrap();
+        let name = file.strip_prefix("rejected/").unwrap();
+        // Killed between the commit and the rename.
+        let part = format!("{PART}{name}");
+        std::fs::rename(place(name), place(&part)).unwrap();
+        let message = one.store.rejected_message(1).await.unwrap().unwrap();
+        assert_eq!(one.payload(&message).await.unwrap(), Some("kept".into()));
+        // Killed before the commit.
+        let lost = format!("{PART}{}", uuid::Uuid::now_v7().simple());
+        std::fs::write(place(&lost), "not acknowledged").unwrap();
+        // Entries that are not ours.
+        let [folder_of_ours, large] = [(), ()].map(|()| uuid::Uuid::now_v7().simple().to_string());
+        std::fs::create_dir(place(&folder_of_ours)).unwrap();
+        std::fs::create_dir(place(".part-x")).unwrap();
+        std::fs::write(place("notes.txt"), "x").unwrap();
+        std::fs::write(place(&large), [0; 1001]).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", place("link")).unwrap();
+        one.store.close().await;
+        let again = rejected(folder.path(), 10, 1000).await;
+        assert!(place(name).exists() && !place(&part).exists() && !place(&lost).exists());
+        assert_eq!(kept(&again).await, [(4, true)]);
+        for name in [
+            folder_of_ours.as_str(),
+            ".part-x",
+            "notes.txt",
+            &large,
+            "link",
+        ] {
+            assert!(std::fs::symlink_metadata(place(name)).is_ok(), "{name}");
+        }
+        // The folder itself is a file: the daemon starts all the same.
+        std::fs::remove_dir_all(folder.path().join(REJECTED)).unwrap();
+        std::fs::write(folder.path().join(REJECTED), "x").unwrap();
+        again.store.close().await;
+        let odd = rejected(folder.path(), 10, 1000).await;
+        assert_eq!(odd.store.rejected_messages(None, 9).await.unwrap().len(), 1);
     }
 
     #[tokio::test]
@@ -298,8 +532,7 @@ mod tests {
             Some("text/plain".into()),
             payload.clone(),
         )
-        .await
-        .unwrap();
+        .await;
         std::fs::write(folder.path().join(REJECTED).join(".part-x"), "half").unwrap();
         one.store.drop_rejected(vec![1], false).await.unwrap();
         one.store.close().await;

@@ -24,7 +24,9 @@ use super::incoming::Incoming;
 pub use super::incoming::Spooled;
 use super::{Intake, IntakeError};
 use crate::domain::Source;
-use crate::picture_kind::{HEAD_BYTES, NotAPicture, picture_in_json, torn, wrapping};
+use crate::picture_kind::{
+    HEAD_BYTES, NotAPicture, picture_in_json, torn, unread_in_field, wrapping,
+};
 use crate::problem::Problem;
 
 /// Bodies read at a time.
@@ -284,7 +286,7 @@ impl Uploads {
     }
 
     /// Reads a part of a form. Its bytes decide whether it is a picture; a part without a file name
-    /// may be text.
+    /// is text unless its bytes are a picture of any kind.
     async fn part(
         &self,
         mut part: Field<'_>,
@@ -307,15 +309,10 @@ impl Uploads {
         match (&file_name, wrapping(&head)) {
             // Browsers send a file without name and bytes when none was chosen.
             (Some(name), _) if name.is_empty() && head.is_empty() => return Ok(()),
-            (None, Err(NotAPicture::Empty)) => {
-                return text(part, watch, brought, field, head).await;
-            }
-            (None, Err(_))
-                if str::from_utf8(&head[..head.len().min(HEAD_BYTES - 4)])
-                    .is_ok_and(|text| !text.contains('\0')) =>
-            {
-                return text(part, watch, brought, field, head).await;
-            }
+            (None, Err(_)) => match unread_in_field(&head) {
+                None => return text(part, watch, brought, field, head).await,
+                Some(why) => return Err(IntakeError::NotAPicture(called, why).into()),
+            },
             _ => {}
         }
         if brought.pictures.len() == MOST_FILES {

@@ -65,7 +65,7 @@ pub use people::{
     Changed, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, complete_names,
     gallery, people,
 };
-pub use rejected::{NewRejected, RejectedCaps, RejectedMessage};
+pub use rejected::{NewRejected, REJECTED_BEGINNING, RejectedCaps, RejectedMessage};
 pub use restore::{Amounts, amounts};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};

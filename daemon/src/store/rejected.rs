@@ -9,7 +9,7 @@ use super::{Store, StoreError, Urgency};
 use crate::domain::wall_clock_ms;
 
 /// Bytes of a message's beginning, for lists.
-const BEGINNING: usize = 1024;
+pub const REJECTED_BEGINNING: usize = 1024;
 /// Fact that counts messages dropped for lack of space.
 const DROPPED: &str = "rejected_dropped";
 const COLUMNS: &str = "id, received_at_ms, topic, reason, content_type, bytes, payload, file";
@@ -66,7 +66,7 @@ impl Store {
     pub async fn keep_rejected(&self, message: NewRejected) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
             let NewRejected { topic, reason, content_type, payload, file } = &message;
-            let beginning = &payload[..payload.len().min(BEGINNING)];
+            let beginning = &payload[..payload.len().min(REJECTED_BEGINNING)];
             connection
                 .prepare_cached(
                     "INSERT INTO rejected_messages (received_at_ms, topic, reason, content_type, bytes, payload, file)

@@ -354,7 +354,11 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
             .unwrap()
             .success()
     );
-    for path in ["/dev/zero", other.folder.path().to_str().unwrap()] {
+    for path in [
+        "/dev/zero",
+        other.folder.path().to_str().unwrap(),
+        fifo.to_str().unwrap(),
+    ] {
         assert!(refused(&other, path).contains("is not a file"), "{path}");
     }
     // A backup of a newer kithd.
@@ -567,6 +571,20 @@ fn rows_that_make_no_sense_stay_out_by_name() {
         assert_eq!(names(&other), expected, "{sql}");
         assert_eq!(other.sql("pragma foreign_key_check"), [""; 0], "{sql}");
     }
+    // The API says so too, and does not call it a failure.
+    let file = changed(&other, &whole, &vectors("x'0000803f'"));
+    let authorization = format!("Authorization: Bearer {}", other.token());
+    let output = std::process::Command::new("curl")
+        .args(["--silent", "--request", "PUT", "--header", &authorization])
+        .args(["--write-out", "\n%{http_code}", "--upload-file", &file])
+        .arg(other.url("/v1/backup"))
+        .output()
+        .unwrap();
+    let said = text(&output);
+    assert!(
+        said.ends_with("\n200") && said.contains("person_embeddings 3: its vector is damaged"),
+        "{said}"
+    );
     // The others stay known, and an embedding that was left out is made anew from the kept picture.
     restore(&other, &changed(&other, &whole, &vectors("x'0000803f'")));
     assert_eq!(other.known("obama_2.jpg", "o.jpg"), "Barack Obama");

@@ -219,12 +219,7 @@ fn malformed_requests_are_answered_with_what_was_expected() {
             400,
             "the body must be JSON like",
         ),
-        (
-            "/image/post",
-            "{\"file\":\"/x\"}",
-            400,
-            "missing field `path`",
-        ),
+        ("/image/post", "{\"file\":\"/x\"}", 400, "it has no path"),
         ("/images/post", "{\"paths\":[]}", 400, "empty"),
         ("/images/post", "[]", 400, "the body must be JSON like"),
         ("/v1/images", "", 422, "the body is empty"),

@@ -487,3 +487,24 @@ fn a_database_of_a_newer_version_is_refused_with_78() {
         text(&output)
     );
 }
+
+#[test]
+fn idle_connections_to_the_control_socket_are_given_up() {
+    use std::io::Write;
+    let mut board = TestDaemon::new();
+    board.start();
+    let socket = board.state("control.sock");
+    let mut idle: Vec<_> = (0..100)
+        .map(|_| std::os::unix::net::UnixStream::connect(&socket).unwrap())
+        .collect();
+    idle[0]
+        .write_all(b"GET /v1/status HTTP/1.1\r\nHost: ")
+        .unwrap();
+    let files = std::fs::read_dir(format!("/proc/{}/fd", board.pid()));
+    assert!(files.unwrap().count() < 200);
+    assert_eq!(board.get_text("/healthz"), "ok\n");
+    // Waits in the backlog until those that say nothing are given up.
+    let said = board.kithd(["breaker"]);
+    assert!(said.status.success(), "{}", text(&said));
+    drop(idle);
+}

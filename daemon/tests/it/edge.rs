@@ -537,12 +537,16 @@ fn commands_whose_reader_goes_away_end_quietly() {
         &["token"],
         &["doctor"],
         &["camera", "list"],
+        &["restore", "--yes", &backup],
+        &["restore", "--yes", "--json", &backup],
     ] {
         unread(&board, arguments);
     }
     board.start();
     part_is_ok(&board, "engine");
     unread(&board, &["people"]);
+    unread(&board, &["restore", "--yes", &backup]);
+    assert_eq!(board.sql("select count(*) from person"), ["3"]);
     unread(&board, &["breaker"]);
     assert_eq!(board.get_text("/healthz"), "ok\n");
 }

@@ -548,3 +548,38 @@ fn two_spellings_of_one_name_are_two_files() {
     settled(&board, &folder, 2);
     assert_eq!(rows(&board), 2);
 }
+
+#[test]
+fn pictures_below_odd_folders_are_counted_and_never_queued() {
+    use std::os::unix::ffi::OsStrExt;
+    // A scan happens by notice only.
+    let (mut board, folder) = watching("full_scan = \"1h\"");
+    let odd = [&b"caf\xe9"[..], b"line\nbreak", b"in/nul\xe9l/deep"]
+        .map(|name| folder.join(std::ffi::OsStr::from_bytes(name)));
+    odd.iter()
+        .for_each(|inner| std::fs::create_dir_all(inner).unwrap());
+    std::fs::create_dir(folder.join("done")).unwrap();
+    std::fs::copy(photo("noface.jpg"), folder.join("done/of mine.jpg")).unwrap();
+    board.start();
+    settled(&board, &folder, 0);
+    for inner in &odd {
+        std::fs::copy(photo("noface.jpg"), inner.join("x.jpg")).unwrap();
+    }
+    std::fs::copy(photo("noface.jpg"), folder.join("done/another.jpg")).unwrap();
+    std::fs::copy(photo("noface.jpg"), folder.join("plain.jpg")).unwrap();
+    settled(&board, &folder, 1);
+    wait_for("the others to be counted", || {
+        let part = part(&board, &folder);
+        let text = part["text"].as_str()?;
+        let said = [
+            "2 names that are not UTF-8",
+            "1 name with a line break",
+            "1 folder named done or failed (\"done\"",
+        ];
+        said.iter().all(|said| text.contains(said)).then_some(())
+    });
+    assert_eq!(
+        board.sql("select path from images"),
+        [folder.join("plain.jpg").display().to_string()]
+    );
+}

@@ -61,6 +61,37 @@ fn a_picture_from_a_topic_beyond_ascii_is_taken() {
 }
 
 #[test]
+fn a_fault_met_with_a_message_costs_that_message_alone() {
+    let broker = Mosquitto::running();
+    let mut board = TestDaemon::with_broker(broker.port());
+    board.preload("failing_random.c");
+    let fails = board.folder.path().join("random-fails-once");
+    board.environment("RANDOM_FAILS_ONCE", fails.to_str().unwrap());
+    board.start_connected();
+    let pid = board.pid();
+    let picture = photo("noface.jpg").display().to_string();
+    let send = || publish_with(broker.port(), "kithd/board/image", &["-f", &picture]);
+    for n in 1..=2 {
+        std::fs::write(&fails, "").unwrap();
+        send();
+        wait_for("the message to be set aside", || {
+            let messages = board.get("/v1/rejected")["messages"].as_array()?.clone();
+            let said = messages.first()?["reason"].as_str()?.to_owned();
+            (messages.len() == n && said.contains("a fault in kithd, please report it"))
+                .then_some(())
+        });
+        assert!(!fails.exists());
+    }
+    // Sent again it is taken: the fault is over.
+    let taken = board.kithd(["rejected", "retry", "1"]);
+    assert!(taken.status.success());
+    assert_eq!(board.ended(1)["state"], "processed");
+    send();
+    assert_eq!(board.ended(2)["state"], "processed");
+    assert_eq!((board.pid(), board.stop()), (pid, Some(0)));
+}
+
+#[test]
 fn no_answer_goes_to_a_hostile_response_topic() {
     let broker = HostileBroker::running();
     let mut board = TestDaemon::with_broker(broker.port());

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
-use crate::support::{Subscriber, TestDaemon, photo, publish, publish_with, wait_for};
+use crate::support::{Subscriber, TestDaemon, part_is_ok, photo, publish, publish_with, wait_for};
 
 const TOPIC: &str = "kithd/board/image/post";
 
@@ -481,4 +481,70 @@ fn a_topic_taken_out_of_the_configuration_is_unsubscribed() {
             ["0"]
         );
     }
+}
+
+#[test]
+fn json_with_paths_means_the_same_at_every_door() {
+    let broker = Mosquitto::running();
+    let mut board = TestDaemon::with_broker(broker.port());
+    board.start();
+    part_is_ok(&board, "mqtt");
+    assert!(board.kithd(["breaker", "open"]).status.success());
+    let [a, b] = ["a.jpg", "b.jpg"].map(|name| board.put("noface.jpg", name));
+    let rows = || {
+        board.sql("select count(*) from images")[0]
+            .parse::<usize>()
+            .unwrap()
+    };
+    let taken = [
+        (json!({ "path": a }), 1),
+        (json!({ "paths": [a] }), 1),
+        (json!({ "paths": [a, { "path": b }] }), 2),
+        (json!([a]), 1),
+        (json!([{ "path": a }, b]), 2),
+        (json!({ "path": a, "paths": null }), 1),
+    ];
+    let refused = [
+        json!({ "path": a, "paths": [{ "path": b }] }).to_string(),
+        json!({ "paths": [a], "path": b }).to_string(),
+        json!({ "path": a, "paths": [] }).to_string(),
+        format!("{{\"path\":{a:?},\"path\":{b:?}}}"),
+        json!([{ "path": a, "paths": [b] }]).to_string(),
+    ];
+    let type_json = [("content-type", "application/json")];
+    for door in ["/v1/images", "/image/post", "/images/post"] {
+        for (body, ids) in &taken {
+            let (status, answer) = board.post(door, &type_json, body.to_string().as_bytes());
+            assert_eq!(status, 202, "{door} {body}: {answer}");
+            assert_eq!(
+                answer["ids"].as_array().unwrap().len(),
+                *ids,
+                "{door} {body}"
+            );
+        }
+        let before = rows();
+        for body in &refused {
+            let (status, answer) = board.post(door, &type_json, body.as_bytes());
+            assert_eq!(status, 400, "{door} {body}: {answer}");
+            let said = answer["detail"].as_str().unwrap();
+            assert!(said.contains("paths in more than one place"), "{said}");
+        }
+        assert_eq!(rows(), before, "{door}");
+    }
+    let before = rows();
+    for (n, body) in refused.iter().enumerate() {
+        publish(broker.port(), TOPIC, body);
+        wait_for("the message to be refused", || {
+            let messages = board.get("/v1/rejected")["messages"].as_array()?.clone();
+            let said = messages.first()?["reason"].as_str()?.to_owned();
+            (messages.len() == n + 1).then_some(said)
+        });
+    }
+    assert!(
+        board.get("/v1/rejected")["messages"][0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("paths in more than one place")
+    );
+    assert_eq!(rows(), before);
 }

@@ -207,6 +207,54 @@ fn paths_that_name_nothing_fill_no_queue_and_cost_nothing() {
 }
 
 #[test]
+fn missing_paths_by_mqtt_keep_nobody_else_out() {
+    let broker = Mosquitto::running();
+    let mut board = TestDaemon::with_broker(broker.port());
+    board.set("intake.max_pending", "100");
+    board.set("retry.first_wait", "1s");
+    board.start();
+    part_is_ok(&board, "mqtt");
+    let inbox = board.folder.path().join("inbox");
+    for message in 0..4 {
+        let paths: Vec<_> = (0..100)
+            .map(|n| json!({ "path": inbox.join(format!("{message}-{n}.jpg")) }))
+            .collect();
+        publish(
+            broker.port(),
+            "kithd/board/image/post",
+            &json!({ "paths": paths }).to_string(),
+        );
+    }
+    wait_for("all of them to wait for their files", || {
+        files(&board)["text"]
+            .as_str()?
+            .contains("mqtt 400")
+            .then_some(())
+    });
+    wait_for("the board to be ready again", || {
+        (ready(&board) == 200).then_some(())
+    });
+    let image = board.ended(board.post_path(&board.put("noface.jpg", "good.jpg")));
+    assert_eq!(image["state"], "processed");
+    publish(
+        broker.port(),
+        "kithd/board/image/post",
+        &board.put("noface.jpg", "by mqtt.jpg"),
+    );
+    wait_for("the picture by MQTT", || {
+        let sql = "select state from images where path like '%/by mqtt.jpg'";
+        (board.sql(sql) == ["processed"]).then_some(())
+    });
+    let before = ticks(&board);
+    std::thread::sleep(Duration::from_secs(2));
+    let spent = ticks(&board) - before;
+    assert!(
+        spent < 40,
+        "{spent} of 200 ticks while 400 pictures wait for their files"
+    );
+}
+
+#[test]
 fn beyond_a_sources_share_a_missing_file_fails_at_once() {
     let mut board = TestDaemon::new();
     board.set("intake.max_missing", "5");

@@ -1,6 +1,8 @@
 //! Messages that are refused are kept whole, looked at, sent again or dropped; and what is no
 //! reason to refuse one.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
@@ -398,5 +400,168 @@ fn a_refused_command_that_may_name_a_person_is_not_kept() {
     );
     assert!(
         !board.get_text("/v1/rejected").contains("Xanthippe") && !board.log().contains("Xanthippe")
+    );
+}
+
+#[test]
+fn a_message_is_kept_once_however_long_the_database_is_held() {
+    let broker = Mosquitto::running();
+    let mut board = TestDaemon::with_broker(broker.port());
+    board.set("mqtt.rejected_count", "3");
+    board.start_connected();
+    publish(broker.port(), PICTURES, "the first of them");
+    rejected(&board, 1);
+    let folder = board.state("rejected");
+    let files = || std::fs::read_dir(&folder).unwrap().count();
+    let other = rusqlite::Connection::open(board.state("kithd.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for (topic, message) in [(PICTURES, "no picture at all"), (PATHS, "no path at all")] {
+        publish(broker.port(), topic, message);
+    }
+    publish(broker.port(), "kithd/board/command/identify", "no picture");
+    wait_for("all three to be tried", || {
+        (board.log().matches("cannot be kept yet").count() == 3).then_some(())
+    });
+    assert_eq!(files(), 4);
+    other.execute_batch("ROLLBACK").unwrap();
+    wait_for("all of them to be kept", || {
+        let kept = board.get("/v1/rejected")["messages"].to_string();
+        let all = ["no picture at all", "no path at all", "\"no picture\""];
+        all.iter()
+            .all(|message| kept.contains(message))
+            .then_some(())
+    });
+    for _ in 0..2 {
+        assert_eq!(rejected(&board, 3).len(), 3);
+        assert_eq!(board.get("/v1/status")["counts"]["rejected_dropped"], 1);
+        assert_eq!(
+            std::fs::read_dir(board.state("rejected")).unwrap().count(),
+            3
+        );
+        board.kill();
+        board.start_connected();
+    }
+}
+
+#[test]
+fn a_message_beyond_the_limits_says_how_much_of_it_is_kept() {
+    let broker = Mosquitto::running();
+    let mut board = TestDaemon::with_broker(broker.port());
+    board.set("intake.max_bytes", "64KiB");
+    board.set("mqtt.rejected_bytes", "1MiB");
+    board.start();
+    part_is_ok(&board, "mqtt");
+    let mut picture = std::fs::read(photo("noface.jpg")).unwrap();
+    picture.resize((1 << 20) + 1, 0);
+    publish_bytes(&board, broker.port(), PICTURES, &picture, &[]);
+    let message = &rejected(&board, 1)[0];
+    let said = message["reason"].as_str().unwrap();
+    assert!(
+        said.contains("intake.max_bytes = 65536")
+            && said.ends_with(
+                "its first 1024 bytes are kept, because its 1048577 bytes are more than \
+                 mqtt.rejected_bytes = 1048576"
+            ),
+        "{said}"
+    );
+    assert_eq!(message["whole"], false);
+}
+
+/// Sends a form of the page as a browser does; returns status and headers.
+fn send_form(board: &TestDaemon, jar: &str, target: &str, body: &str) -> String {
+    let output = Command::new("curl")
+        .args([
+            "--silent",
+            "--include",
+            "--cookie",
+            jar,
+            "--cookie-jar",
+            jar,
+        ])
+        .args(["--header", &format!("Origin: {}", board.url(""))])
+        .args(["--data", body, &board.url(target)])
+        .output()
+        .unwrap();
+    text(&output)
+}
+
+#[test]
+fn the_pages_forms_send_a_message_again_and_drop_it() {
+    let broker = Mosquitto::running();
+    let mut board = TestDaemon::with_broker(broker.port());
+    board.set("mqtt.picture_topics", "[\"old/#\"]");
+    board.set("intake.max_bytes", "64KiB");
+    board.start();
+    part_is_ok(&board, "mqtt");
+    let picture = [std::fs::read(photo("noface.jpg")).unwrap(), vec![0; 70_000]].concat();
+    for (n, topic) in [PICTURES, "old/a", "old/b", "old/c"]
+        .into_iter()
+        .enumerate()
+    {
+        publish_bytes(&board, broker.port(), topic, &picture, &[]);
+        rejected(&board, n + 1);
+    }
+    board.stop();
+    board.unset("intake.max_bytes");
+    board.unset("mqtt.picture_topics");
+    board.start();
+    let jar = board.folder.path().join("cookies").display().to_string();
+    let without = send_form(&board, &jar, "/rejected/1/drop", "");
+    assert!(
+        without.starts_with("HTTP/1.1 401") || without.starts_with("HTTP/1.1 303"),
+        "{without}"
+    );
+    let body = format!("token={}&next=%2F", board.token());
+    let in_ = send_form(&board, &jar, "/login", &body);
+    assert!(in_.starts_with("HTTP/1.1 303"), "{in_}");
+    let forms = || {
+        let output = Command::new("curl")
+            .args(["--silent", "--cookie", &jar, &board.url("/")])
+            .output()
+            .unwrap();
+        text(&output)
+    };
+    let csrf = {
+        let page = forms();
+        let after = page.split("/rejected/1/retry?csrf=").nth(1);
+        after
+            .unwrap_or_else(|| panic!("no form: {page}"))
+            .split('"')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let send = |form: &str| send_form(&board, &jar, &format!("{form}?csrf={csrf}"), "");
+    assert!(send_form(&board, &jar, "/rejected/1/drop", "").starts_with("HTTP/1.1 403"));
+    assert_eq!(
+        rejected(&board, 4).len(),
+        4,
+        "without what the form carries"
+    );
+    let taken = send("/rejected/1/retry");
+    assert!(
+        taken.starts_with("HTTP/1.1 303") && taken.contains("/images/1"),
+        "{taken}"
+    );
+    assert_eq!(board.ended(1)["state"], "processed");
+    assert_eq!(rejected(&board, 3).len(), 3);
+    // The topic of the others is no longer configured: each is refused again and kept.
+    let refused = send("/rejected/2/retry");
+    assert!(refused.starts_with("HTTP/1.1 303"), "{refused}");
+    assert!(
+        board.get("/v1/rejected/2")["reason"]
+            .as_str()
+            .unwrap()
+            .contains("mqtt.picture_topics")
+    );
+    assert!(send("/rejected/2/drop").starts_with("HTTP/1.1 303"));
+    assert_eq!(rejected(&board, 2).len(), 2);
+    let gone = send("/rejected/2/drop");
+    assert!(gone.starts_with("HTTP/1.1 303"), "{gone}");
+    assert!(send("/rejected/drop").starts_with("HTTP/1.1 303"));
+    assert_eq!(rejected(&board, 0).len(), 0);
+    assert_eq!(
+        std::fs::read_dir(board.state("rejected")).unwrap().count(),
+        0
     );
 }

@@ -209,3 +209,61 @@ fn files_are_closed_to_others_whatever_folder_and_umask() {
     assert_eq!(open(&state), [""; 0].map(PathBuf::from));
     assert_eq!(open(&state.join("spool")), [""; 0].map(PathBuf::from));
 }
+
+/// Entries under names like kithd's own, as a restored copy or a hand leaves them.
+#[test]
+fn odd_entries_in_the_state_folder_do_not_stop_the_start() {
+    let mut board = TestDaemon::new();
+    board.start_with_everybody();
+    board.stop();
+    let uuid = "0".repeat(32);
+    let folders = [
+        format!("rejected/{uuid}"),
+        "rejected/.part-1".into(),
+        format!("spool/{uuid}.http.7"),
+        format!("spool/{uuid}.http.new"),
+        "spool/deep/er".into(),
+        "people/0".into(),
+        "kithd.db.before-1".into(),
+        "kithd.db.damaged-1".into(),
+    ];
+    std::fs::remove_dir_all(board.state("inbox")).unwrap();
+    for folder in &folders {
+        std::fs::create_dir_all(board.state(folder)).unwrap();
+    }
+    for link in ["inbox", "rejected/link", "spool/link"] {
+        std::os::unix::fs::symlink("/nowhere/at/all", board.state(link)).unwrap();
+    }
+    for pipe in [
+        format!("rejected/1{}", &uuid[1..]),
+        format!("spool/1{}.mqtt.9", &uuid[1..]),
+    ] {
+        let made = Command::new("mkfifo").arg(board.state(&pipe)).status();
+        assert!(made.unwrap().success());
+    }
+    std::fs::write(board.state("rejected/not a name of ours"), "x").unwrap();
+    board.start();
+    part_is_ok(&board, "gallery");
+    assert_eq!(board.known("obama_2.jpg", "o.jpg"), "Barack Obama");
+    assert_eq!(board.sql("select count(*) from images"), ["1"]);
+    assert_eq!(board.sql("select count(*) from rejected_messages"), ["0"]);
+    for folder in folders
+        .iter()
+        .filter(|folder| !folder.starts_with("people"))
+    {
+        assert!(board.state(folder).is_dir(), "{folder}");
+    }
+    let log = board.log();
+    for entry in [&folders[0], &folders[2]] {
+        assert!(
+            log.contains(entry) && log.contains("left alone"),
+            "{entry}: {log}"
+        );
+    }
+    assert_eq!(board.stop(), Some(0));
+    // The folder itself is a file.
+    std::fs::remove_dir_all(board.state("rejected")).unwrap();
+    std::fs::write(board.state("rejected"), "x").unwrap();
+    board.start();
+    assert_eq!(board.get_text("/healthz"), "ok\n");
+}

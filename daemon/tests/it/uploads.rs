@@ -397,6 +397,68 @@ fn a_part_of_a_form_is_a_picture_by_its_bytes() {
 }
 
 #[test]
+fn fields_of_a_form_are_text_whatever_their_bytes() {
+    let mut board = TestDaemon::new();
+    board.start();
+    part_is_ok(&board, "engine");
+    let jpeg = jpeg();
+    let picture = || part(b"; name=\"picture\"; filename=\"a.jpg\"", &jpeg);
+    let umlauts = "ä".repeat(300);
+    let utf16: Vec<u8> = "Einfahrt"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let texts: [&[u8]; 9] = [
+        umlauts.as_bytes(),
+        &[b"a", umlauts.as_bytes()].concat(),
+        b"M\xfcller am Tor",
+        b"\xd1\xed\xe8\xec\xee\xea",
+        b"\x1b$B%+%a%i\x1b(B",
+        &utf16,
+        &[b'x'; 9000],
+        b"P1 parking",
+        b"\x07\xc8\x03",
+    ];
+    for text in texts {
+        let shown = String::from_utf8_lossy(&text[..text.len().min(20)]);
+        let both = form(&[part(b"; name=\"comment\"", text), picture()]);
+        let (status, answer) = board.post("/v1/images", &[FORM], &both);
+        assert_eq!(status, 202, "{shown}: {answer}");
+        assert_eq!(answer["ids"].as_array().unwrap().len(), 1, "{shown}");
+        let (status, answer) = board.post("/v1/identify", &[FORM], &both);
+        assert_eq!(status, 200, "{shown}: {answer}");
+    }
+    let queued = board.sql("SELECT count(*) FROM images");
+    let base64 = |bytes: &[u8]| String::from_utf8(piped("base64", &["-w0"], bytes)).unwrap();
+    let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
+    let pictures = [
+        (format!("data:image/heic;base64,{}", base64(heic)), "HEIC"),
+        (base64(b"\0\0\0\x18ftypavif\0\0\0\0mif1avif"), "AVIF"),
+        ("data:image/svg+xml,%3Csvg/%3E".into(), "a data: URI"),
+        (
+            "<svg xmlns=\"http://www.w3.org/2000/svg\"/>".into(),
+            "an SVG drawing",
+        ),
+        (String::from_utf8_lossy(heic).into(), "HEIC"),
+    ];
+    for (text, kind) in pictures {
+        for parts in [
+            [picture(), part(b"; name=\"second\"", text.as_bytes())],
+            [part(b"; name=\"second\"", text.as_bytes()), picture()],
+        ] {
+            let (status, problem) = board.post("/v1/images", &[FORM], &form(&parts));
+            assert_eq!(status, 422, "{kind}: {problem}");
+            let said = detail(&problem);
+            assert!(
+                said.contains("the part \"second\"") && said.contains(kind),
+                "{kind}: {said}"
+            );
+        }
+    }
+    assert_eq!(board.sql("SELECT count(*) FROM images"), queued);
+}
+
+#[test]
 fn a_form_is_queued_whole_or_not_at_all() {
     let mut board = TestDaemon::new();
     board.set("intake.max_pending", "5");

@@ -92,6 +92,7 @@ impl Folder {
             },
             exclude: globs(&settings.exclude)?,
             settle: settings.settle,
+            then: settings.then,
         };
         let mut scanner = Scanner::new(settings.path.clone(), rules, mounted, seen);
         let (mut noted_mount, mut listener) = (mounted, None);
@@ -182,7 +183,7 @@ impl Folder {
                             // The refusal repeats, so it is logged once per run.
                             Err(error) => {
                                 tracing::warn!("{}: not taken: {error}", self.part);
-                                scanner.taken(std::slice::from_ref(file));
+                                scanner.refused(file);
                             }
                         }
                     }

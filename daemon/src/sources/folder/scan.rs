@@ -20,6 +20,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use crate::config::Then;
 use crate::domain::{FileKey, Stamp};
 use crate::files::left_out::{self, LeftOut, Named, Why};
 use crate::files::{entries, numbers_last, open_beneath, standing_of, stat_beneath};
@@ -46,6 +47,19 @@ pub struct Rules {
     pub exclude: GlobSet,
     /// Time without change of size and modification time before a file is taken.
     pub settle: Duration,
+    /// Action on finished files.
+    pub then: Then,
+}
+
+impl Rules {
+    /// Returns whether finished files go into this subfolder.
+    fn puts_into(&self, folder: &Path) -> bool {
+        match self.then {
+            Then::Leave => false,
+            Then::Move => true,
+            Then::Delete => folder == Path::new(FAILED),
+        }
+    }
 }
 
 /// A file ready to be taken.
@@ -102,10 +116,10 @@ pub struct Scanner {
     /// Files missing from a listing since the last full scan.
     vanished: HashSet<FileKey>,
     settling: HashMap<PathBuf, Settling>,
-    /// Files without an extension that are not pictures.
-    no_pictures: HashMap<PathBuf, (Stamp, Why)>,
-    /// A folder was listed again, is gone or cannot be read, so `no_pictures` must be checked for
-    /// vanished files.
+    /// Files that are left out for more than their names: no pictures by their bytes, or refused.
+    left_out_files: HashMap<PathBuf, (Stamp, Why)>,
+    /// A folder was listed again, is gone or cannot be read, so `left_out_files` must be checked
+    /// for vanished files.
     relisted: bool,
 }
 
@@ -162,7 +176,7 @@ impl Scanner {
             unreadable: BTreeMap::new(),
             vanished: HashSet::new(),
             settling: HashMap::new(),
-            no_pictures: HashMap::new(),
+            left_out_files: HashMap::new(),
             relisted: false,
         }
     }
@@ -222,7 +236,7 @@ impl Scanner {
         self.folders
             .values()
             .for_each(|listed| looked.left_out.extend(&listed.left_out));
-        for (below, (_, why)) in &self.no_pictures {
+        for (below, (_, why)) in &self.left_out_files {
             looked.left_out.add(*why, below);
         }
         Ok(looked)
@@ -233,14 +247,15 @@ impl Scanner {
         let Some(name) = below.file_name() else {
             return;
         };
-        let inside = below.parent().into_iter().flat_map(Path::components);
-        let mut hidden = inside.map(|part| match part {
+        let inside = below.parent().unwrap_or(Path::new(""));
+        let mut hidden = inside.components().map(|part| match part {
             Component::Normal(name) => left_out::of_name(name, true).is_some(),
             _ => true,
         });
         if hidden.any(|hidden| hidden)
             || left_out::of_name(name, false).is_some()
-            || is_put_away(below)
+            || left_out::of_path(inside).is_some()
+            || is_put_away(inside)
         {
             return;
         }
@@ -258,6 +273,13 @@ impl Scanner {
             self.settling.remove(&file.below);
             self.seen.insert(file.key, file.stamp);
         }
+    }
+
+    /// Counts a file that intake refuses for good as left out, until it changes.
+    pub fn refused(&mut self, found: &Found) {
+        self.settling.remove(&found.below);
+        let why = (found.stamp, Why::Refused);
+        self.left_out_files.insert(found.below.clone(), why);
     }
 
     /// Moves or deletes a file whose image has ended, unless another file has replaced it.
@@ -358,10 +380,7 @@ impl Scanner {
         }
         self.relisted = true;
         // A folder name that cannot be queued rules out every file below it.
-        let odd = folder.to_str().map_or(Some(Why::NotUtf8), |name| {
-            name.contains(char::is_control)
-                .then_some(Why::ControlCharacters)
-        });
+        let odd = left_out::of_path(folder);
         let mut listed = Listed {
             mtime,
             twice: same,
@@ -371,7 +390,10 @@ impl Scanner {
         let mut inner = Vec::new();
         for (name, kind) in entries(&opened)? {
             let below = folder.join(&name);
-            if is_put_away(&below) {
+            if kind == FileType::Directory && is_put_away(&below) {
+                if self.rules.recursive && !self.rules.puts_into(&below) {
+                    listed.left_out.add(Why::PutAway, &below);
+                }
                 continue;
             }
             if let Some(why) = left_out::of_entry(&name, kind) {
@@ -394,7 +416,7 @@ impl Scanner {
             }
             let key = key_of(&below);
             listed.keys.push(key);
-            let known = self.seen.contains_key(&key) || self.no_pictures.contains_key(&below);
+            let known = self.seen.contains_key(&key) || self.left_out_files.contains_key(&below);
             if (full || !known)
                 && let Ok(stat) = rustix::fs::statat(&opened, &name, AtFlags::SYMLINK_NOFOLLOW)
             {
@@ -454,13 +476,13 @@ impl Scanner {
         let stamp = standing_of(stat, false).stamp;
         let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         let no_picture = self
-            .no_pictures
+            .left_out_files
             .get(below)
             .is_some_and(|(known, _)| *known == stamp);
         if !regular || no_picture || self.seen.get(&key_of(below)) == Some(&stamp) {
             return;
         }
-        self.no_pictures.remove(below);
+        self.left_out_files.remove(below);
         let settling = || Settling {
             stamp,
             since: now,
@@ -476,9 +498,9 @@ impl Scanner {
     fn collect_ready(&mut self, root: &OwnedFd, now: Instant, looked: &mut Looked) {
         let (settle, lasting) = (self.rules.settle, numbers_last(root));
         let by_ending = self.rules.include.is_none();
-        let (no_pictures, mut opened) = (&mut self.no_pictures, 0);
+        let (left_out_files, mut opened) = (&mut self.left_out_files, 0);
         if std::mem::take(&mut self.relisted) {
-            no_pictures.retain(|below, _| stat_beneath(root, below, OFlags::PATH).is_ok());
+            left_out_files.retain(|below, _| stat_beneath(root, below, OFlags::PATH).is_ok());
         }
         self.settling.retain(|below, waiting| {
             let Ok((_, stat)) = stat_beneath(root, below, OFlags::PATH) else {
@@ -511,7 +533,7 @@ impl Scanner {
                 }
                 opened += 1;
                 if let Ok(Some(why)) = left_out::by_bytes_beneath(root, below) {
-                    no_pictures.insert(below.clone(), (standing.stamp, why));
+                    left_out_files.insert(below.clone(), (standing.stamp, why));
                     return false;
                 }
             }
@@ -539,10 +561,9 @@ pub fn key_of(below: &Path) -> FileKey {
     key
 }
 
-fn is_put_away(below: &Path) -> bool {
-    [DONE, FAILED]
-        .iter()
-        .any(|folder| below.starts_with(folder))
+/// Returns true for a folder of finished files, and the folders in it.
+fn is_put_away(folder: &Path) -> bool {
+    [DONE, FAILED].iter().any(|name| folder.starts_with(name))
 }
 
 /// Opens a folder below another, creating it if needed. No part of the path may be a link.

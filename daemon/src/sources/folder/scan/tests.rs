@@ -19,6 +19,7 @@ fn rules() -> Rules {
         include: Some(globs(&["*.jpg"])),
         exclude: globs(&["**/skip/**"]),
         settle: SETTLE,
+        then: Then::Move,
     }
 }
 
@@ -128,6 +129,105 @@ fn what_is_left_out_is_counted_while_it_is_there() {
     assert!(
         left_out.contains("1 HEIC file (\"c.heic\"") && !left_out.contains("README"),
         "{left_out}"
+    );
+}
+
+#[test]
+fn a_file_below_an_odd_folder_is_counted_however_it_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let odd: [(&[u8], &str); 4] = [
+        (b"caf\xe9", "not UTF-8"),
+        (b"in/caf\xe9/deep", "not UTF-8"),
+        (b"line\nbreak", "line break"),
+        (b"bell\x07/in", "line break"),
+    ];
+    let mut scanner = scanner(folder.path());
+    for (name, _) in &odd {
+        fs::create_dir_all(folder.path().join(OsStr::from_bytes(name))).unwrap();
+    }
+    assert!(scanner.look(true, later(0)).unwrap().left_out.is_empty());
+    for (n, (name, says)) in odd.iter().enumerate() {
+        let below = Path::new(OsStr::from_bytes(name)).join("x.jpg");
+        fs::write(folder.path().join(&below), "x").unwrap();
+        scanner.touched(&below, later(0));
+        let looked = scanner.look(false, later(1)).unwrap();
+        assert!(
+            looked.ready.is_empty() && looked.settling == 0,
+            "{below:?}: {looked:?}"
+        );
+        let left_out = looked.left_out.to_string();
+        let count = if n % 2 == 0 { "1 " } else { "2 " };
+        assert!(
+            left_out.contains(says) && left_out.contains(count),
+            "{below:?}: {left_out}"
+        );
+    }
+}
+
+#[test]
+fn done_and_failed_are_ours_by_rule_and_counted_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["done/a.jpg", "failed/b.jpg", "in/done/c.jpg"] {
+        fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
+        fs::write(folder.path().join(name), "x").unwrap();
+    }
+    for (then, recursive, counted) in [
+        (Then::Leave, true, 2),
+        (Then::Delete, true, 1),
+        (Then::Move, true, 0),
+        (Then::Leave, false, 0),
+    ] {
+        let rules = Rules {
+            then,
+            recursive,
+            ..rules()
+        };
+        let mut scanner = Scanner::new(folder.path().into(), rules, false, HashMap::new());
+        scanner.look(true, later(0)).unwrap();
+        scanner.touched(Path::new("done/a.jpg"), later(0));
+        let looked = scanner.look(false, later(1)).unwrap();
+        let expected: &[&str] = if recursive { &["in/done/c.jpg"] } else { &[] };
+        assert_eq!(names(&looked), expected, "{then:?}");
+        let said = match counted {
+            0 => String::new(),
+            1 => "1 folder named done or failed (\"done\"".into(),
+            _ => format!("{counted} folders named done or failed"),
+        };
+        let left_out = looked.left_out.to_string();
+        assert_eq!(
+            looked.left_out.is_empty(),
+            counted == 0,
+            "{then:?}: {left_out}"
+        );
+        assert!(left_out.contains(&said), "{then:?}: {left_out}");
+    }
+}
+
+#[test]
+fn a_refused_file_is_left_out_until_it_changes_or_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut scanner = scanner(folder.path());
+    for name in ["a.jpg", "b.jpg"] {
+        fs::write(folder.path().join(name), "x").unwrap();
+    }
+    scanner.look(true, later(0)).unwrap();
+    let looked = scanner.look(false, later(1)).unwrap();
+    assert_eq!(names(&looked), ["a.jpg", "b.jpg"]);
+    looked.ready.iter().for_each(|file| scanner.refused(file));
+    let looked = scanner.look(true, later(2)).unwrap();
+    assert_eq!(
+        (names(&looked).len(), looked.settling, scanner.known()),
+        (0, 0, 0)
+    );
+    let left_out = looked.left_out.to_string();
+    assert!(left_out.contains("2 files that are refused"), "{left_out}");
+    fs::write(folder.path().join("a.jpg"), "other").unwrap();
+    fs::remove_file(folder.path().join("b.jpg")).unwrap();
+    scanner.look(true, later(3)).unwrap();
+    let looked = scanner.look(false, later(4)).unwrap();
+    assert_eq!(
+        (names(&looked), looked.left_out.is_empty()),
+        (vec!["a.jpg"], true)
     );
 }
 
