@@ -749,17 +749,18 @@ fn write_name(connection: &Connection, id: PersonId, name: &str) -> rusqlite::Re
         .execute(params![id, name, names::fold(name), names::base(name), level, alone])
 }
 
-/// Brings names that another program or an earlier version wrote to the stored form. When two
-/// people's names become equal, the later one gets a number appended: only the operator knows
+/// Brings names that another program or an earlier version wrote, or compared in another form, to
+/// the stored form. When two people's names become equal, the later one gets a number appended: only the operator knows
 /// whether they are the same person.
 pub(super) fn complete_names(connection: &Connection) -> rusqlite::Result<()> {
-    let mut left: Vec<(PersonId, String)> = connection
-        .prepare("SELECT id, name FROM person WHERE folded IS NULL ORDER BY id")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+    let mut left: Vec<(PersonId, String, Option<String>)> = connection
+        .prepare("SELECT id, name, folded FROM person ORDER BY id")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<Result<_, _>>()?;
+    left.retain(|(_, name, folded)| folded.as_ref() != Some(&names::fold(name)));
     // Names already in stored form come first and keep it.
-    left.sort_by_key(|(_, name)| names::clean(name) != *name);
-    for (id, name) in left {
+    left.sort_by_key(|(_, name, _)| names::clean(name) != *name);
+    for (id, name, _) in left {
         let cleaned = names::of_person(&name).unwrap_or_else(|_| format!("Person {id}"));
         let mut own = cleaned.clone();
         let mut number = 1;
