@@ -49,7 +49,7 @@ use crate::supervise::fault;
 pub use backup::{Contents, NoBackup, Origin, check_header, clean_copy, origin};
 pub use clustering::{Joined, Joining, StrangerShape, UngroupedFace};
 pub use damaged::{Waiting, empty_copy, people_of_damaged, waiting_of_damaged};
-pub use faces::{CounterExample, Relabel, StoredFace, counter_examples};
+pub use faces::{CounterExample, PersonBeside, Relabel, StoredFace, counter_examples};
 pub use fill::{Size, fill};
 pub use find::ImageFilter;
 pub use folders::EndedFile;
