@@ -791,6 +791,32 @@ mod tests {
     }
 
     #[test]
+    fn an_error_of_the_disk_is_said_with_its_remedy() {
+        let said = |code| {
+            let error = rusqlite::ffi::Error::new(code);
+            let message = Some("disk I/O error".to_string());
+            StoreError::from(rusqlite::Error::SqliteFailure(error, message)).to_string()
+        };
+        use rusqlite::ffi::{
+            SQLITE_CANTOPEN, SQLITE_IOERR_FSYNC, SQLITE_IOERR_READ, SQLITE_IOERR_WRITE,
+            SQLITE_READONLY, SQLITE_READONLY_DBMOVED,
+        };
+        for (codes, sentence) in [
+            (
+                &[SQLITE_IOERR_READ, SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC][..],
+                disk::FAILING,
+            ),
+            (&[SQLITE_READONLY], disk::READ_ONLY),
+            (&[SQLITE_CANTOPEN], disk::GONE),
+        ] {
+            for &code in codes {
+                assert_eq!(said(code), sentence, "{code}");
+            }
+        }
+        assert!(!said(SQLITE_READONLY_DBMOVED).contains("I/O error"));
+    }
+
+    #[test]
     fn the_file_that_is_open_is_told_from_another_and_from_none() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
