@@ -98,7 +98,7 @@ impl People {
         if free.is_empty()
             && let Some((face, other)) = taken.first()
         {
-            return Err(in_the_picture(&name, face, *other));
+            return Err(in_the_picture(&matcher, person, &name, face, *other));
         }
         let mut pictures = Vec::with_capacity(PICTURES);
         for face in differing(
@@ -163,7 +163,7 @@ impl People {
             .one_a_picture(&matcher, vec![face.clone()], person)
             .await?;
         if let Some((face, other)) = taken.first() {
-            return Err(in_the_picture(&name, face, *other));
+            return Err(in_the_picture(&matcher, person, &name, face, *other));
         }
         let label = Relabel {
             image_id: image,
@@ -443,7 +443,18 @@ impl People {
     }
 }
 
-fn in_the_picture(name: &str, face: &StoredFace, other: u32) -> RelabelError {
+/// Refuses a face of a picture in which another face is this person.
+fn in_the_picture(
+    matcher: &Matcher,
+    person: Option<PersonId>,
+    typed: &str,
+    face: &StoredFace,
+    other: u32,
+) -> RelabelError {
+    let snapshot = matcher.snapshot();
+    let name = person
+        .and_then(|person| snapshot.name(person))
+        .unwrap_or(typed);
     RelabelError::Refused(format!(
         "face {other} of image {} is {name} already, and a person is in a picture once; say first that face {other} is \
          not {name}, or set recognition.mirrors = true if your pictures show mirrors or screens",

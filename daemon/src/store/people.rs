@@ -809,6 +809,9 @@ mod tests {
             ["José", "JOSE\u{301}"],
             ["Strauß", "strauss"],
             ["Łukasz", "łukasz"],
+            ["Ｊｏｅ", "joe"],
+            ["O\u{2019}Brien", "O'BRIEN"],
+            ["Jean\u{2011}Luc", "Jean-Luc"],
         ];
         for (number, [first, second]) in spellings.iter().enumerate() {
             let id = enroll(&store, first, &format!("{number} a"), [1.0, 0.0]).await;
@@ -832,6 +835,15 @@ mod tests {
             Changed::Done(())
         );
         assert_eq!(store.person(jose).await.unwrap().unwrap().name, "JOSÉ");
+        // A key that an earlier version made is made anew at the start.
+        let brien = store.person_named("O'Brien".into()).await.unwrap();
+        let earlier = "UPDATE person SET folded = 'o\u{2019}brien' WHERE name LIKE 'O%Brien'";
+        run(&store, earlier).await;
+        assert_eq!(store.person_named("O'Brien".into()).await.unwrap(), None);
+        store.close().await;
+        let (store, _) = Store::open(folder.path()).unwrap();
+        assert_eq!(store.person_named("O'Brien".into()).await.unwrap(), brien);
+        assert_eq!(rows(&store, "SELECT count(*) FROM person").await, ["7"]);
     }
 
     #[tokio::test]

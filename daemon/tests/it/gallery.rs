@@ -325,7 +325,7 @@ fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
     let body = json!({ "name": "barack OBAMA", "anyway": true }).to_string();
     let json = [("content-type", "application/json")];
     let (status, refused) = board.post_as_admin(&format!("/v1/{place}"), &json, body.as_bytes());
-    let why = format!("face 1 of image {image} is barack OBAMA already");
+    let why = format!("face 1 of image {image} is Barack Obama already");
     assert_eq!(status, 409, "{refused}");
     assert!(
         refused["detail"].as_str().unwrap().contains(&why),
