@@ -15,8 +15,8 @@ const LONGEST_OF_A_PICTURE: usize = 255;
 /// Combining class of the signs that suppress a vowel in the scripts of India.
 const VIRAMA: u8 = 9;
 
-/// Returns the stored form: NFC, without control and invisible characters, runs of white space as
-/// one blank, trimmed.
+/// Returns the stored form: NFC, without control and invisible characters and marks on no letter,
+/// runs of white space as one blank, trimmed.
 ///
 /// The result may be empty. Sources: Unicode Standard Annex 15 (NFC), general categories Cc, Cf,
 /// Co, Cs and Cn; RFC 5892, appendix A, for the two joiners, which change how a name is written in
@@ -29,7 +29,9 @@ pub fn clean(name: &str) -> String {
         .peekable();
     while let Some(letter) = letters.next() {
         let before = visible.chars().next_back();
-        if is_visible(letter) || joins(letter, before, letters.peek().copied()) {
+        // A mark needs a letter to stand on.
+        let alone = is_mark(letter) && before.is_none_or(|before| before == ' ');
+        if (is_visible(letter) && !alone) || joins(letter, before, letters.peek().copied()) {
             visible.push(letter);
         }
     }
@@ -42,25 +44,56 @@ pub fn clean(name: &str) -> String {
         .collect()
 }
 
-/// Returns the form for comparison: cleaned, without joiners, then the Unicode canonical caseless
-/// form, so that "MÜLLER", "Müller" and its decomposed spelling are equal.
+/// Returns the form for comparison: cleaned, without joiners, apostrophes and dashes of every kind
+/// as one, then the Unicode compatibility caseless form. "MÜLLER", "Müller" and its decomposed
+/// spelling are equal, as are "Ｊｏｅ" and "Joe", or "O’Brien" and "O'Brien".
 ///
-/// Source: Unicode Standard, section 3.13, definition D145.
+/// Source: Unicode Standard, section 3.13, definition D146.
 pub fn fold(name: &str) -> String {
-    if name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return name
-            .split(' ')
-            .filter(|word| !word.is_empty())
-            .collect::<Vec<_>>()
-            .join(" ")
-            .to_ascii_lowercase();
-    }
-    clean(name)
-        .nfd()
-        .default_case_fold()
-        .filter(|c| !is_joiner(*c))
+    let folded: String = if name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        name.to_ascii_lowercase().replace('`', "'")
+    } else {
+        let signs = clean(name).chars().map(plain_sign).collect::<String>();
+        signs
+            .nfd()
+            .default_case_fold()
+            .nfkd()
+            .default_case_fold()
+            .nfkc()
+            .filter(|c| !is_joiner(*c))
+            .map(plain_sign)
+            .collect()
+    };
+    folded
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
         .nfc()
         .collect()
+}
+
+/// Returns the apostrophe or hyphen of keyboards for the signs that stand for them.
+fn plain_sign(c: char) -> char {
+    match c {
+        '`'
+        | '\u{B4}'
+        | '\u{2B9}'
+        | '\u{2BB}'..='\u{2BD}'
+        | '\u{2018}'..='\u{201B}'
+        | '\u{2032}'
+        | '\u{2035}'
+        | '\u{A78B}'
+        | '\u{A78C}'
+        | '\u{FF07}'
+        | '\u{FF40}' => '\'',
+        '\u{2010}'..='\u{2015}'
+        | '\u{2043}'
+        | '\u{2212}'
+        | '\u{FE58}'
+        | '\u{FE63}'
+        | '\u{FF0D}' => '-',
+        c => c,
+    }
 }
 
 /// Returns the form for ordering: folded, with base letters in place of those with accents, so that
@@ -95,8 +128,7 @@ pub fn holds(name: &str, folded: &str) -> bool {
 pub fn topic_level(name: &str) -> String {
     // Accents without a composed letter are dropped; signs that a script needs stay.
     let folded: String = fold(name).chars().filter(|c| !is_accent(*c)).collect();
-    let in_words =
-        |c: char| c.is_alphanumeric() || c.general_category_group() == GeneralCategoryGroup::Mark;
+    let in_words = |c: char| c.is_alphanumeric() || is_mark(c);
     folded
         .split(|c: char| !in_words(c))
         .filter(|word| !word.is_empty())
@@ -144,11 +176,11 @@ pub fn of_picture(name: &str) -> String {
 fn is_visible(c: char) -> bool {
     use GeneralCategory::{Control, Format, PrivateUse, Surrogate, Unassigned};
     // Fillers and blanks are letters and symbols by category but have no glyph; so do variation
-    // selectors among the marks.
+    // selectors among the marks. The object replacement character stands for a picture that is gone.
     let filler = matches!(
         c,
         '\u{034F}' | '\u{115F}' | '\u{1160}' | '\u{17B4}' | '\u{17B5}' | '\u{180B}'..='\u{180D}' | '\u{180F}' | '\u{2800}'
-            | '\u{3164}' | '\u{FFA0}' | '\u{FE00}'..='\u{FE0F}' | '\u{E0100}'..='\u{E01EF}'
+            | '\u{3164}' | '\u{FFA0}' | '\u{FFFC}' | '\u{FE00}'..='\u{FE0F}' | '\u{E0100}'..='\u{E01EF}'
     );
     !filler
         && !matches!(
@@ -188,6 +220,10 @@ fn joins(c: char, before: Option<char>, after: Option<char>) -> bool {
             || (c == '\u{200C}' && arabic(before) && arabic(after)))
 }
 
+fn is_mark(c: char) -> bool {
+    c.general_category_group() == GeneralCategoryGroup::Mark
+}
+
 /// Returns true for combining marks of alphabets that can be read without them.
 fn is_accent(c: char) -> bool {
     matches!(c, '\u{0300}'..='\u{036F}')
@@ -209,12 +245,29 @@ mod tests {
             "\u{2800}",
             "\u{ad}\u{fe0f}",
             " \n",
+            "\u{301}",
+            " \u{301}\u{20dd}",
+            "\u{200b}\u{93f}",
+            "\u{fffc}",
+            "\u{e000}",
+            "\u{f8ff}\u{100000}",
+            "\u{fdd0}",
+            "\u{ffff}",
+            "\u{378}",
         ];
         for invisible in invisible {
             assert_eq!(clean(invisible), "", "{invisible:?}");
             assert!(of_person(invisible).is_err(), "{invisible:?}");
         }
         assert_eq!(clean("\u{202e}nnA"), "nnA");
+        for shown in [
+            "Ann\u{fffc}",
+            "\u{301}Ann",
+            "\u{e000}Ann\u{fdd0}",
+            "Ann \u{301}",
+        ] {
+            assert_eq!(of_person(shown).as_deref(), Ok("Ann"), "{shown:?}");
+        }
         assert_eq!(clean("Eileen\u{a0}\u{3000}Collins\0"), "Eileen Collins");
         assert_eq!(clean("अक्षय"), "अक्षय");
         assert!(
@@ -283,6 +336,41 @@ mod tests {
         assert_eq!(fold("ВЛАДИМИР"), fold("Владимир"));
         assert_ne!(fold("Ann"), fold("Anna"));
         assert_ne!(fold("Muller"), fold("Müller"));
+    }
+
+    #[test]
+    fn names_are_compared_whatever_keyboard_wrote_them() {
+        for (one, other) in [
+            ("Ｊｏｅ", "Joe"),
+            ("Ｊｏｅ　Ｏ＇Ｂｒｉｅｎ", "joe o'brien"),
+            ("O\u{2019}Brien", "O'Brien"),
+            ("O\u{2bc}Brien", "O'Brien"),
+            ("O\u{b4}Brien", "O`brien"),
+            ("Jean\u{2011}Luc", "Jean-Luc"),
+            ("Jean\u{2013}Luc", "JEAN\u{2212}LUC"),
+            ("ｱﾝ", "アン"),
+            ("Ste\u{fb03}", "Steffi"),
+            ("Ann\u{a0}Lee", "ann lee"),
+            ("Ⅷ", "VIII"),
+        ] {
+            assert_eq!(fold(one), fold(other), "{one} {other}");
+            assert!(
+                holds(one, &fold(other)) && holds(other, &fold(one)),
+                "{one}"
+            );
+            assert_eq!(fold(&fold(one)), fold(one), "{one}");
+        }
+        // The stored name stays as it was written.
+        for written in ["Ｊｏｅ", "O\u{2019}Brien", "Jean\u{2011}Luc"] {
+            assert_eq!(of_person(written).as_deref(), Ok(written));
+        }
+        for (one, other) in [
+            ("O'Brien", "OBrien"),
+            ("Jean-Luc", "Jean Luc"),
+            ("Jo", "Joe"),
+        ] {
+            assert_ne!(fold(one), fold(other));
+        }
     }
 
     #[test]

@@ -217,6 +217,8 @@ pub fn known_people(folder: &Path) -> anyhow::Result<Known> {
                 continue;
             }
             let why = match left_out::by_ending(&name) {
+                // Two folders whose names cannot be read would be one person.
+                _ if below.to_str().is_none() => Some(Why::NotUtf8),
                 Named::Out(why) => Some(why),
                 Named::Picture => None,
                 // A file that cannot be read is rejected by name later.

@@ -3,7 +3,6 @@
 //! `kith_vision` finds the faces.
 
 use std::borrow::Cow;
-use std::error::Error as _;
 use std::fmt;
 use std::io::{Cursor, ErrorKind};
 use std::ops::Range;
@@ -19,6 +18,7 @@ use kith_vision::{Bounds, Rgb};
 use crate::picture_kind::{NotAPicture, Wrapping, wrapping};
 
 mod chunks;
+mod ending;
 mod jpeg;
 mod orientation;
 pub use crate::picture_kind::Format;
@@ -43,8 +43,8 @@ pub const JPEG_TIMES: u64 = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Remark {
-    #[error("the file ends without its last marker")]
-    NoEnd,
+    #[error("the file ends without its last {0}")]
+    NoEnd(&'static str),
     #[error("its data has faults, so parts of the picture may look wrong")]
     Faults,
 }
@@ -227,6 +227,15 @@ fn decode_as<'a>(
     } else {
         Cow::Borrowed(bytes)
     };
+    let (bytes, remark) = match ending::completed(format, &bytes) {
+        Some((whole, remark)) => (Cow::Owned(whole), remark),
+        None => (bytes, None),
+    };
+    // A fault of a file without its end is most likely that pixels are missing.
+    let explain = |stage, error: ImageError| match explain(format, stage, &error) {
+        DecodeError::Corrupt { .. } if remark.is_some() => DecodeError::Truncated { format },
+        explained => explained,
+    };
     let mut allocation = Limits::no_limits();
     allocation.max_alloc = Some(
         limits
@@ -239,7 +248,7 @@ fn decode_as<'a>(
     // Reads headers only; `from_decoder` decodes the pixels.
     let mut decoder = reader
         .into_decoder()
-        .map_err(|error| explain(format, &error))?;
+        .map_err(|error| explain(Stage::Header, error))?;
     if format == Format::Tiff && orientation == Orientation::NoTransforms {
         // BigTIFF is not valid EXIF.
         orientation = decoder.orientation().unwrap_or(orientation);
@@ -260,7 +269,8 @@ fn decode_as<'a>(
         most,
         format!("{half}recognition.max_pixels = {limit} ({times})"),
     )?;
-    let picture = DynamicImage::from_decoder(decoder).map_err(|error| explain(format, &error))?;
+    let picture =
+        DynamicImage::from_decoder(decoder).map_err(|error| explain(Stage::Pixels, error))?;
     let mut picture = flatten(picture);
     picture.apply_orientation(orientation);
     let turn = Turn {
@@ -277,7 +287,7 @@ fn decode_as<'a>(
         picture: rgb(picture),
         reduction: 1,
         size: turn.upright(),
-        remarks: Vec::new(),
+        remarks: remark.into_iter().collect(),
         whole,
     })
 }
@@ -435,26 +445,53 @@ fn corrupt(format: Format, detail: &str) -> DecodeError {
     }
 }
 
-/// Converts a decoder's error to ours, with the shortest accurate text.
-fn explain(format: Format, error: &ImageError) -> DecodeError {
+/// Part of a file that a decoder was reading.
+#[derive(Clone, Copy)]
+enum Stage {
+    Header,
+    Pixels,
+}
+
+/// Converts a decoder's error to ours, in words of our own: a decoder writes for programmers, and
+/// may quote the file. Its text goes to the log.
+fn explain(format: Format, stage: Stage, error: &ImageError) -> DecodeError {
+    tracing::debug!("a {format} could not be decoded: {}", one_line(error));
+    let rare = |feature: &str| DecodeError::Unsupported {
+        looks_like: format!("a rare kind of {format} ({feature})"),
+    };
     match error {
         ImageError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => {
             DecodeError::Truncated { format }
         }
-        ImageError::Unsupported(e) => {
-            let feature = match e.kind() {
-                UnsupportedErrorKind::GenericFeature(feature) => feature,
-                other => format!("{other:?}"),
-            };
-            DecodeError::Unsupported {
-                looks_like: format!("a rare kind of {format} ({})", one_line(&feature)),
+        ImageError::Limits(_) => {
+            rare("decoding takes more memory than recognition.max_pixels allows")
+        }
+        ImageError::Unsupported(e) => match e.kind() {
+            UnsupportedErrorKind::GenericFeature(feature) if is_plain(&feature) => {
+                rare(&one_line(&feature))
             }
+            UnsupportedErrorKind::Color(_)
+            | UnsupportedErrorKind::ColorLayout(_)
+            | UnsupportedErrorKind::ColorspaceCicp(_) => rare("its way to store colours"),
+            _ => rare("a feature that is not read here"),
+        },
+        error if error.to_string().contains("CRC") => {
+            corrupt(format, "a checksum does not fit its data")
         }
         _ => corrupt(
             format,
-            &error.source().map_or_else(|| one_line(error), one_line),
+            match stage {
+                Stage::Header => "its header contradicts itself",
+                Stage::Pixels => "its pixel data cannot be unpacked",
+            },
         ),
     }
+}
+
+/// Returns true if a decoder's text has no signs of program code.
+fn is_plain(text: &str) -> bool {
+    text.chars()
+        .all(|c| c.is_alphanumeric() || matches!(c, ' ' | ',' | '.' | ';' | '-' | '/' | '%'))
 }
 
 /// Formats a decoder's message, which may quote the file: one line, no control characters, limited

@@ -38,3 +38,26 @@ pub fn free_bytes(folder: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(folder).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_of_a_disk_has_its_remedy_and_no_path() {
+        for (errno, remedy) in [
+            (Errno::IO, "save what is on it, and replace it"),
+            (Errno::ROFS, "replace the card, or mount it for writing"),
+            (Errno::NOENT, "put it back, or restart kithd"),
+            (Errno::STALE, "put it back, or restart kithd"),
+            (Errno::PERM, "give it back to that user"),
+            (Errno::MFILE, "raise LimitNOFILE="),
+        ] {
+            let sentence = trouble(&errno.into()).unwrap();
+            assert!(sentence.contains(remedy), "{errno:?}: {sentence}");
+            assert!(!sentence.contains('/'), "{errno:?}: {sentence}");
+        }
+        assert_eq!(trouble(&Errno::CONNRESET.into()), None);
+        assert_eq!(trouble(&std::io::Error::other("not of the system")), None);
+    }
+}

@@ -109,6 +109,11 @@ impl Matcher {
         self.known_from
     }
 
+    /// Returns true if one person may be in a picture more than once.
+    pub fn mirrors(&self) -> bool {
+        self.mirrors
+    }
+
     /// Returns the number of values in an embedding.
     pub fn dimension(&self) -> usize {
         self.dimension

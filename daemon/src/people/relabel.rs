@@ -13,7 +13,7 @@ use crate::names;
 use crate::people::enroll::{ANYWAY, refresh};
 use crate::people::resemblance::Resemblance;
 use crate::people::{GalleryNotLoaded, Matcher, People};
-use crate::store::{EnrolledPicture, Relabel, StoreError, StoredFace, StrangerId};
+use crate::store::{EnrolledPicture, PersonBeside, Relabel, StoreError, StoredFace, StrangerId};
 
 /// Most faces of a group that are enrolled.
 const PICTURES: usize = 5;
@@ -63,8 +63,9 @@ pub struct NamedStranger {
 
 impl People {
     /// Makes a group of strangers a person, or adds it to an existing person: enrols its best
-    /// faces, different ones if possible, labels all its past faces, and dissolves the group. Faces
-    /// of another person are not enrolled, unless `anyway`; if all are, the request is refused.
+    /// faces, different ones if possible, labels its past faces, and dissolves the group. Faces of
+    /// another person are not enrolled, unless `anyway`; if all are, the request is refused. Where
+    /// the person is in the picture already, a face stays without the name.
     pub async fn name_stranger(
         &self,
         id: StrangerId,
@@ -92,9 +93,16 @@ impl People {
         } else {
             self.nobody_elses(&matcher, best, &name).await?
         };
+        let person = self.store.person_named(name.clone()).await?;
+        let (free, taken) = self.one_a_picture(&matcher, best, person).await?;
+        if free.is_empty()
+            && let Some((face, other)) = taken.first()
+        {
+            return Err(in_the_picture(&matcher, person, &name, face, *other));
+        }
         let mut pictures = Vec::with_capacity(PICTURES);
         for face in differing(
-            best,
+            free,
             matching.metric,
             redundant_below(matching.metric, matching.threshold),
         ) {
@@ -128,7 +136,8 @@ impl People {
     }
 
     /// Enrols a face found in an image as a new or existing person and labels it. A face of another
-    /// person is refused, unless `anyway`.
+    /// person is refused, unless `anyway`, and so is a second face of one person in a picture,
+    /// unless pictures show mirrors.
     pub async fn enroll_face(
         &self,
         image: ImageId,
@@ -149,6 +158,13 @@ impl People {
             self.nobody_elses(&matcher, vec![face.clone()], &name)
                 .await?;
         }
+        let person = self.store.person_named(name.clone()).await?;
+        let (_, taken) = self
+            .one_a_picture(&matcher, vec![face.clone()], person)
+            .await?;
+        if let Some((face, other)) = taken.first() {
+            return Err(in_the_picture(&matcher, person, &name, face, *other));
+        }
         let label = Relabel {
             image_id: image,
             number,
@@ -168,6 +184,7 @@ impl People {
             }
         };
         refresh(&self.store, &matcher).await?;
+        self.others_are_not(&matcher, person, image, number).await?;
         Ok(person)
     }
 
@@ -192,25 +209,10 @@ impl People {
             .add_counter_example(person, space.into(), embedding, crop, sha256(&face.crop))
             .await?;
         refresh(&self.store, &matcher).await?;
-        let there = self.store.people_beside(image, number).await?;
-        let judged = matcher
-            .judge(&face.embedding, face.quality, &there)
-            .map_err(anyhow::Error::from)?;
-        let label = Relabel {
-            image_id: image,
-            number,
-            outcome: judged.outcome,
-            person_id: judged.person.map(|person| person.person_id),
-            distance: judged.distance,
-            margin: judged.margin,
-            candidates: judged
-                .candidates
-                .iter()
-                .map(|one| (one.person_id, one.distance))
-                .collect(),
-        };
+        let label = self.judged_again(&matcher, &face).await?;
+        let outcome = label.outcome;
         self.store.relabel(vec![label]).await?;
-        Ok(judged.outcome)
+        Ok(outcome)
     }
 
     /// Continues the naming of groups that a full disk or a restart interrupted.
@@ -241,18 +243,27 @@ impl People {
             if faces.is_empty() {
                 return Ok(count);
             }
-            count += faces.len();
-            let labels = faces.iter().map(|face| {
-                // A face of another embedding space has no distance, but keeps the name the
-                // operator gave.
+            let metric = matcher.matching().metric;
+            // A face of another embedding space has no distance, but keeps the name the operator
+            // gave.
+            let distance = |face: &StoredFace| {
                 let alike = (face.space == matcher.space()).then_some(face.embedding.as_slice());
-                let metric = matcher.matching().metric;
-                let distance = alike.and_then(|face| {
+                alike.and_then(|face| {
                     pictures
                         .iter()
                         .map(|it| metric.distance(it, face))
                         .min_by(f32::total_cmp)
-                });
+                })
+            };
+            let mut faces = faces;
+            faces.sort_by(|a, b| {
+                let at = |face| distance(face).unwrap_or(f32::INFINITY);
+                at(a).total_cmp(&at(b))
+            });
+            let (faces, taken) = self.one_a_picture(matcher, faces, Some(person)).await?;
+            count += faces.len();
+            let labels = faces.iter().map(|face| {
+                let distance = distance(face);
                 let others: Vec<_> = face
                     .candidates
                     .iter()
@@ -271,11 +282,115 @@ impl People {
                 }
             });
             self.store.relabel(labels.collect()).await?;
+            for (face, _) in taken {
+                let mut label = self.judged_again(matcher, &face).await?;
+                if label.outcome == Outcome::Unknown {
+                    // It leaves the group, and is no stranger: it is like the person beside it.
+                    label.outcome = Outcome::Uncertain;
+                }
+                self.store.relabel(vec![label]).await?;
+            }
+            for face in faces {
+                self.others_are_not(matcher, person, face.image_id, face.number)
+                    .await?;
+            }
             if self.store.person(person).await?.is_none() {
                 // The person was erased meanwhile.
                 return Ok(count);
             }
         }
+    }
+
+    /// Splits faces, the likeliest first, into those that can be this person, and those that cannot
+    /// because another face of their picture is: a person is in a picture at most once, unless
+    /// pictures show mirrors.
+    async fn one_a_picture(
+        &self,
+        matcher: &Matcher,
+        faces: Vec<StoredFace>,
+        person: Option<PersonId>,
+    ) -> Result<(Vec<StoredFace>, Vec<(StoredFace, u32)>), StoreError> {
+        if matcher.mirrors() {
+            return Ok((faces, Vec::new()));
+        }
+        let (mut free, mut taken) = (Vec::<StoredFace>::with_capacity(faces.len()), Vec::new());
+        for face in faces {
+            let here = free.iter().find(|other| other.image_id == face.image_id);
+            let other = match here {
+                Some(other) => Some(other.number),
+                None => {
+                    let beside = self.store.people_beside(face.image_id, face.number).await?;
+                    let them = |it: &&PersonBeside| it.known && Some(it.person_id) == person;
+                    beside.iter().find(them).map(|other| other.number)
+                }
+            };
+            match other {
+                Some(other) => taken.push((face, other)),
+                None => free.push(face),
+            }
+        }
+        Ok((free, taken))
+    }
+
+    /// Judges the other faces of a picture again that may be the person whom this face is.
+    async fn others_are_not(
+        &self,
+        matcher: &Matcher,
+        person: PersonId,
+        image: ImageId,
+        number: u32,
+    ) -> anyhow::Result<()> {
+        if matcher.mirrors() {
+            return Ok(());
+        }
+        let mut labels = Vec::new();
+        for other in self.store.people_beside(image, number).await? {
+            if other.person_id == person
+                && !other.known
+                && let Some(face) = self.store.stored_face(image, other.number).await?
+            {
+                labels.push(self.judged_again(matcher, &face).await?);
+            }
+        }
+        Ok(self.store.relabel(labels).await?)
+    }
+
+    /// Judges a stored face again, in its picture.
+    async fn judged_again(&self, matcher: &Matcher, face: &StoredFace) -> anyhow::Result<Relabel> {
+        let (image_id, number) = (face.image_id, face.number);
+        if face.embedding.is_empty() || face.space != matcher.space() {
+            // It cannot be compared.
+            return Ok(Relabel {
+                image_id,
+                number,
+                outcome: Outcome::Uncertain,
+                person_id: None,
+                distance: None,
+                margin: None,
+                candidates: face.candidates.clone(),
+            });
+        }
+        let there: Vec<_> = self
+            .store
+            .people_beside(image_id, number)
+            .await?
+            .iter()
+            .map(|other| other.person_id)
+            .collect();
+        let judged = matcher.judge(&face.embedding, face.quality, &there)?;
+        Ok(Relabel {
+            image_id,
+            number,
+            outcome: judged.outcome,
+            person_id: judged.person.map(|person| person.person_id),
+            distance: judged.distance,
+            margin: judged.margin,
+            candidates: judged
+                .candidates
+                .iter()
+                .map(|one| (one.person_id, one.distance))
+                .collect(),
+        })
     }
 
     /// Keeps the faces that are not clearly another person's; refuses if none is left.
@@ -326,6 +441,25 @@ impl People {
         }
         Ok(face)
     }
+}
+
+/// Refuses a face of a picture in which another face is this person.
+fn in_the_picture(
+    matcher: &Matcher,
+    person: Option<PersonId>,
+    typed: &str,
+    face: &StoredFace,
+    other: u32,
+) -> RelabelError {
+    let snapshot = matcher.snapshot();
+    let name = person
+        .and_then(|person| snapshot.name(person))
+        .unwrap_or(typed);
+    RelabelError::Refused(format!(
+        "face {other} of image {} is {name} already, and a person is in a picture once; say first that face {other} is \
+         not {name}, or set recognition.mirrors = true if your pictures show mirrors or screens",
+        face.image_id
+    ))
 }
 
 /// Makes an enrolment picture of a crop, so that another model pack can embed it again.

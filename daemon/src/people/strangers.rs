@@ -842,6 +842,174 @@ mod tests {
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM counter_examples"), 0);
     }
 
+    const FACES: &str =
+        "SELECT group_concat(number || ' ' || outcome || ' ' || coalesce(person_id, '-'), ', ')
+                           FROM (SELECT * FROM faces WHERE image_id = {} ORDER BY number)";
+
+    fn faces_of(board: &Board, image: ImageId) -> String {
+        board.ask(&FACES.replace("{}", &image.to_string()))
+    }
+
+    #[tokio::test]
+    async fn a_second_face_of_a_picture_is_not_named_the_same() {
+        let board = Board::new().await;
+        let people = &board.people;
+        let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2)), (0.9, face(2, 1))]);
+        let ann = people.enroll_face(image, 1, "Ann", false).await.unwrap();
+        for (number, name, anyway) in [(2, "Ann", false), (2, " ANN", true), (3, "Ann", true)] {
+            let refused = people
+                .enroll_face(image, number, name, anyway)
+                .await
+                .unwrap_err()
+                .to_string();
+            assert!(
+                refused.starts_with(&format!("face 1 of image {image} is"))
+                    && refused.contains("say first that face 1 is not")
+                    && refused.contains("recognition.mirrors = true"),
+                "{refused}"
+            );
+        }
+        let bob = people.enroll_face(image, 3, "Bob", false).await.unwrap();
+        assert_eq!(
+            faces_of(&board, image),
+            format!("1 known {ann}, 2 unknown -, 3 known {bob}")
+        );
+        // The same face again, and the other one after the first has lost the name.
+        assert_eq!(
+            people.enroll_face(image, 1, "Ann", false).await.unwrap(),
+            ann
+        );
+        people.not_this_person(image, 1).await.unwrap();
+        people.enroll_face(image, 2, "Ann", true).await.unwrap();
+        let faces = faces_of(&board, image);
+        assert!(faces.contains(&format!("2 known {ann}")), "{faces}");
+        assert!(!faces.contains("1 known"), "{faces}");
+    }
+
+    #[tokio::test]
+    async fn a_face_that_may_be_somebody_gives_way_to_the_named_one() {
+        let board = Board::new().await;
+        let people = &board.people;
+        let ann = board.enroll_ada().await;
+        let image = board.image(&[(0.9, face(1, 7)), (0.9, face(3, 1))]);
+        let may_be = "UPDATE faces SET outcome = 'uncertain', person_id = ?1 WHERE image_id = ?2 AND number = 2";
+        board.database().execute(may_be, [ann, image]).unwrap();
+        people.enroll_face(image, 1, "Ada", false).await.unwrap();
+        let faces = faces_of(&board, image);
+        assert!(
+            faces.starts_with(&format!("1 known {ann}, 2 ")) && faces.ends_with(" -"),
+            "{faces}"
+        );
+    }
+
+    #[tokio::test]
+    async fn mirrors_show_a_person_twice_also_when_named() {
+        let board = Board::new().await;
+        let pack =
+            Pack::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn").as_ref())
+                .unwrap();
+        let judging = crate::config::Judging {
+            mirrors: true,
+            ..Default::default()
+        };
+        let matcher = Arc::new(Matcher::new(&pack, judging));
+        board.people.matcher.send_replace(Some(matcher));
+        let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2))]);
+        let ann = board
+            .people
+            .enroll_face(image, 1, "Ann", false)
+            .await
+            .unwrap();
+        board
+            .people
+            .enroll_face(image, 2, "Ann", false)
+            .await
+            .unwrap();
+        assert_eq!(
+            faces_of(&board, image),
+            format!("1 known {ann}, 2 known {ann}")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_named_group_gives_each_picture_one_face_of_the_name() {
+        let mut board = Board::new().await;
+        let people = board.people.clone();
+        // A mirror: two faces of one person, who has a picture alone as well.
+        let mirror = board.image(&[(0.9, face(1, 1)), (0.88, face(1, 2))]);
+        let alone = board.image(&[(0.95, face(1, 3))]);
+        assert_eq!(board.round().await, 1);
+        let named = people.name_stranger(1, "Ann", false).await.unwrap();
+        assert_eq!((named.pictures, named.faces), (2, 2));
+        let ann = named.person_id;
+        let faces = faces_of(&board, mirror);
+        assert!(
+            faces == format!("1 known {ann}, 2 uncertain -")
+                || faces == format!("1 uncertain -, 2 known {ann}"),
+            "{faces}"
+        );
+        assert_eq!(faces_of(&board, alone), format!("1 known {ann}"));
+        assert_eq!(
+            (
+                board.round().await,
+                board.ask::<u32>("SELECT count(*) FROM stranger_faces")
+            ),
+            (0, 0)
+        );
+
+        // A group with a face beside a known one.
+        let beside = board.image(&[(0.9, face(1, 4)), (0.9, face(5, 1))]);
+        let known =
+            "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2 AND number = 1";
+        board.database().execute(known, [ann, beside]).unwrap();
+        board.round().await;
+        let group = board.ask::<StrangerId>("SELECT id FROM strangers");
+        let refused = people.name_stranger(group, "Ann", true).await.unwrap_err();
+        assert!(
+            refused
+                .to_string()
+                .contains(&format!("face 1 of image {beside} is Ann already")),
+            "{refused}"
+        );
+        let ben = people.name_stranger(group, "Ben", false).await.unwrap();
+        assert_eq!(
+            faces_of(&board, beside),
+            format!("1 known {ann}, 2 known {}", ben.person_id)
+        );
+    }
+
+    /// A damaged sum is none: the group is summed up from its faces at the next start.
+    #[tokio::test]
+    async fn a_damaged_sum_of_a_group_is_made_anew() {
+        let mut board = Board::new().await;
+        for picture in 1..4 {
+            board.image(&[(0.9, face(1, picture))]);
+        }
+        board.image(&[(0.9, face(2, 1))]);
+        assert_eq!(board.round().await, 2);
+        let groups = board.groups();
+        let sum = "SELECT total FROM strangers WHERE id = 1";
+        let whole: Vec<u8> = board.ask(sum);
+        let mut turned = whole.clone();
+        turned[40] ^= 0x10;
+        for damaged in [&turned[..], &whole[..whole.len() - 4], &[], &[0xFF; 516]] {
+            board
+                .database()
+                .execute("UPDATE strangers SET total = ?1 WHERE id = 1", [damaged])
+                .unwrap();
+            board.grouped = None;
+            assert_eq!(board.round().await, 2);
+            assert_eq!(board.groups(), groups);
+            let found = blob_to_vector(&board.ask::<Vec<u8>>(sum));
+            assert_eq!(found.len(), 128);
+            let near = found.iter().zip(blob_to_vector(&whole));
+            assert!(near.into_iter().all(|(a, b)| (a - b).abs() < 1e-3));
+            // Another face of hers still finds her.
+            board.image(&[(0.1, face(1, 9))]);
+            assert_eq!(board.round().await, 2);
+        }
+    }
+
     /// A foreign face was found with another model pack.
     #[tokio::test]
     async fn an_erased_or_foreign_face_is_refused_in_words() {
@@ -992,18 +1160,17 @@ mod tests {
             board.image(&[(0.8, face(1, 2))]),
         );
         board.round().await;
-        // The same picture came in twice, and was named the second time.
-        let same = board.image(&[(0.9, face(1, 1)), (0.8, face(1, 2))]);
-        for (number, image) in [(1, first), (2, second)] {
+        // The same pictures came in twice, and were named the second time.
+        for (picture, image) in [(1, first), (2, second)] {
+            let same = board.image(&[(0.9, face(1, picture))]);
             let crop = format!("crop {image} 1").into_bytes();
-            let change = "UPDATE faces SET crop = ?1 WHERE image_id = ?2 AND number = ?3";
+            let change = "UPDATE faces SET crop = ?1 WHERE image_id = ?2";
             board
                 .database()
-                .execute(change, params![crop, same, number])
+                .execute(change, params![crop, same])
                 .unwrap();
+            people.enroll_face(same, 1, "Ann", false).await.unwrap();
         }
-        people.enroll_face(same, 1, "Ann", false).await.unwrap();
-        people.enroll_face(same, 2, "Ann", false).await.unwrap();
         let refused = people.name_stranger(1, "Ben", true).await;
         assert!(
             matches!(&refused, Err(RelabelError::Refused(why)) if why.contains("enrolled as Ann")),

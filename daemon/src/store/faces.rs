@@ -34,6 +34,17 @@ pub struct StoredFace {
     pub number: u32,
 }
 
+/// A face of an image that is, or may be, a person.
+#[derive(Debug, Clone, Copy)]
+pub struct PersonBeside {
+    /// Number of the face in its image.
+    pub number: u32,
+    /// The person.
+    pub person_id: PersonId,
+    /// True if it is the person; false if it may be.
+    pub known: bool,
+}
+
 /// New outcome of a face.
 #[derive(Debug, Clone)]
 pub struct Relabel {
@@ -173,15 +184,27 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
-    /// Returns the people that the other faces of an image are, or may be.
+    /// Returns the other faces of an image that are, or may be, a person.
     pub async fn people_beside(
         &self,
         image: ImageId,
         number: u32,
-    ) -> Result<Vec<PersonId>, StoreError> {
+    ) -> Result<Vec<PersonBeside>, StoreError> {
         self.read(move |connection| {
-            let sql = "SELECT person_id FROM faces WHERE image_id = ?1 AND number <> ?2 AND person_id IS NOT NULL";
-            connection.prepare_cached(sql)?.query_map(params![image, number], |row| row.get(0))?.collect()
+            let mut beside = connection.prepare_cached(
+                "SELECT number, person_id, outcome = ?3 FROM faces
+                  WHERE image_id = ?1 AND number <> ?2 AND person_id IS NOT NULL ORDER BY number",
+            )?;
+            let row = |row: &Row<'_>| {
+                Ok(PersonBeside {
+                    number: row.get(0)?,
+                    person_id: row.get(1)?,
+                    known: row.get(2)?,
+                })
+            };
+            beside
+                .query_map(params![image, number, Outcome::Known.as_str()], row)?
+                .collect()
         })
         .await
     }

@@ -49,7 +49,7 @@ use crate::supervise::fault;
 pub use backup::{Contents, NoBackup, Origin, check_header, clean_copy, origin};
 pub use clustering::{Joined, Joining, StrangerShape, UngroupedFace};
 pub use damaged::{Waiting, empty_copy, people_of_damaged, waiting_of_damaged};
-pub use faces::{CounterExample, Relabel, StoredFace, counter_examples};
+pub use faces::{CounterExample, PersonBeside, Relabel, StoredFace, counter_examples};
 pub use find::ImageFilter;
 pub use folders::EndedFile;
 pub use foreign::{ForeignError, LeftOut};
@@ -770,6 +770,32 @@ mod tests {
         reader.execute_batch("COMMIT").unwrap();
         store.empty_journal().await.unwrap();
         assert_eq!(journal_trouble(store.journal_bytes()), None);
+    }
+
+    #[test]
+    fn an_error_of_the_disk_is_said_with_its_remedy() {
+        let said = |code| {
+            let error = rusqlite::ffi::Error::new(code);
+            let message = Some("disk I/O error".to_string());
+            StoreError::from(rusqlite::Error::SqliteFailure(error, message)).to_string()
+        };
+        use rusqlite::ffi::{
+            SQLITE_CANTOPEN, SQLITE_IOERR_FSYNC, SQLITE_IOERR_READ, SQLITE_IOERR_WRITE,
+            SQLITE_READONLY, SQLITE_READONLY_DBMOVED,
+        };
+        for (codes, sentence) in [
+            (
+                &[SQLITE_IOERR_READ, SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC][..],
+                disk::FAILING,
+            ),
+            (&[SQLITE_READONLY], disk::READ_ONLY),
+            (&[SQLITE_CANTOPEN], disk::GONE),
+        ] {
+            for &code in codes {
+                assert_eq!(said(code), sentence, "{code}");
+            }
+        }
+        assert!(!said(SQLITE_READONLY_DBMOVED).contains("I/O error"));
     }
 
     #[test]

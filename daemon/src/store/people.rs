@@ -749,17 +749,18 @@ fn write_name(connection: &Connection, id: PersonId, name: &str) -> rusqlite::Re
         .execute(params![id, name, names::fold(name), names::base(name), level, alone])
 }
 
-/// Brings names that another program or an earlier version wrote to the stored form. When two
-/// people's names become equal, the later one gets a number appended: only the operator knows
-/// whether they are the same person.
+/// Brings names that another program or an earlier version wrote, or compared in another form, to
+/// the stored form. When two people's names become equal, the later one gets a number appended:
+/// only the operator knows whether they are the same person.
 pub fn complete_names(connection: &Connection) -> rusqlite::Result<()> {
-    let mut left: Vec<(PersonId, String)> = connection
-        .prepare("SELECT id, name FROM person WHERE folded IS NULL ORDER BY id")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+    let mut left: Vec<(PersonId, String, Option<String>)> = connection
+        .prepare("SELECT id, name, folded FROM person ORDER BY id")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<Result<_, _>>()?;
+    left.retain(|(_, name, folded)| folded.as_ref() != Some(&names::fold(name)));
     // Names already in stored form come first and keep it.
-    left.sort_by_key(|(_, name)| names::clean(name) != *name);
-    for (id, name) in left {
+    left.sort_by_key(|(_, name, _)| names::clean(name) != *name);
+    for (id, name, _) in left {
         let cleaned = names::of_person(&name).unwrap_or_else(|_| format!("Person {id}"));
         let mut own = cleaned.clone();
         let mut number = 1;
@@ -808,6 +809,9 @@ mod tests {
             ["José", "JOSE\u{301}"],
             ["Strauß", "strauss"],
             ["Łukasz", "łukasz"],
+            ["Ｊｏｅ", "joe"],
+            ["O\u{2019}Brien", "O'BRIEN"],
+            ["Jean\u{2011}Luc", "Jean-Luc"],
         ];
         for (number, [first, second]) in spellings.iter().enumerate() {
             let id = enroll(&store, first, &format!("{number} a"), [1.0, 0.0]).await;
@@ -831,6 +835,15 @@ mod tests {
             Changed::Done(())
         );
         assert_eq!(store.person(jose).await.unwrap().unwrap().name, "JOSÉ");
+        // A key that an earlier version made is made anew at the start.
+        let brien = store.person_named("O'Brien".into()).await.unwrap();
+        let earlier = "UPDATE person SET folded = 'o\u{2019}brien' WHERE name LIKE 'O%Brien'";
+        run(&store, earlier).await;
+        assert_eq!(store.person_named("O'Brien".into()).await.unwrap(), None);
+        store.close().await;
+        let (store, _) = Store::open(folder.path()).unwrap();
+        assert_eq!(store.person_named("O'Brien".into()).await.unwrap(), brien);
+        assert_eq!(rows(&store, "SELECT count(*) FROM person").await, ["7"]);
     }
 
     #[tokio::test]

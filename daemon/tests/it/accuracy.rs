@@ -1,12 +1,13 @@
 //! The right person on every labelled photograph: each person is enrolled from one picture and
-//! looked for in the others. Runs when the labelled photographs are beside the repository.
+//! looked for in the others, when the labelled photographs are beside the repository. And nobody
+//! known by a reference that shows too little of a face.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{TestDaemon, shared_faces};
+use crate::support::{TestDaemon, photo, shared_faces};
 
 fn answers(board: &TestDaemon, pictures: &[PathBuf]) -> Vec<Value> {
     let mut arguments = vec!["identify".into(), "--json".into()];
@@ -342,4 +343,60 @@ fn no_face_is_seen_in_scenes_objects_and_animals() {
 
 fn faces_root(path: &Path) -> &Path {
     path.ancestors().nth(3).unwrap()
+}
+
+/// Strangers: the other bundled portraits, and the shared ones if they are there.
+#[test]
+fn a_bad_reference_is_refused_or_matches_no_stranger() {
+    let mut board = TestDaemon::new();
+    board.start();
+    let whole = image::open(photo("obama_1.jpg")).unwrap();
+    let (width, height) = (whole.width(), whole.height());
+    let scale = 45.0 / f64::from(width.min(height));
+    let small = whole.thumbnail(
+        (f64::from(width) * scale) as u32,
+        (f64::from(height) * scale) as u32,
+    );
+    let mut enrolled = 0;
+    for (name, reference) in [
+        ("Blurred", whole.blur(6.0)),
+        ("Half", whole.crop_imm(0, 0, width / 2, height)),
+        (
+            "Lower half",
+            whole.crop_imm(0, height / 2, width, height / 2),
+        ),
+        ("Small", small),
+    ] {
+        let path = board.folder.path().join(format!("{name}.png"));
+        reference.save(&path).unwrap();
+        let output = board.kithd([
+            "enroll",
+            "--person",
+            name,
+            "--anyway",
+            path.to_str().unwrap(),
+        ]);
+        println!("{name}: {}", crate::support::text(&output));
+        enrolled += usize::from(output.status.success());
+    }
+    let mut strangers: Vec<_> = [
+        "biden_1.jpg",
+        "biden_2.jpg",
+        "astronaut_1.jpg",
+        "astronaut_2.jpg",
+        "noface.jpg",
+    ]
+    .map(photo)
+    .to_vec();
+    if let Some(faces) = shared_faces() {
+        let every = if crate::support::full() { 1 } else { 4 };
+        strangers.extend(folder(&faces.join("singles")).into_iter().step_by(every));
+    }
+    for (path, answer) in strangers.iter().zip(answers(&board, &strangers)) {
+        assert_ne!(answer["outcome"], "known", "{}: {answer}", path.display());
+    }
+    println!(
+        "{enrolled} bad references enrolled, {} strangers",
+        strangers.len()
+    );
 }

@@ -86,6 +86,38 @@ fn a_folder_from_a_nas_a_mac_and_a_phone_enrols_people_only() {
 }
 
 #[test]
+fn folders_with_odd_names_make_no_odd_people() {
+    use std::os::unix::ffi::OsStrExt;
+    let board = TestDaemon::new();
+    let known = board.folder.path().join("known");
+    let put = |picture: &str, folder: &[u8]| {
+        let folder = known.join(std::ffi::OsStr::from_bytes(folder));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::copy(photo(picture), folder.join("a.jpg")).unwrap();
+    };
+    // Latin-1: both would be read as one name.
+    put("obama_1.jpg", b"Jos\xe9");
+    put("biden_1.jpg", b"Jos\xe8");
+    put("biden_1.jpg", b"Joe/caf\xe9");
+    put("astronaut_1.jpg", b"Eileen\nCollins");
+    put("astronaut_2.jpg", "Ｅｉｌｅｅｎ Collins\u{200b}".as_bytes());
+    put("biden_2.jpg", &[b'A'; 255]);
+    put("biden_2.jpg", "\u{301}".as_bytes());
+    let output = board.kithd(["enroll", "--folder", known.to_str().unwrap()]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    let people = "select name, count(pi.id) from person join person_images pi on pi.person_id = person.id group by name";
+    assert_eq!(board.sql(people), ["Eileen Collins|2"], "{said}");
+    for line in [
+        "3 names that are not UTF-8 (for example \"Joe/caf\\xE9/a.jpg\"",
+        "at most 200 characters; this one has 255",
+        "at least one visible character",
+    ] {
+        assert!(said.contains(line), "{line:?} is missing in:\n{said}");
+    }
+}
+
+#[test]
 fn a_small_blurred_dark_or_cut_face_is_rejected_with_the_reason() {
     let board = TestDaemon::new();
     let face = image::open(photo("obama_1.jpg")).unwrap();

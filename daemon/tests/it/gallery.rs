@@ -55,7 +55,12 @@ fn a_name_is_one_person_however_it_is_typed() {
         (201, &json!("Eileen")),
         "{made}"
     );
-    for spelled in ["Eileen%20", "%20EILEEN", "eileen%E2%80%8B"] {
+    for spelled in [
+        "Eileen%20",
+        "%20EILEEN",
+        "eileen%E2%80%8B",
+        "%EF%BC%A5ileen",
+    ] {
         let (status, again) = enroll(
             &board,
             &format!("name={spelled}"),
@@ -314,6 +319,22 @@ fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
         said.contains("Another face of this picture is nearer"),
         "{said}"
     );
+    // Nor is the other face named so by hand, in the API or on the page.
+    let image = board.sql("select max(id) from images").remove(0);
+    let place = format!("images/{image}/faces/2/person");
+    let body = json!({ "name": "barack OBAMA", "anyway": true }).to_string();
+    let json = [("content-type", "application/json")];
+    let (status, refused) = board.post_as_admin(&format!("/v1/{place}"), &json, body.as_bytes());
+    let why = format!("face 1 of image {image} is Barack Obama already");
+    assert_eq!(status, 409, "{refused}");
+    assert!(
+        refused["detail"].as_str().unwrap().contains(&why),
+        "{refused}"
+    );
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    board.post_as_admin(&format!("/{place}"), &form, b"name=Barack+Obama&anyway=on");
+    let named = format!("select number from faces where image_id = {image} and outcome = 'known'");
+    assert_eq!(board.sql(&named), ["1"]);
     // Two people in one picture both have their names.
     let both = board.put_bytes(
         &collage(&[("biden_1.jpg", 480, 300, 60), ("obama_2.jpg", 300, 0, 0)]),

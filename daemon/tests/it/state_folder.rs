@@ -267,3 +267,51 @@ fn odd_entries_in_the_state_folder_do_not_stop_the_start() {
     board.start();
     assert_eq!(board.get_text("/healthz"), "ok\n");
 }
+
+#[test]
+fn a_program_that_keeps_the_journal_from_shrinking_is_named() {
+    use std::io::Write as _;
+    let mut board = TestDaemon::new();
+    board.start();
+    let sqlite3 = |arguments: &[&str]| {
+        let mut command = Command::new("sqlite3");
+        command
+            .args(["-cmd", ".timeout 10000"])
+            .arg(board.state("kithd.db"))
+            .args(arguments);
+        command
+    };
+    let mut reader = sqlite3(&[])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut asked = reader.stdin.take().unwrap();
+    asked
+        .write_all(b"BEGIN; SELECT 'reading ' || count(*) FROM images;\n")
+        .unwrap();
+    let mut line = String::new();
+    let mut answers = std::io::BufReader::new(reader.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut answers, &mut line).unwrap();
+    assert!(line.starts_with("reading"), "{line}");
+    let large = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 20)
+                 INSERT INTO facts SELECT 'large ' || x, hex(zeroblob(524288)) FROM n";
+    assert!(sqlite3(&[large]).status().unwrap().success());
+    let why = "keeps it from being emptied; fuser -v kithd.db";
+    let doctor = crate::support::text(&board.kithd(["doctor"]));
+    assert!(doctor.contains(why), "{doctor}");
+    wait_for("the page to name the journal", || {
+        board.get_text("/").contains(why).then_some(())
+    });
+    assert!(board.get_text("/health").contains(why));
+    assert_eq!(
+        board.get("/v1/status")["parts"]["journal"]["condition"],
+        "degraded"
+    );
+    // Level-triggered: gone with the reader.
+    drop(asked);
+    reader.wait().unwrap();
+    part_is_ok(&board, "journal");
+    let doctor = crate::support::text(&board.kithd(["doctor"]));
+    assert!(!doctor.contains(why), "{doctor}");
+}

@@ -12,3 +12,4 @@ mod devices;
 mod gallery;
 mod pictures;
 mod shared;
+mod strange;

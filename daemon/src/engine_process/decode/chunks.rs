@@ -8,7 +8,16 @@ pub(super) struct Chunk<'a> {
     /// Its data; only the existing part if the file is cut off.
     pub(super) data: &'a [u8],
     /// The chunk with length, name, and checksum or padding.
-    whole: &'a [u8],
+    pub(super) whole: &'a [u8],
+    /// Bytes of the whole chunk by its length.
+    claimed: usize,
+}
+
+impl Chunk<'_> {
+    /// Returns true if the file does not end within the chunk.
+    pub(super) fn complete(&self) -> bool {
+        self.whole.len() == self.claimed
+    }
 }
 
 /// Returns the chunks of a PNG.
@@ -48,7 +57,12 @@ fn walk<'a>(
         let end = |length: u32| rest.len().min((length as usize).saturating_add(8));
         let (data, whole) = (&rest[8..end(length)], &rest[..end(padded)]);
         rest = &rest[whole.len()..];
-        Some(Chunk { kind, data, whole })
+        Some(Chunk {
+            kind,
+            data,
+            whole,
+            claimed: (padded as usize).saturating_add(8),
+        })
     })
 }
 

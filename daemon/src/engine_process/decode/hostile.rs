@@ -32,6 +32,168 @@ fn half_a_file_of_any_format_is_refused() {
     }
 }
 
+/// Returns the picture in every format whose decoder reads on behind the pixels.
+fn with_an_end() -> [(Format, Vec<u8>); 4] {
+    // Rows of 45 pixels need padding in BMP.
+    let picture = image::imageops::thumbnail(&quadrants(), 45, 32);
+    [Format::Png, Format::Gif, Format::Bmp, Format::WebP]
+        .map(|format| (format, encode(picture.clone(), format)))
+}
+
+fn seen(bytes: &[u8]) -> Result<(Vec<u8>, Vec<Remark>), DecodeError> {
+    look(bytes, &LIMITS, |_, _| 1).map(|sight| (sight.picture.pixels, sight.remarks))
+}
+
+#[test]
+fn a_missing_end_is_a_remark_when_all_pixels_are_there() {
+    for (format, bytes) in with_an_end() {
+        let (pixels, remarks) = seen(&bytes).unwrap();
+        assert_eq!(remarks, [], "{format}");
+        // PNG: checksum, name, or all of IEND, and the checksums behind the pixels. GIF: the end,
+        // and the end of the last block. BMP: padding (135 bytes a row). WebP: a byte of padding.
+        let cuts: &[usize] = match format {
+            Format::Png => &[1, 5, 8, 11, 12, 14, 16, 18],
+            Format::Gif => &[1, 2],
+            Format::Bmp => &[1],
+            _ => &[],
+        };
+        for &cut in cuts {
+            let found = seen(&bytes[..bytes.len() - cut]);
+            let (found, remarks) = found.unwrap_or_else(|why| panic!("{format} -{cut}: {why}"));
+            assert!(found == pixels, "{format} -{cut}");
+            let remark = remarks.first().unwrap().to_string();
+            assert!(
+                remark.starts_with("the file ends without its last "),
+                "{format} -{cut}: {remark}"
+            );
+        }
+        // Bytes behind the end are no part of the picture.
+        let more = [&bytes[..], b"more bytes than a header"].concat();
+        assert_eq!(seen(&more), Ok((pixels, Vec::new())), "{format}");
+    }
+}
+
+#[test]
+fn missing_pixels_are_a_refusal_whatever_the_end() {
+    for (format, bytes) in with_an_end() {
+        let pixels = seen(&bytes).unwrap().0;
+        for cut in 1..bytes.len() - 12 {
+            match seen(&bytes[..bytes.len() - cut]) {
+                Ok((found, remarks)) => assert!(
+                    found == pixels && remarks.len() == 1,
+                    "{format} -{cut}: {remarks:?}"
+                ),
+                Err(error) => assert!(
+                    matches!(
+                        error,
+                        DecodeError::Truncated { .. } | DecodeError::NotAPicture(_)
+                    ),
+                    "{format} -{cut}: {error}"
+                ),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wrong_length_in_a_header_refuses_no_pixels() {
+    let with_length = |bytes: &[u8], at: usize, length: u32| {
+        let mut bytes = bytes.to_vec();
+        bytes[at..at + 4].copy_from_slice(&length.to_le_bytes());
+        bytes
+    };
+    let length = LOSSY_WEBP.len() as u32 - 8;
+    for webp in [LOSSY_WEBP.to_vec(), extended(LOSSY_WEBP)] {
+        let (pixels, _) = seen(&webp).unwrap();
+        let length = length + (webp.len() - LOSSY_WEBP.len()) as u32;
+        for (claimed, remarks) in [
+            (0, 0),
+            (u32::MAX, 0),
+            (length, 0),
+            (length + 1, 1),
+            (length + 4000, 1),
+        ] {
+            let (found, said) = seen(&with_length(&webp, 4, claimed)).unwrap();
+            assert!(found == pixels, "{claimed}");
+            assert_eq!(said.len(), remarks, "{claimed}: {said:?}");
+        }
+    }
+    // The BMP's own length, at its third byte.
+    let bmp = encode(quadrants(), Format::Bmp);
+    for claimed in [0, 1, u32::MAX] {
+        assert_eq!(seen(&with_length(&bmp, 2, claimed)), seen(&bmp));
+    }
+}
+
+/// Returns a WebP in the extended form, with metadata behind the pixels.
+fn extended(simple: &[u8]) -> Vec<u8> {
+    let mut webp = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\x2f\0\0\x1f\0\0".to_vec();
+    webp.extend_from_slice(&simple[12..]);
+    webp.extend_from_slice(b"XMP \x02\0\0\0ok");
+    webp
+}
+
+#[test]
+fn faults_of_every_decoder_are_said_in_plain_words() {
+    let png = encode(quadrants(), Format::Png);
+    let data = png.windows(4).position(|name| name == b"IDAT").unwrap();
+    let mut checksum = png.clone();
+    // The last byte of the IDAT chunk's checksum.
+    let end = png.len() - 13;
+    checksum[end] ^= 1;
+    let mut packed = png[..data + 4].to_vec();
+    packed.extend_from_slice(&png[data + 4..]);
+    packed[data + 8] ^= 0xFF;
+    let mut no_pixels = png[..data - 4].to_vec();
+    no_pixels.extend_from_slice(&png[png.len() - 12..]);
+    let bmp = encode(quadrants(), Format::Bmp);
+    let depth = [&bmp[..28], &[7, 0], &bmp[30..]].concat();
+    let coding = [&bmp[..30], &[9, 0, 0, 0], &bmp[34..]].concat();
+    let tiff = encode(quadrants(), Format::Tiff);
+    let entry = |tag: u16| {
+        let tag = tag.to_le_bytes();
+        tiff.windows(4)
+            .position(|entry| entry[..2] == tag && entry[2..] == [3, 0])
+            .unwrap()
+    };
+    // Compression and photometric interpretation.
+    let [compression, colours] = [259, 262].map(entry);
+    let with = |at: usize, value: [u8; 2]| [&tiff[..at + 8], &value, &tiff[at + 10..]].concat();
+    let mut webp = LOSSY_WEBP.to_vec();
+    webp[20..40].fill(0xFF);
+    let gif = encode(quadrants(), Format::Gif);
+    let gif = [&gif[..gif.len() / 2], &[0, 0x3B]].concat();
+    for (what, bytes, says) in [
+        ("checksum", checksum, "a checksum does not fit its data"),
+        ("packed", packed, ""),
+        ("no pixels", no_pixels, ""),
+        ("depth", depth, ""),
+        ("coding", coding, ""),
+        (
+            "compression",
+            with(compression, [0x77, 0x77]),
+            "a rare kind of TIFF",
+        ),
+        (
+            "colours",
+            with(colours, [0x77, 0x77]),
+            "a rare kind of TIFF",
+        ),
+        ("lossy", webp, ""),
+        ("gif", gif, ""),
+    ] {
+        let sentence = decode(&bytes, &LIMITS).unwrap_err().to_string();
+        println!("{what}: {sentence}");
+        assert!(sentence.contains(says), "{what}: {sentence}");
+        for code in PROGRAM_CODE {
+            assert!(!sentence.contains(code), "{what}: {sentence}");
+        }
+    }
+}
+
+/// Signs of a program's data structures, which tell an operator nothing.
+const PROGRAM_CODE: [&str; 8] = ["{", "}", "::", "(Unknown", "[", "\"", "`", "Some("];
+
 /// Marsaglia's xorshift: the same damage in every run.
 fn random(state: &mut u64) -> usize {
     *state ^= *state << 13;
@@ -142,6 +304,9 @@ fn hostile_bytes_never_panic_and_never_pass_the_limits() {
                         sentence.ends_with('.') && sentence.len() < 400,
                         "{sentence}"
                     );
+                    for code in PROGRAM_CODE {
+                        assert!(!sentence.contains(code), "{sentence}");
+                    }
                     assert!(
                         !sentence.contains("gave up"),
                         "a decoder panicked on {bytes:02x?}"

@@ -136,7 +136,7 @@ impl<'a> Jpeg<'a> {
         }
         let mut remarks = Vec::new();
         if !self.ended {
-            remarks.push(Remark::NoEnd);
+            remarks.push(Remark::NoEnd("marker"));
         }
         if before_end + after_end > 0 {
             remarks.push(Remark::Faults);

@@ -312,3 +312,56 @@ fn a_non_picture_is_named_and_leading_blanks_are_skipped() {
     jpeg.splice(..0, *b"\r\n");
     assert!(decode(&jpeg, &LIMITS).is_ok());
 }
+
+/// The default limits, with pictures as phones make them.
+#[test]
+fn the_default_limits_pass_what_phones_sell_as_full_resolution() {
+    let config = crate::config::Config::default();
+    let limits = DecodeLimits {
+        max_bytes: config.intake.max_bytes,
+        max_pixels: config.recognition.max_pixels,
+    };
+    let mut fifty = Vec::new();
+    JpegEncoder::new(&mut fifty)
+        .encode(&vec![100; 8160 * 6144], 8160, 6144, ExtendedColorType::L8)
+        .unwrap();
+    let sight = look(&fifty, &limits, |_, _| 4).unwrap();
+    assert_eq!((sight.size, sight.reduction), ((8160, 6144), 4));
+    // 200 megapixels: the frame header of a small JPEG, claiming them.
+    let claiming = |jpeg: &[u8], marker: u8| {
+        let mut jpeg = jpeg.to_vec();
+        let frame = jpeg
+            .windows(2)
+            .position(|pair| pair == [0xFF, marker])
+            .unwrap();
+        let [width, height] = [16_320_u16, 12_240].map(u16::to_be_bytes);
+        jpeg[frame + 5..frame + 9].copy_from_slice(&[height, width].concat());
+        jpeg
+    };
+    let baseline = claiming(&jpeg(&quadrants()), 0xC0);
+    assert!(matches!(
+        pixels_within(
+            Format::Jpeg,
+            [16_320, 12_240],
+            limits.max_pixels * JPEG_TIMES,
+            String::new()
+        ),
+        Ok(199_756_800)
+    ));
+    let opened = Jpeg::open(&baseline).unwrap();
+    assert!(!opened.in_scans && opened.width == 16_320);
+    let progressive = decode(&claiming(PROGRESSIVE, 0xC2), &limits).unwrap_err();
+    assert_eq!(
+        progressive.to_string(),
+        "The picture has 16320×12240 pixels, more than recognition.max_pixels = 65000000 (a JPEG that is not \
+         progressive may have 16 times as many)."
+    );
+    let mut bmp = encode(quadrants(), Format::Bmp);
+    bmp[18..22].copy_from_slice(&16_320_i32.to_le_bytes());
+    bmp[22..26].copy_from_slice(&12_240_i32.to_le_bytes());
+    assert_eq!(
+        decode(&bmp, &limits).unwrap_err().to_string(),
+        "The picture has 16320×12240 pixels, more than recognition.max_pixels = 65000000 (a JPEG may have 16 \
+         times as many)."
+    );
+}

@@ -438,6 +438,31 @@ async fn the_token_is_taken_as_a_password_of_anybody() {
 }
 
 #[tokio::test]
+async fn a_token_in_an_address_is_no_token_and_the_ways_are_named() {
+    let site = Site::new(false, false);
+    for (method, path) in [
+        ("POST", "/v1/images"),
+        ("GET", "/v1/backup"),
+        ("POST", "/v1/breaker"),
+    ] {
+        for query in ["token", "access_token", "api_key", "password"] {
+            // It would stand in the logs of every proxy.
+            let answer = site
+                .ask(method, &format!("{path}?{query}={}", site.token))
+                .send()
+                .await;
+            assert_eq!(answer.status(), 401, "{path}?{query}");
+            let body = axum::body::to_bytes(answer.into_body(), 1 << 16).await;
+            let body = String::from_utf8(body.unwrap().to_vec()).unwrap();
+            assert!(
+                body.contains("Authorization: Bearer") && body.contains("password"),
+                "{path}?{query}: {body}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_token_that_cannot_be_made_is_reported_and_made_later() {
     let folder = tempfile::tempdir().unwrap();
     let (away, health) = (folder.path().join("away"), Health::default());

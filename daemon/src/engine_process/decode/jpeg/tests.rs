@@ -287,7 +287,11 @@ fn a_missing_end_marker_is_a_remark_and_a_missing_row_a_refusal() {
             ("D9", &only_second_half),
             ("room", &room),
         ] {
-            assert_eq!(remarks(bytes), Ok(vec![Remark::NoEnd]), "file {n}, {name}");
+            assert_eq!(
+                remarks(bytes),
+                Ok(vec![Remark::NoEnd("marker")]),
+                "file {n}, {name}"
+            );
             assert!(
                 decode(bytes, &LIMITS).unwrap() == pixels,
                 "file {n}, {name}"
@@ -408,7 +412,10 @@ fn a_thumbnail_inside_does_not_stand_for_the_picture() {
         let thumbnail_end = 2 + 2 + 2 + 32 + thumbnail.len();
         assert_eq!(bytes[thumbnail_end - 2..thumbnail_end], [0xFF, 0xD9]);
         assert_eq!(remarks(&bytes[..thumbnail_end]), truncated);
-        assert_eq!(remarks(&bytes[..bytes.len() - 2]), Ok(vec![Remark::NoEnd]));
+        assert_eq!(
+            remarks(&bytes[..bytes.len() - 2]),
+            Ok(vec![Remark::NoEnd("marker")])
+        );
         // A thumbnail that is cut off itself.
         let cut = with_exif(&whole, 1, &thumbnail[..thumbnail.len() / 2]);
         assert!(decode(&cut, &LIMITS).unwrap() == decode(&whole, &LIMITS).unwrap());
