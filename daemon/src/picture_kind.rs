@@ -165,7 +165,7 @@ pub fn wrapping(head: &[u8]) -> Result<(Format, Wrapping), NotAPicture> {
     };
     match (sniff(&decoded), not_a_picture(&decoded)) {
         (Some(format), _) => Ok((format, Wrapping::Base64(text_begins))),
-        (None, NotAPicture::Known { what, instead }) => Err(as_base64(what, instead)),
+        (None, NotAPicture::Known { what, instead }) => Err(as_base64(&what, instead)),
         _ => Err(not_a_picture(head)),
     }
 }
@@ -385,7 +385,7 @@ fn is_utf16(head: &[u8]) -> bool {
     head.starts_with(&[0xFF, 0xFE]) || head.starts_with(&[0xFE, 0xFF])
 }
 
-fn as_base64(what: Cow<'static, str>, instead: &'static str) -> NotAPicture {
+fn as_base64(what: &str, instead: &'static str) -> NotAPicture {
     NotAPicture::Known {
         what: format!("{what} as base64").into(),
         instead,

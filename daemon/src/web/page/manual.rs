@@ -36,6 +36,7 @@ const TEXTS: [(&str, &str); 18] = texts![
     "design/schema",
     "design/jpeg",
     "design/http-edge",
+    "design/bench",
 ];
 
 /// Pages outside `docs/` that those link to: how the figures were reached, packages, images,
