@@ -358,7 +358,7 @@ fn picture_as_text(text: &[u8]) -> Option<NotAPicture> {
     let decoded = decoded_beginning(&text[before_base64(text)..]);
     match decoded.as_deref().and_then(binary_kind) {
         Some(NotAPicture::Known { what, instead }) if is_picture(instead) => {
-            Some(as_base64(what, instead))
+            Some(as_base64(&what, instead))
         }
         _ if is_drawing || is_named || is_hex => Some(not_a_picture(text)),
         _ => None,

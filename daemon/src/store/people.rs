@@ -843,7 +843,10 @@ mod tests {
         store.close().await;
         let (store, _) = Store::open(folder.path()).unwrap();
         assert_eq!(store.person_named("O'Brien".into()).await.unwrap(), brien);
-        assert_eq!(rows(&store, "SELECT count(*) FROM person").await, ["7"]);
+        assert_eq!(
+            rows(&store, "SELECT count(*) || '' FROM person").await,
+            ["7"]
+        );
     }
 
     #[tokio::test]

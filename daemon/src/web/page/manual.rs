@@ -16,7 +16,7 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 18] = texts![
+const TEXTS: [(&str, &str); 19] = texts![
     "docs/":
     "install",
     "configuration",
