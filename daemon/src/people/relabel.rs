@@ -332,7 +332,7 @@ impl People {
         Ok((free, taken))
     }
 
-    /// Judges the other faces of a picture again that may be the person whom this face is.
+    /// Judges again the other faces of a picture that may be the same person.
     async fn others_are_not(
         &self,
         matcher: &Matcher,

@@ -171,11 +171,11 @@ impl Detector {
         let scale = side / BORDERED_PX as f64;
         let wanted = (search.min_face_px as f64 / scale) as usize;
         let bordered = picture.cut(window, BORDERED_PX);
-        let search = Search {
+        let large = Search {
             min_face_px: wanted.max(BORDERED_SMALLEST_PX),
             ..*search
         };
-        let mut faces = self.look(&Pyramid::new(&bordered), &search, TWICE, cores)?;
+        let mut faces = self.look(&Pyramid::new(&bordered), &large, TWICE, cores)?;
         let place = |[x, y]: [f32; 2]| {
             [
                 (f64::from(x) * scale + window.left) as f32,
@@ -188,6 +188,7 @@ impl Detector {
                 place([face.bounds.right, face.bounds.bottom]);
             face.landmarks = face.landmarks.map(place);
         }
+        faces.retain(|face| face.bounds.size() >= search.min_face_px as f32);
         Ok(faces)
     }
 
