@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, View};
 use crate::config::{Config, Http, Tls};
-use crate::control::{self, Control};
+use crate::control;
 use crate::engine_process::{DecodeLimits, EngineSettings};
 use crate::engines::{self, Engines, Persistence};
 use crate::http_server::tls::{Encryption, Source};
@@ -295,12 +295,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     _ = view.document.set(serde_json::to_value(document)?);
     let routes = web::router(view).merge(forms).merge(routes);
     let access = Access::open(&state_dir, &config.http, health.clone());
-    let control = Control {
-        people: people.clone(),
-        uploads,
-        access: access.clone(),
-    };
-    let control = web::dress(api::surviving(control::router(control)).merge(routes.clone()));
+    let control = control::router(access.clone());
+    let control = web::dress(api::surviving(control).merge(routes.clone()));
     let lan_routes = web::below(&config.http.base_path, web::guarded(routes, access));
     let (http_heart, pulse) = heartbeat();
     let serving = serve_http(

@@ -36,6 +36,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::allocator;
 use crate::app;
 use crate::config::Config;
+use crate::control::unknown_person;
 use crate::domain::{BreakerCommand, PersonId};
 use crate::engine_process::{self, Engine, load_pack};
 use crate::engines::{self, Engines};
@@ -355,5 +356,5 @@ impl OwnEngines {
 /// Returns the number of the person with this name.
 async fn person_id(people: &People, name: &str) -> anyhow::Result<PersonId> {
     let found = people.store.person_named(name.into()).await?;
-    found.with_context(|| format!("nobody is enrolled as {name}; kithd people shows everybody"))
+    found.ok_or_else(|| unknown_person(name))
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response as Documented, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
@@ -17,6 +18,7 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     again: bool,
+    report: Option<Value>,
 }
 
 /// Seconds after which a temporarily refused request may be sent again.
@@ -29,6 +31,7 @@ impl Problem {
             status,
             detail: detail.into(),
             again: false,
+            report: None,
         }
     }
 
@@ -38,6 +41,12 @@ impl Problem {
             again: true,
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
         }
+    }
+
+    /// Adds the outcome for a picture that was not enrolled.
+    pub fn with_report(mut self, report: Value) -> Self {
+        self.report = Some(report);
+        self
     }
 
     /// 400: the request makes no sense.
@@ -82,6 +91,7 @@ impl IntoResponse for Problem {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: self.detail,
+            report: self.report,
         };
         // Serialising plain text and a number cannot fail.
         let body = serde_json::to_string(&body).unwrap_or_default();
@@ -105,6 +115,10 @@ pub struct ProblemDetails {
     status: u16,
     /// A sentence that says which thing failed, why, and the remedy.
     detail: String,
+    /// The outcome for a picture that was not enrolled, as in the answer for one that was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, nullable = false)]
+    report: Option<Value>,
 }
 
 /// Error responses that any request may get.

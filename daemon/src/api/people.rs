@@ -4,6 +4,7 @@
 pub mod forms;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection};
@@ -11,17 +12,21 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::request::{Asked, Id, PageQuery, cut, jpeg_number, with_etag};
 use super::{Api, View, refused};
 use crate::domain::{PersonId, PictureBytes};
-use crate::people::{Enrolment, PictureRemark, Report};
+use crate::people::{Enrolment, Forgotten, PictureRemark, Report};
 use crate::problem::Problem;
 use crate::sources::http::LONGEST_NAME;
 use crate::sources::upload::{Loaded, Spooled};
 use crate::store::{Changed, PersonPicture, PersonRow};
+
+/// Longest wait of an enrolment for a gallery that is being loaded.
+const LOADING: Duration = Duration::from_secs(60);
 
 /// A page of enrolled people.
 #[derive(Serialize, ToSchema)]
@@ -33,14 +38,44 @@ pub struct PeoplePage {
     next_cursor: Option<PersonId>,
 }
 
-/// Lists the enrolled people, in the order they were enrolled.
-#[utoipa::path(get, operation_id = "people", path = "/v1/people", tag = "people", params(PageQuery),
+/// Position in the list of people, or a name.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default, deny_unknown_fields)]
+pub struct PeopleQuery {
+    /// Most people in the answer; 50 by default.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+    /// `next_cursor` of the previous page.
+    #[param(minimum = 1)]
+    cursor: Option<i64>,
+    /// Only the person of this name, in any spelling.
+    name: Option<String>,
+}
+
+/// Lists the enrolled people in the order they were enrolled, or the one of a name.
+#[utoipa::path(get, operation_id = "people", path = "/v1/people", tag = "people", params(PeopleQuery),
     responses((status = 200, body = PeoplePage), Problem))]
 pub async fn list(
     State(view): State<View>,
-    query: Asked<PageQuery>,
+    query: Asked<PeopleQuery>,
 ) -> Result<Json<PeoplePage>, Problem> {
-    let (limit, cursor) = query.0.read()?;
+    let Asked(PeopleQuery {
+        limit,
+        cursor,
+        name,
+    }) = query;
+    let (limit, cursor) = PageQuery { limit, cursor }.read()?;
+    if let Some(name) = name {
+        let mut people = Vec::new();
+        if let Some(id) = view.store.person_named(name).await? {
+            people.extend(view.store.person(id).await?);
+        }
+        return Ok(Json(PeoplePage {
+            people,
+            next_cursor: None,
+        }));
+    }
     let mut people = view.store.people_after(cursor, limit + 1).await?;
     let next_cursor = cut(&mut people, limit).map(|last| last.id);
     Ok(Json(PeoplePage {
@@ -249,6 +284,7 @@ pub(super) fn rejected(report: &Report) -> Problem {
         StatusCode::UNPROCESSABLE_ENTITY,
         format!("{} was not taken: {why}.", report.image_name),
     )
+    .with_report(json!(report))
 }
 
 pub(super) async fn take(
@@ -261,8 +297,10 @@ pub(super) async fn take(
     if file_name.chars().count() > LONGEST_NAME {
         return Err(refused("The file name of the picture is too long."));
     }
-    let people = api.loaded()?;
     let _turn = api.engine_turn().await?;
+    // A gallery that is still being loaded is waited for: the first command on a board enrols.
+    let _ = tokio::time::timeout(LOADING, api.people.loaded()).await;
+    let people = api.loaded()?;
     // The room is kept until the picture is enrolled.
     let Loaded { bytes, room: _room } = api.uploads.load(picture).await?;
     people
@@ -325,32 +363,21 @@ pub(super) async fn put_together(api: &Api, id: PersonId, into: PersonId) -> Res
     changed(id, api.people.merge(id, into).await)
 }
 
-/// Result of erasing a person.
-#[derive(Serialize, ToSchema)]
-pub struct Gone {
-    /// Quarantined files in the state folder that may still hold the person's data.
-    may_hold_them: Vec<String>,
-}
-
 /// Erases a person: embeddings, pictures, crops, thumbnails, kept bytes, unsent messages, the name
 /// in past results, and the person's data in backups on this board.
 ///
 /// A restore does not bring them back.
 #[utoipa::path(delete, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),
-    responses((status = 200, body = Gone), Problem))]
-pub async fn forget(State(api): State<Api>, Id(id): Id) -> Result<Json<Gone>, Problem> {
-    erase(&api, id)
-        .await
-        .map(|may_hold_them| Json(Gone { may_hold_them }))
+    responses((status = 200, body = Forgotten), Problem))]
+pub async fn forget(State(api): State<Api>, Id(id): Id) -> Result<Json<Forgotten>, Problem> {
+    erase(&api, id).await.map(Json)
 }
 
-pub(super) async fn erase(api: &Api, id: PersonId) -> Result<Vec<String>, Problem> {
+pub(super) async fn erase(api: &Api, id: PersonId) -> Result<Forgotten, Problem> {
     let erased = api.people.forget_person(id).await;
     let erased = erased
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}.")))?;
-    erased
-        .map(|erased| erased.may_hold_them)
-        .ok_or_else(|| no_person(id))
+    erased.ok_or_else(|| no_person(id))
 }
 
 /// Deletes an enrolled picture of a person.

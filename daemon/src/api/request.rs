@@ -38,10 +38,10 @@ const MOST: u32 = 500;
 pub struct PageQuery {
     /// Most entries in the answer; 50 by default.
     #[param(minimum = 1, maximum = 500)]
-    limit: Option<u32>,
+    pub limit: Option<u32>,
     /// `next_cursor` of the previous page.
     #[param(minimum = 1)]
-    cursor: Option<i64>,
+    pub cursor: Option<i64>,
 }
 
 impl PageQuery {

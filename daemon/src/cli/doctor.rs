@@ -447,7 +447,7 @@ async fn models(config: &Config, running: bool, found: &mut Findings) {
         Err(error) => found.problem(
             "engine",
             format!("{error:#}"),
-            "kithd bench stages says more; see engine.* in the configuration",
+            "kithd bench board says more; see engine.* in the configuration",
         ),
     }
 }

@@ -3,11 +3,9 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use anyhow::bail;
-
 use super::{confirmed, own_gallery};
 use crate::config::Config;
-use crate::control::Client;
+use crate::control::{Client, unknown_person};
 
 /// Arguments of `kithd forget`.
 #[derive(Debug, clap::Args)]
@@ -38,7 +36,7 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
             people.store.close().await;
             match forgotten? {
                 Some(forgotten) => forgotten,
-                None => bail!("nobody is enrolled as {person}; kithd people shows everybody"),
+                None => return Err(unknown_person(person)),
             }
         }
     };

@@ -77,11 +77,11 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
             println!("The message was accepted as image {}.", ids.join(", "));
         }
         What::Drop { id: Some(id), .. } => {
-            client.delete(&format!("/v1/rejected/{id}")).await?;
+            client.delete::<()>(&format!("/v1/rejected/{id}")).await?;
             println!("Dropped.");
         }
         What::Drop { id: None, .. } => {
-            let dropped = client.delete("/v1/rejected").await?;
+            let dropped: Value = client.delete("/v1/rejected").await?;
             println!("{} dropped.", dropped["dropped"]);
         }
     }

@@ -33,7 +33,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_NAMED: usize = 20;
 
 /// Result of erasing a person.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Forgotten {
     /// Quarantined files and folders in the state folder, which may still contain the person's
     /// data.

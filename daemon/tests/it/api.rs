@@ -310,6 +310,7 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
         status == 422 && problem["detail"].as_str().unwrap().contains("no face"),
         "{problem}"
     );
+    assert_eq!(problem["report"]["enrolment"], "rejected", "{problem}");
     let (ann, url) = (
         ann["person"]["id"].as_i64().unwrap(),
         |id: i64, rest: &str| format!("/v1/people/{id}{rest}"),
@@ -324,6 +325,9 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
         .0,
         201
     );
+    let named = board.get("/v1/people?name=ANN");
+    assert_eq!(named["people"][0]["id"], ann, "in any spelling: {named}");
+    assert_eq!(board.get("/v1/people?name=Nobody")["people"], json!([]));
     let (_, ben) = ask(
         &board,
         "POST",

@@ -118,11 +118,11 @@ pub async fn merge(
 /// `POST /people/{id}/forget`.
 pub async fn forget(State(api): State<Api>, Id(id): Id) -> Response {
     match erase(&api, id).await {
-        Ok(aside) if aside.is_empty() => back("/people", Ok("The person is erased.")),
-        Ok(aside) => {
+        Ok(gone) if gone.may_hold_them.is_empty() => back("/people", Ok("The person is erased.")),
+        Ok(gone) => {
             let text = format!(
                 "The person is erased, but may still be in what was moved aside: {}.",
-                aside.join(", ")
+                gone.may_hold_them.join(", ")
             );
             back("/people", Ok(&text))
         }
