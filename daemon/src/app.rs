@@ -286,7 +286,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         people: people.clone(),
         reader: Arc::clone(&reader),
         uploads: uploads.clone(),
-        engine_turns: Api::engine_turns(),
     };
     let forms = api::forms(api.clone());
     let (routes, document) = api::routes(api)

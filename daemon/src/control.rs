@@ -98,11 +98,12 @@ async fn enroll(
         .await?
         .picture()?;
     let name = picture.name.clone();
+    let admission = control.people.engines.admit().await?;
     // The room is kept until the picture is enrolled.
     let Loaded { bytes, room: _room } = control.uploads.load(picture).await?;
     control
         .people
-        .enroll(&query.person, &name, bytes, query.anyway)
+        .enroll(&admission, &query.person, &name, bytes, query.anyway)
         .await
         .map(Json)
         .map_err(|error| failed(&error))

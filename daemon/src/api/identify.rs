@@ -42,7 +42,7 @@ pub async fn identify(State(api): State<Api>, request: Request) -> Result<Respon
         .as_ref()
         .map(|json| parse::<ByPath>(&json.bytes, r#"{"path":"/a.jpg"}"#))
         .transpose()?;
-    let _turn = api.engine_turn().await?;
+    let admission = identifier.engines.admit().await?;
     // The room is kept until the engine has answered.
     let (bytes, path, _room) = match path {
         Some(ByPath { path }) => {
@@ -63,7 +63,7 @@ pub async fn identify(State(api): State<Api>, request: Request) -> Result<Respon
         }
     };
     let identified = identifier
-        .identify(None, bytes, path)
+        .identify(&admission, None, bytes, path)
         .await
         .map_err(|failure| refusal(&failure))?;
     Ok(Json(answer(&identified)).into_response())

@@ -262,11 +262,11 @@ pub(super) async fn take(
         return Err(refused("The file name of the picture is too long."));
     }
     let people = api.loaded()?;
-    let _turn = api.engine_turn().await?;
+    let admission = people.engines.admit().await?;
     // The room is kept until the picture is enrolled.
     let Loaded { bytes, room: _room } = api.uploads.load(picture).await?;
     people
-        .enroll(&name, &file_name, bytes, anyway)
+        .enroll(&admission, &name, &file_name, bytes, anyway)
         .await
         .map_err(|error| Problem::later(format!("{error:#}")))
 }

@@ -367,7 +367,6 @@ fn carry_out(
         publisher,
         births: born,
         reserved,
-        engine_turns: Commands::engine_turns(),
     };
     tasks.work("commands", commands.run(deliveries, tasks.stop()));
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{OwnEngines, own_people};
 use crate::config::Config;
 use crate::control::Client;
+use crate::engines::Admission;
 use crate::files::left_out::{self, LeftOut, Named, Why};
 use crate::files::{entries, file_name, open_beneath};
 use crate::names;
@@ -155,7 +156,11 @@ impl Door {
     ) -> anyhow::Result<Report> {
         match self {
             Self::Daemon(client) => client.enroll(person, name, bytes, anyway).await,
-            Self::Own { people, .. } => people.enroll(person, name, bytes, anyway).await,
+            Self::Own { people, .. } => {
+                people
+                    .enroll(&Admission::queue(), person, name, bytes, anyway)
+                    .await
+            }
         }
     }
 

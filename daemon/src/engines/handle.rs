@@ -19,6 +19,7 @@ use crate::domain::{
     BreakerCommand, BreakerReason, BreakerState, EngineError, EngineErrorKind, EngineRole, ImageId,
 };
 use crate::engine_process::JPEG_TIMES;
+use crate::engines::admission::{Admission, Class, Places, TooManyWait, queue_pictures};
 use crate::engines::breaker::{Breaker, Ticket, Transition};
 use crate::engines::client::{Answer, Picture};
 use crate::engines::instance::{Deadlines, EngineInstance, EngineState, Place, RunningEngine};
@@ -81,6 +82,7 @@ pub(super) struct Inner {
     pub(super) fallback: Option<EngineInstance>,
     pub(super) breaker: Mutex<Breaker>,
     pub(super) health: Health,
+    places: Places,
     /// Changes whenever an engine may have become available.
     pub(super) changed: watch::Sender<u64>,
     /// Wakes the supervising task.
@@ -145,6 +147,7 @@ impl Engines {
             settings,
             pack: OnceLock::new(),
             health,
+            places: Places::new(),
             changed: watch::Sender::new(0),
             wake: Notify::new(),
             fallback_calls: AtomicU64::new(0),
@@ -176,11 +179,11 @@ impl Engines {
         }
     }
 
-    /// Returns the number of pictures that may be in flight or being read; 0 while no engine takes
-    /// any.
+    /// Returns the number of pictures that the queue may have in flight or being read; 0 while no
+    /// engine takes any.
     pub fn capacity(&self) -> usize {
         match self.inner.route() {
-            Route::Primary(up) | Route::Fallback(up) => 2 * up.threads(),
+            Route::Primary(up) | Route::Fallback(up) => queue_pictures(up.threads()),
             Route::Nowhere(_) => 0,
         }
     }
@@ -227,24 +230,31 @@ impl Engines {
         }
     }
 
+    /// Admits a caller that waits for the answer. To be asked before its picture is in memory.
+    pub async fn admit(&self) -> Result<Admission, TooManyWait> {
+        self.inner.places.admit().await
+    }
+
     /// Recognises a picture with the engine that takes it now.
     pub async fn recognise(
         &self,
+        admission: &Admission,
         image: Option<ImageId>,
         picture: &Picture,
     ) -> Result<Recognised, Failure> {
-        let inner = &self.inner;
+        let (inner, class) = (&self.inner, admission.class);
         match inner.route() {
             Route::Nowhere(why) => Err(Failure::engine_away(why)),
-            Route::Fallback(up) => inner.call_fallback(&up, picture).await,
-            Route::Primary(up) => inner.call_primary(&up, image, picture).await,
+            Route::Fallback(up) => inner.call_fallback(&up, class, picture).await,
+            Route::Primary(up) => inner.call_primary(&up, class, image, picture).await,
         }
     }
 
-    /// Returns the quality of the best face in a picture, 0 to 1; `None` without a face.
+    /// Returns the quality of the best face in a camera's frame, 0 to 1; `None` without a face.
     pub async fn best_face(&self, bytes: Bytes) -> Result<Option<f32>, Failure> {
         let picture = Picture { bytes, path: None };
-        match self.recognise(None, &picture).await?.answer {
+        let recognised = self.recognise(&Admission::queue(), None, &picture).await?;
+        match recognised.answer {
             Answer::Faces(reply) => Ok(reply
                 .faces
                 .iter()
@@ -300,12 +310,13 @@ impl Inner {
     async fn call_fallback(
         &self,
         up: &Arc<RunningEngine>,
+        class: Class,
         picture: &Picture,
     ) -> Result<Recognised, Failure> {
         let Some(fallback) = &self.fallback else {
             return Err(Failure::engine_away("there is no fallback engine"));
         };
-        let permit = up.acquire().await.map_err(Failure::Engine)?;
+        let permit = up.acquire(class).await.map_err(Failure::Engine)?;
         self.fallback_calls.fetch_add(1, Ordering::Relaxed);
         match permit.call(picture.clone()).await {
             Ok(answer) => Ok(Recognised {
@@ -320,10 +331,11 @@ impl Inner {
     async fn call_primary(
         &self,
         up: &Arc<RunningEngine>,
+        class: Class,
         image: Option<ImageId>,
         picture: &Picture,
     ) -> Result<Recognised, Failure> {
-        let permit = up.acquire().await.map_err(Failure::Engine)?;
+        let permit = up.acquire(class).await.map_err(Failure::Engine)?;
         // The breaker may have opened while the picture waited for its permit.
         let Some(ticket) = self.breaker().begin() else {
             return Err(Failure::engine_away("the circuit breaker opened"));

@@ -9,11 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use kith_vision::{Pack, Precision};
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::child::Child;
 use crate::domain::{EngineError, EngineErrorKind};
+use crate::engines::admission::{Class, Thread, Threads};
 use crate::engines::client::{Answer, Client, Picture};
 use crate::engines::process::{self, ChildSettings};
 use crate::rpc::recognizer::Description;
@@ -94,10 +95,9 @@ pub struct RunningEngine {
     pack: Arc<Pack>,
     deadlines: Deadlines,
     description: Mutex<Description>,
-    threads: usize,
+    threads: Threads,
     client: Client,
     child: Option<Child>,
-    permits: Arc<Semaphore>,
     life: Mutex<InFlight>,
     idle: Notify,
     gone: CancellationToken,
@@ -135,7 +135,7 @@ pub enum ExitCause {
 /// Permission to give an engine one picture; held while the picture is in flight.
 pub struct Permit {
     up: Arc<RunningEngine>,
-    _permit: OwnedSemaphorePermit,
+    _thread: Thread,
 }
 
 impl Permit {
@@ -207,10 +207,10 @@ impl RunningEngine {
     }
 
     /// Waits for a free thread of the engine.
-    pub async fn acquire(self: &Arc<Self>) -> Result<Permit, EngineError> {
+    pub(super) async fn acquire(self: &Arc<Self>, class: Class) -> Result<Permit, EngineError> {
         let aborted = || EngineError::aborted("the engine is being restarted");
-        let permit = tokio::select! {
-            permit = Arc::clone(&self.permits).acquire_owned() => permit.map_err(|_| aborted())?,
+        let thread = tokio::select! {
+            thread = self.threads.acquire(class) => thread.ok_or_else(aborted)?,
             () = self.gone.cancelled() => return Err(aborted()),
         };
         let mut life = self.life();
@@ -222,7 +222,7 @@ impl RunningEngine {
         self.calls.fetch_add(1, Ordering::Relaxed);
         Ok(Permit {
             up: Arc::clone(self),
-            _permit: permit,
+            _thread: thread,
         })
     }
 
@@ -274,7 +274,7 @@ impl RunningEngine {
 
     /// Refuses further pictures, waits for those in flight, and ends the engine.
     pub async fn take_down(&self, why: &str) {
-        self.permits.close();
+        self.threads.close();
         loop {
             let out = self.idle.notified();
             if self.life().in_flight == 0 || self.gone.is_cancelled() {
@@ -299,7 +299,7 @@ impl RunningEngine {
 
     /// Returns the number of pictures it takes at the same time.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.threads.count()
     }
 
     /// Returns its description of itself, as last read.
@@ -357,7 +357,7 @@ impl EngineInstance {
     /// Returns the current run.
     pub fn running(&self) -> Option<Arc<RunningEngine>> {
         match &*self.state.borrow() {
-            EngineState::Running(up) if !up.gone.is_cancelled() && !up.permits.is_closed() => {
+            EngineState::Running(up) if !up.gone.is_cancelled() && !up.threads.is_closed() => {
                 Some(Arc::clone(up))
             }
             _ => None,
@@ -466,10 +466,9 @@ impl EngineInstance {
             pack: Arc::clone(pack),
             deadlines: self.deadlines,
             description: Mutex::new(description),
-            threads,
+            threads: Threads::new(threads),
             client,
             child,
-            permits: Arc::new(Semaphore::new(threads)),
             life: Mutex::default(),
             idle: Notify::new(),
             gone: CancellationToken::new(),
@@ -519,7 +518,7 @@ impl EngineInstance {
             .await
             .map_err(|panic| unread(&panic))?
             .map_err(|error| unread(&error))?;
-        let permit = up.acquire().await?;
+        let permit = up.acquire(Class::Interactive).await?;
         let answer = permit.call(Picture { bytes, path: None }).await?;
         let wrong = |why: String| EngineError::new(EngineErrorKind::WrongAnswer, why);
         let Answer::Faces(reply) = answer else {

@@ -2,6 +2,7 @@
 //!
 //! `pipeline` has what happens to a picture before and after.
 
+mod admission;
 pub mod breaker;
 pub mod client;
 mod handle;
@@ -11,6 +12,7 @@ mod report;
 pub mod status;
 pub mod supervisor;
 
+pub use admission::{Admission, TooManyWait};
 pub use client::Picture;
 pub use handle::{Engines, Recognised, Settings};
 pub use supervisor::Persistence;

@@ -22,8 +22,6 @@ use crate::people::{GalleryNotLoaded, Matcher, People};
 use crate::status::health::{Condition, Health};
 use crate::store::{Amounts, Changed, Contents, LeftOut};
 
-/// Time for results that were matched against the old gallery to reach the database.
-const LAST_MATCHES: Duration = Duration::from_secs(1);
 /// Delay before an interrupted erasure is continued.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Interval of comparing the gallery with its backup.
@@ -108,7 +106,6 @@ impl People {
         let changed = self.store.merge_people(id, into).await?;
         self.refresh().await?;
         if changed == Changed::Done(()) {
-            self.await_last_matches().await;
             self.store.follow_merges().await?;
         }
         Ok(changed)
@@ -160,7 +157,6 @@ impl People {
         };
         // A repeated call continues an interrupted erasure.
         self.refresh().await?;
-        self.await_last_matches().await;
         let rest = self.finish_forgetting().await;
         // The erasure deleted counter-examples that were faces of this person.
         self.refresh().await?;
@@ -274,13 +270,6 @@ impl People {
         match self.matcher() {
             Ok(matcher) => refresh(&self.store, &matcher).await,
             Err(GalleryNotLoaded) => Ok(()),
-        }
-    }
-
-    /// Waits for results that were matched before the change to reach the database.
-    async fn await_last_matches(&self) {
-        if self.matcher().is_ok() {
-            tokio::time::sleep(LAST_MATCHES).await;
         }
     }
 
@@ -465,3 +454,6 @@ fn newly_mistaken(matcher: &Matcher, before: &Snapshot) -> Result<Vec<String>, V
     }
     Ok(resembling)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{NamedCandidate, PersonId, sha256};
 use crate::engine_process::FoundFace;
-use crate::engines::Recognised;
 use crate::engines::client::{Answer, Picture};
+use crate::engines::{Admission, Recognised};
 use crate::names;
 use crate::people::matcher::LeftOut;
 use crate::people::resemblance::{Resemblance, described};
@@ -68,6 +68,7 @@ impl People {
     /// if disk or engine fail; a rejected picture is a report.
     pub async fn enroll(
         &self,
+        admission: &Admission,
         person: &str,
         image_name: &str,
         bytes: Vec<u8>,
@@ -99,7 +100,7 @@ impl People {
             bytes: bytes.clone().into(),
             path: None,
         };
-        let reply = match self.engines.recognise(None, &picture).await {
+        let reply = match self.engines.recognise(admission, None, &picture).await {
             Ok(Recognised {
                 answer: Answer::Faces(reply),
                 ..
