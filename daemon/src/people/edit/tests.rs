@@ -69,7 +69,7 @@ async fn a_result_matched_before_a_change_names_no_one_gone() {
         named.push(NamedCandidate {
             person_id: enrolled.person_id,
             name: name.into(),
-            distance: Some(0.3),
+            distance: Some(0.5),
         });
     }
     let (ann, bob, eve) = (&named[0], &named[1], &named[2]);
@@ -125,7 +125,7 @@ async fn a_result_matched_before_a_change_names_no_one_gone() {
     let count = |sql: &str| -> usize { database.query_row(sql, [], |row| row.get(0)).unwrap() };
     let all = 3 * RESULTS;
     let faces = "SELECT count(*) FROM faces WHERE candidates =";
-    let only_eve = format!("'[[{},0.3]]'", eve.person_id);
+    let only_eve = format!("'[[{},0.5]]'", eve.person_id);
     // A face of Ann keeps no trace of her; the face of Bob is Eve's.
     assert_eq!(
         count(&format!(
