@@ -28,7 +28,7 @@ use crate::picture_kind::plain;
 use crate::pipeline::{Identifier, Reader};
 use crate::queue::Failure;
 use crate::result;
-use crate::sinks::health::Report;
+use crate::sinks::health::HealthReport;
 use crate::sources::mqtt::{picture, stream, utf8, utf16};
 use crate::sources::paths;
 use crate::sources::rejected::Rejected;
@@ -49,7 +49,7 @@ pub struct Commands {
     /// Adds and erases people.
     pub people: People,
     /// State of the board.
-    pub report: Report,
+    pub report: HealthReport,
     /// Stores messages that could not be understood.
     pub rejected: Rejected,
     /// Largest picture.

@@ -29,11 +29,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::request::QUERY_VALUE;
 use crate::http_server::{ACCEPT_AGAIN, HEAD};
-use crate::people::{Forgotten, Imported, People, Report, Restored};
+use crate::people::{EnrolmentReport, Forgotten, Imported, People, Restored};
 use crate::problem::Problem;
 use crate::sources::upload::{Loaded, Uploads};
 use crate::status::health::{Condition, Health};
-use crate::store::Changed;
+use crate::store::PersonChange;
 use crate::web::auth::Access;
 
 /// Time that a command waits for an engine that is still loading.
@@ -82,7 +82,7 @@ async fn enroll(
     State(control): State<Control>,
     Query(query): Query<EnrollQuery>,
     request: Request,
-) -> Result<Json<Report>, Problem> {
+) -> Result<Json<EnrolmentReport>, Problem> {
     if tokio::time::timeout(ENGINE_WAIT, control.people.loaded())
         .await
         .is_err()
@@ -99,8 +99,11 @@ async fn enroll(
         .picture()?;
     let name = picture.name.clone();
     let admission = control.people.engines.admit().await?;
-    // The room is kept until the picture is enrolled.
-    let Loaded { bytes, room: _room } = control.uploads.load(picture).await?;
+    // The memory is reserved until the picture is enrolled.
+    let Loaded {
+        bytes,
+        memory: _memory,
+    } = control.uploads.load(picture).await?;
     control
         .people
         .enroll(&admission, &query.person, &name, bytes, query.anyway)
@@ -202,11 +205,11 @@ fn unknown_person(name: &str) -> Problem {
     ))
 }
 
-fn changed(changed: Changed) -> Result<Json<()>, Problem> {
+fn changed(changed: PersonChange) -> Result<Json<()>, Problem> {
     match changed {
-        Changed::Done(()) => Ok(Json(())),
-        Changed::NotFound => Err(Problem::not_found("there is no such person any more")),
-        Changed::Refused(why) => Err(Problem::new(StatusCode::CONFLICT, why)),
+        PersonChange::Done => Ok(Json(())),
+        PersonChange::NotFound => Err(Problem::not_found("there is no such person any more")),
+        PersonChange::Refused(why) => Err(Problem::new(StatusCode::CONFLICT, why)),
     }
 }
 
@@ -304,7 +307,7 @@ impl Client {
         name: &str,
         picture: Vec<u8>,
         anyway: bool,
-    ) -> anyhow::Result<Report> {
+    ) -> anyhow::Result<EnrolmentReport> {
         let anyway = if anyway { "true" } else { "false" };
         let uri = uri(
             "/control/enroll",

@@ -1,8 +1,8 @@
 //! Face alignment: the similarity transform that brings five landmarks closest to the pack's
-//! template, and the square chip cut with it.
+//! template, and the square crop cut with it.
 
-use crate::area::Pyramid;
 use crate::detect::Detection;
+use crate::pyramid::Pyramid;
 use crate::{Bounds, Rgb};
 
 /// Rotation, uniform scale and translation: `(x, y) → (a·x − b·y + tx, b·x + a·y + ty)`.
@@ -63,28 +63,28 @@ impl Similarity {
         self.a.hypot(self.b)
     }
 
-    /// Tells whether the chip has more pixels than the part of the picture it is cut from.
+    /// Tells whether the crop has more pixels than the part of the picture it is cut from.
     pub(crate) fn enlarges(&self) -> bool {
         self.scale() > 1.0
     }
 }
 
-/// Returns the bounds of all faces whose chips would be enlarged, where a more detailed picture
-/// gives better chips. `None` if no chip would be.
+/// Returns the bounds of all faces whose crops would be enlarged, where a more detailed picture
+/// gives better crops. `None` if no crop would be.
 pub(crate) fn wanted_detail(
     detections: &[Detection],
     template: &[[f32; 2]; 5],
     side: usize,
 ) -> Option<Bounds> {
     let end = side as f64;
-    let corners = |to_chip: Similarity| {
-        let back = to_chip.inverse();
+    let corners = |to_crop: Similarity| {
+        let back = to_crop.inverse();
         [(-1.0, -1.0), (end, -1.0), (-1.0, end), (end, end)].map(|(u, v)| back.apply(u, v))
     };
-    let chips = detections
+    let crops = detections
         .iter()
         .filter_map(|face| Similarity::between(&face.landmarks, template));
-    let points = chips.filter(Similarity::enlarges).flat_map(corners);
+    let points = crops.filter(Similarity::enlarges).flat_map(corners);
     points
         .map(|(x, y)| (x as f32, y as f32))
         // Bilinear interpolation reads one more pixel on each side.
@@ -102,10 +102,10 @@ pub(crate) fn wanted_detail(
         })
 }
 
-/// Cuts the square chip that `to_chip` maps the picture onto. Bilinear; black beyond the picture.
-pub(crate) fn cut(picture: &Pyramid, to_chip: &Similarity, side: usize) -> Rgb {
-    let back = to_chip.inverse();
-    // From a face at least twice as large as the chip, bilinear sampling would skip pixels: sample
+/// Cuts the square crop that `to_crop` maps the picture onto. Bilinear; black beyond the picture.
+pub(crate) fn cut(picture: &Pyramid, to_crop: &Similarity, side: usize) -> Rgb {
+    let back = to_crop.inverse();
+    // From a face at least twice as large as the crop, bilinear sampling would skip pixels: sample
     // a halved copy instead.
     let (source, shrink) = picture.halved(back.scale());
     // Pixel centres lie on whole numbers, so halving shifts them by half a pixel.
@@ -253,7 +253,7 @@ mod tests {
     fn a_face_already_in_place_is_copied_pixel_by_pixel() {
         let pixels = (0..150 * 150 * 3).map(|i| (i * 31 % 251) as u8).collect();
         let picture = Rgb::new(150, 150, pixels).unwrap();
-        let chip = cut(
+        let crop = cut(
             &Pyramid::new(&picture),
             &Similarity {
                 a: 1.0,
@@ -263,7 +263,7 @@ mod tests {
             },
             150,
         );
-        assert_eq!(chip, picture);
+        assert_eq!(crop, picture);
     }
 
     #[test]
@@ -274,7 +274,7 @@ mod tests {
                 .collect()
         };
         let picture = Rgb::new(800, 800, ramp(800, 800)).unwrap();
-        let chip = cut(
+        let crop = cut(
             &Pyramid::new(&picture),
             &Similarity {
                 a: 0.2,
@@ -286,16 +286,16 @@ mod tests {
         );
         for (u, v) in [(10, 10), (75, 20), (140, 149)] {
             let at = 3 * (v * 150 + u);
-            // Chip pixel u shows picture pixel 5u, whose value is 5u / 4.
-            assert!((f64::from(chip.pixels[at]) - 5.0 * u as f64 / 4.0).abs() <= 1.0);
-            assert!((f64::from(chip.pixels[at + 1]) - 5.0 * v as f64 / 4.0).abs() <= 1.0);
+            // Crop pixel u shows picture pixel 5u, whose value is 5u / 4.
+            assert!((f64::from(crop.pixels[at]) - 5.0 * u as f64 / 4.0).abs() <= 1.0);
+            assert!((f64::from(crop.pixels[at + 1]) - 5.0 * v as f64 / 4.0).abs() <= 1.0);
         }
     }
 
     #[test]
-    fn a_chip_beyond_the_edge_is_black_there() {
+    fn a_crop_beyond_the_edge_is_black_there() {
         let picture = Rgb::new(50, 50, vec![255; 7500]).unwrap();
-        let chip = cut(
+        let crop = cut(
             &Pyramid::new(&picture),
             &Similarity {
                 a: 1.0,
@@ -305,7 +305,7 @@ mod tests {
             },
             150,
         );
-        assert_eq!(chip.pixels[..3], [0, 0, 0]);
-        assert_eq!(chip.pixels[3 * 120..3 * 120 + 3], [255, 255, 255]);
+        assert_eq!(crop.pixels[..3], [0, 0, 0]);
+        assert_eq!(crop.pixels[3 * 120..3 * 120 + 3], [255, 255, 255]);
     }
 }

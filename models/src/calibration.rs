@@ -275,7 +275,7 @@ pub fn remarks(
 impl Metric {
     /// Returns the distance between two rows of a gallery.
     fn of_rows(self, a: &[f32], b: &[f32]) -> f32 {
-        self.of_squared(crate::rows::squared_distance(a, b))
+        self.of_squared(crate::matrix::squared_distance(a, b))
     }
 }
 

@@ -6,15 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod align;
-mod area;
 pub mod calibration;
 mod clusters;
 mod cohort;
 mod compare;
-mod cores;
 mod detect;
 mod device;
-mod embed;
 mod embedding;
 pub mod evaluation;
 mod gallery;
@@ -22,31 +19,34 @@ mod gallery;
 mod golden;
 mod manifest;
 mod matching;
+mod matrix;
 mod pixels;
+mod pyramid;
 mod quality;
+mod recogniser;
 mod rgb;
-mod rows;
 mod runtime;
+mod thread_budget;
 mod timing;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use align::Similarity;
-use area::Pyramid;
-use cores::Cores;
 use detect::{Detection, Detector};
-use embed::Recogniser;
 use manifest::Alignment;
+use pyramid::Pyramid;
+use recogniser::Recogniser;
+use thread_budget::ThreadBudget;
 
-pub use clusters::{Clusters, SHAPED_BY, Shape};
+pub use clusters::{Centroid, Clusters, MOST_AVERAGED};
 pub use compare::{Comparison, Trial, compare_precisions};
 pub use device::{Device, Precision};
-pub use embed::recogniser_file;
 pub use gallery::Gallery;
 pub use manifest::{Pack, PackError, SelfTest, Tolerance};
-pub use matching::{Candidate, Caution, Lines, Matching, Metric, Outcome, Templates, Verdict};
+pub use matching::{Candidate, Caution, Limits, Matching, Metric, Outcome, Templates, Verdict};
 pub use quality::{KnownAgain, Objection, Part, Quality, QualityLimits};
+pub use recogniser::recogniser_file;
 pub use rgb::{MAX_SIDE, Rgb};
 pub use runtime::RUNTIME_VERSION;
 pub use timing::{NetworkTime, time_networks};
@@ -119,9 +119,9 @@ pub enum VisionError {
         /// Bytes given.
         bytes: usize,
     },
-    /// A chip for the recogniser has the wrong sides.
-    #[error("a face chip must be {expected}×{expected} pixels, not {width}×{height}")]
-    ChipSides {
+    /// A crop for the recogniser has the wrong sides.
+    #[error("a face crop must be {expected}×{expected} pixels, not {width}×{height}")]
+    CropSides {
         /// The side in the pack.
         expected: usize,
         /// Pixels in a row.
@@ -177,7 +177,7 @@ pub struct Search {
     /// Search for turned faces too. If the search finds no face, the picture is searched
     /// again on either side and upside down. If it finds only doubtful ones, their surroundings are
     /// searched first, and the turned picture only if none of them is confirmed. Landmarks, bounds
-    /// and chips come out as if only the right turn had been searched, in the coordinates of the
+    /// and crops come out as if only the right turn had been searched, in the coordinates of the
     /// given picture.
     pub turned: bool,
 }
@@ -237,7 +237,7 @@ pub struct Face {
     /// Length of the network's output before normalisation. It grows with the quality of the face.
     pub length: f32,
     /// The upright square that the recogniser gets.
-    pub chip: Rgb,
+    pub crop: Rgb,
 }
 
 /// Time that each stage took.
@@ -245,7 +245,7 @@ pub struct Face {
 pub struct Timings {
     /// Detection of faces and landmarks.
     pub detect: Duration,
-    /// Cutting of the chips and measurement of quality.
+    /// Cutting of the crops and measurement of quality.
     pub align: Duration,
     /// Embedding of all faces.
     pub embed: Duration,
@@ -272,7 +272,7 @@ pub struct Vision {
     min_face_px: usize,
     known_again: Option<KnownAgain>,
     self_test: SelfTest,
-    cores: Arc<Cores>,
+    budget: Arc<ThreadBudget>,
 }
 
 impl Vision {
@@ -288,7 +288,7 @@ impl Vision {
             device,
             recogniser,
             detector,
-            Arc::new(Cores::new(1)),
+            Arc::new(ThreadBudget::new(1)),
         ))
     }
 
@@ -297,7 +297,7 @@ impl Vision {
     #[must_use]
     pub fn on_cores(self, count: usize) -> Self {
         Self {
-            cores: Arc::new(Cores::new(count)),
+            budget: Arc::new(ThreadBudget::new(count)),
             ..self
         }
     }
@@ -312,7 +312,7 @@ impl Vision {
             self.device,
             recogniser,
             Arc::clone(&self.detector),
-            Arc::clone(&self.cores),
+            Arc::clone(&self.budget),
         ))
     }
 
@@ -322,7 +322,7 @@ impl Vision {
         device: Device,
         recogniser: Recogniser,
         detector: Arc<Detector>,
-        cores: Arc<Cores>,
+        budget: Arc<ThreadBudget>,
     ) -> Self {
         Self {
             precision,
@@ -334,7 +334,7 @@ impl Vision {
             min_face_px: pack.min_face_px(),
             known_again: pack.quality_limits().known_again.clone(),
             self_test: pack.self_test().clone(),
-            cores,
+            budget,
         }
     }
 
@@ -372,7 +372,7 @@ impl Vision {
     /// Runs all work for a picture, decoding and encoding included. Meanwhile the calling thread's
     /// core is not lent to other pictures.
     pub fn busy<T>(&self, work: impl FnOnce() -> T) -> T {
-        let _core = self.cores.take();
+        let _permit = self.budget.take();
         work()
     }
 
@@ -393,12 +393,12 @@ impl Vision {
         search: &Search,
         part: impl FnOnce(Bounds) -> Option<(Rgb, [usize; 2])>,
     ) -> Result<Analysis, VisionError> {
-        self.analyse(picture, reduction, search, part, &self.cores)
+        self.analyse(picture, reduction, search, part, &self.budget)
     }
 
     /// Does the work of [`Vision::recognise`] on the calling thread alone, to compare times.
     fn recognise_alone(&self, picture: &Rgb, search: &Search) -> Result<Analysis, VisionError> {
-        self.analyse(picture, 1, search, |_| None, &Cores::new(0))
+        self.analyse(picture, 1, search, |_| None, &ThreadBudget::new(0))
     }
 
     fn analyse(
@@ -407,7 +407,7 @@ impl Vision {
         reduction: usize,
         search: &Search,
         part: impl FnOnce(Bounds) -> Option<(Rgb, [usize; 2])>,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Analysis, VisionError> {
         picture.check()?;
         let started = Instant::now();
@@ -416,13 +416,13 @@ impl Vision {
             min_face_px: search.min_face_px / reduction,
             ..*search
         };
-        let detections = self.detector.detect(&pyramid, &reduced, cores)?;
+        let detections = self.detector.detect(&pyramid, &reduced, budget)?;
         let found = Instant::now();
         let detail =
             align::wanted_detail(&detections, &self.alignment.template, self.alignment.size)
                 .filter(|_| reduction > 1)
                 .and_then(|bounds| part(bounds.enlarged(reduction)));
-        // A face that would be enlarged here is less than `reduction` times as large as its chip in
+        // A face that would be enlarged here is less than `reduction` times as large as its crop in
         // the part, so fewer halved copies are enough.
         let halves = reduction.ilog2().saturating_sub(1) as usize;
         let detail = detail
@@ -430,21 +430,21 @@ impl Vision {
             .map(|(picture, corner)| (Pyramid::with_halves(picture, halves), *corner));
         let sides = [picture.width * reduction, picture.height * reduction];
         let cut = |detection: &Detection| {
-            let mut to_chip = Similarity::between(&detection.landmarks, &self.alignment.template)?;
+            let mut to_crop = Similarity::between(&detection.landmarks, &self.alignment.template)?;
             let Detection {
                 bounds,
                 landmarks,
                 score,
             } = detection.enlarged(reduction);
             let mut source = &pyramid;
-            if let Some((part, [left, top])) = detail.as_ref().filter(|_| to_chip.enlarges()) {
+            if let Some((part, [left, top])) = detail.as_ref().filter(|_| to_crop.enlarges()) {
                 let there = landmarks.map(|[x, y]| [x - *left as f32, y - *top as f32]);
                 if let Some(similarity) = Similarity::between(&there, &self.alignment.template) {
-                    (source, to_chip) = (part, similarity);
+                    (source, to_crop) = (part, similarity);
                 }
             }
-            let chip = align::cut(source, &to_chip, self.alignment.size);
-            let quality = Quality::measure(bounds, &landmarks, score, &chip, sides);
+            let crop = align::cut(source, &to_crop, self.alignment.size);
+            let quality = Quality::measure(bounds, &landmarks, score, &crop, sides);
             Some(Face {
                 bounds,
                 landmarks,
@@ -452,15 +452,19 @@ impl Vision {
                 quality,
                 embedding: Vec::new(),
                 length: 0.0,
-                chip,
+                crop,
             })
         };
         // The detector only returns faces with a distance between the eyes, so every face gets a
-        // chip.
-        let mut faces: Vec<Face> = cores.each(&detections, cut).into_iter().flatten().collect();
+        // crop.
+        let mut faces: Vec<Face> = budget
+            .each(&detections, cut)
+            .into_iter()
+            .flatten()
+            .collect();
         let aligned = Instant::now();
-        let chips: Vec<&Rgb> = faces.iter().map(|face| &face.chip).collect();
-        let embeddings = self.recogniser.embed(&chips, cores)?;
+        let crops: Vec<&Rgb> = faces.iter().map(|face| &face.crop).collect();
+        let embeddings = self.recogniser.embed(&crops, budget)?;
         for (face, embedding) in faces.iter_mut().zip(embeddings) {
             (face.embedding, face.length) = (embedding.values, embedding.length);
             if let Some(curve) = &self.known_again {
@@ -475,10 +479,10 @@ impl Vision {
         Ok(Analysis { faces, timings })
     }
 
-    /// Embeds one aligned chip from an earlier analysis.
-    pub fn embed(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
-        let embeddings = self.busy(|| self.recogniser.embed(&[chip], &self.cores));
-        // There is one embedding for one chip.
+    /// Embeds one aligned crop from an earlier analysis.
+    pub fn embed(&self, crop: &Rgb) -> Result<Vec<f32>, VisionError> {
+        let embeddings = self.busy(|| self.recogniser.embed(&[crop], &self.budget));
+        // There is one embedding for one crop.
         embeddings.map(|mut embeddings| embeddings.swap_remove(0).values)
     }
 

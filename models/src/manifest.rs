@@ -131,7 +131,7 @@ pub(crate) struct YunetSpec {
     pub(crate) min_face_px: usize,
 }
 
-/// Template of the five landmarks on the recogniser's square chip.
+/// Template of the five landmarks on the recogniser's square crop.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Alignment {
@@ -168,7 +168,7 @@ struct CohortSpec {
 }
 
 impl RecogniserSpec {
-    /// Returns the preprocessing of a chip's pixels.
+    /// Returns the preprocessing of a crop's pixels.
     pub(crate) fn pixels(&self) -> Pixels {
         Pixels::new(self.mean, self.scale, self.colour)
     }
@@ -516,13 +516,13 @@ impl Manifest {
             tolerance,
             ..
         } = self.self_test.clone();
-        let looks = if flip {
+        let outputs = if flip {
             vec![embedding, mirrored]
         } else {
             vec![embedding]
         };
         SelfTest {
-            embedding: merged(looks, self.recogniser.normalise, cohort),
+            embedding: merged(outputs, self.recogniser.normalise, cohort),
             tolerance,
         }
     }

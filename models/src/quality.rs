@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::area::{Pyramid, Window};
+use crate::pyramid::{Pyramid, Window};
 use crate::{Bounds, Rgb};
 
 /// Limits for enrolment pictures, and for faces to be known.
@@ -69,7 +69,7 @@ impl KnownAgain {
     }
 }
 
-/// Measurements of one face from its box, landmarks and chip.
+/// Measurements of one face from its box, landmarks and crop.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quality {
     /// Score of the detector, from 0 to 1.
@@ -278,17 +278,17 @@ impl fmt::Display for Objection {
 }
 
 impl Quality {
-    /// Measures a face. `chip` is the upright square cut by its landmarks, `width` and `height` are
+    /// Measures a face. `crop` is the upright square cut by its landmarks, `width` and `height` are
     /// the picture's.
     pub(crate) fn measure(
         bounds: Bounds,
         landmarks: &[[f32; 2]; 5],
         score: f32,
-        chip: &Rgb,
+        crop: &Rgb,
         [width, height]: [usize; 2],
     ) -> Self {
         let [yaw, pitch, roll_degrees] = pose(landmarks);
-        let grey = grey(chip);
+        let grey = grey(crop);
         let mut quality = Self {
             detector: score.clamp(0.0, 1.0),
             size_px: bounds.size(),
@@ -350,7 +350,7 @@ impl Quality {
         if limits.known_again.is_some() && score >= known_from {
             return None;
         }
-        // The order matters. Beyond the picture's edge the chip is black, which darkens the face
+        // The order matters. Beyond the picture's edge the crop is black, which darkens the face
         // and shifts its landmarks, so the edge comes before light and pose. A dark face is often
         // blurred too, and light helps against both, so light comes before sharpness.
         if size_px < min_size_px {
@@ -451,19 +451,19 @@ fn pose(landmarks: &[[f32; 2]; 5]) -> [f32; 3] {
 /// Height of the nose in a frontal face, from the eyes (0) to the mouth (1).
 const FRONTAL_NOSE: f32 = 0.55;
 
-/// Side of the grey chip that light and sharpness are measured on. Larger faces are reduced to it,
+/// Side of the grey crop that light and sharpness are measured on. Larger faces are reduced to it,
 /// so that only the detail at this size counts, not the number of pixels.
 const GREY_SIDE: usize = 64;
 
-fn grey(chip: &Rgb) -> Vec<f32> {
+fn grey(crop: &Rgb) -> Vec<f32> {
     let mut pixels = vec![0; 3 * GREY_SIDE * GREY_SIDE];
     let whole = Window {
         left: 0.0,
         top: 0.0,
-        width: chip.width as f64,
-        height: chip.height as f64,
+        width: crop.width as f64,
+        height: crop.height as f64,
     };
-    Pyramid::new(chip).sample(whole, GREY_SIDE, GREY_SIDE, &mut pixels);
+    Pyramid::new(crop).sample(whole, GREY_SIDE, GREY_SIDE, &mut pixels);
     let brightness = |[red, green, blue]: &[u8; 3]| {
         0.299 * f32::from(*red) + 0.587 * f32::from(*green) + 0.114 * f32::from(*blue)
     };
@@ -749,18 +749,18 @@ mod tests {
 
     #[test]
     fn brightness_is_that_of_the_middle() {
-        let mut chip = Rgb {
+        let mut crop = Rgb {
             width: 64,
             height: 64,
             pixels: vec![200; 3 * 64 * 64],
         };
         for y in 16..48 {
-            chip.pixels[3 * (64 * y + 16)..3 * (64 * y + 48)].fill(30);
+            crop.pixels[3 * (64 * y + 16)..3 * (64 * y + 48)].fill(30);
         }
         assert!(
-            (brightness(&grey(&chip)) - 30.0).abs() < 0.5,
+            (brightness(&grey(&crop)) - 30.0).abs() < 0.5,
             "{}",
-            brightness(&grey(&chip))
+            brightness(&grey(&crop))
         );
     }
 }

@@ -55,7 +55,7 @@ pub struct View {
     pub health: Health,
     /// People and the gallery.
     pub people: People,
-    /// Room on the disk.
+    /// Space on the disk.
     pub disk: Disk,
     /// Temperature and throttling.
     pub board: Board,

@@ -12,7 +12,7 @@ use super::device::Device;
 use super::mjpeg::Buffers;
 use super::motion::Gate;
 use super::shot::Shot;
-use super::wire::{self, Word};
+use super::wire::{self, Message};
 use crate::child;
 use crate::config::{self, PixelFormat};
 use crate::engine_process::{Profile, confine};
@@ -119,7 +119,7 @@ impl<'a, W: Write> Taking<'a, W> {
         {
             self.alive = Some(now);
             self.say(
-                Word::Alive {
+                Message::Alive {
                     broken: self.broken,
                 },
                 &[],
@@ -186,7 +186,7 @@ impl<'a, W: Write> Taking<'a, W> {
             let last = burst.len() - 1;
             for (n, (sharpness, jpeg)) in burst.into_iter().enumerate() {
                 self.say(
-                    Word::Frame {
+                    Message::Frame {
                         sharpness,
                         last: n == last,
                     },
@@ -214,8 +214,9 @@ impl<'a, W: Write> Taking<'a, W> {
         Ok(())
     }
 
-    fn say(&mut self, word: Word, bytes: &[u8]) -> anyhow::Result<()> {
-        wire::write(&mut self.out, word, bytes).context("the daemon no longer reads the pictures")
+    fn say(&mut self, message: Message, bytes: &[u8]) -> anyhow::Result<()> {
+        wire::write(&mut self.out, message, bytes)
+            .context("the daemon no longer reads the pictures")
     }
 }
 

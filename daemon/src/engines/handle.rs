@@ -21,7 +21,7 @@ use crate::domain::{
 use crate::engine_process::JPEG_TIMES;
 use crate::engines::admission::{Admission, Class, Places, TooManyWait, queue_pictures};
 use crate::engines::breaker::{Breaker, Ticket, Transition};
-use crate::engines::client::{Answer, Picture};
+use crate::engines::client::{EngineReply, Picture};
 use crate::engines::instance::{Deadlines, EngineInstance, EngineState, Place, RunningEngine};
 use crate::engines::process::ChildSettings;
 use crate::engines::status::{EngineReport, PrecisionTime};
@@ -98,7 +98,7 @@ pub(super) struct Inner {
 #[derive(Debug)]
 pub struct Recognised {
     /// Faces or a name.
-    pub answer: Answer,
+    pub answer: EngineReply,
     /// Pack, precision and device.
     pub engine: String,
     /// Role of the engine that answered.
@@ -255,12 +255,12 @@ impl Engines {
         let picture = Picture { bytes, path: None };
         let recognised = self.recognise(&Admission::queue(), None, &picture).await?;
         match recognised.answer {
-            Answer::Faces(reply) => Ok(reply
+            EngineReply::Faces(reply) => Ok(reply
                 .faces
                 .iter()
                 .map(|face| face.quality)
                 .max_by(f32::total_cmp)),
-            Answer::Name(_) => Err(Failure::engine_away(
+            EngineReply::Name(_) => Err(Failure::engine_away(
                 "the configured engine does not return faces",
             )),
         }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::child::Child;
 use crate::domain::{EngineError, EngineErrorKind};
 use crate::engines::admission::{Class, Thread, Threads};
-use crate::engines::client::{Answer, Client, Picture};
+use crate::engines::client::{Client, EngineReply, Picture};
 use crate::engines::process::{self, ChildSettings};
 use crate::rpc::recognizer::Description;
 
@@ -140,7 +140,7 @@ pub struct Permit {
 
 impl Permit {
     /// Recognises one picture within its deadline.
-    pub async fn call(self, picture: Picture) -> Result<Answer, EngineError> {
+    pub async fn call(self, picture: Picture) -> Result<EngineReply, EngineError> {
         let up = &self.up;
         let deadline = up.deadlines.of(&picture);
         let answer = tokio::select! {
@@ -521,7 +521,7 @@ impl EngineInstance {
         let permit = up.acquire(Class::Interactive).await?;
         let answer = permit.call(Picture { bytes, path: None }).await?;
         let wrong = |why: String| EngineError::new(EngineErrorKind::WrongAnswer, why);
-        let Answer::Faces(reply) = answer else {
+        let EngineReply::Faces(reply) = answer else {
             return Err(wrong("it names people instead of giving faces".into()));
         };
         let faces = reply.faces.iter();

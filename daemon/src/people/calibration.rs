@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use kith_vision::calibration::{
     Distances, LEAST_GENUINE, LEAST_IMPOSTORS, LEAST_PEOPLE, Rates, Remark, remarks,
 };
-use kith_vision::{Caution, Gallery, Lines, Matching};
+use kith_vision::{Caution, Gallery, Limits, Matching};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -186,7 +186,7 @@ fn in_words(snapshot: &Snapshot, person: PersonId, threshold: f32) -> Vec<(i64, 
         },
     };
     // In a large gallery other people are often as near as two pictures of one person may be.
-    let named_below = threshold.min(snapshot.lines().unknown_above);
+    let named_below = threshold.min(snapshot.limits().unknown_above);
     let said = remarks(snapshot.gallery(), person, threshold, named_below);
     said.into_iter()
         .map(|(picture, remark)| (picture, in_words(remark)))
@@ -196,9 +196,9 @@ fn in_words(snapshot: &Snapshot, person: PersonId, threshold: f32) -> Vec<(i64, 
 /// Calibrates the threshold by a gallery, or the limits that follow its size.
 pub fn calibrate(gallery: &Gallery, matching: &Matching, caution: Caution) -> Calibration {
     let follows = !matching.curve.is_empty();
-    let lines = matching.lines(caution, gallery.len());
+    let limits = matching.limits(caution, gallery.len());
     let threshold = if follows {
-        lines.known_below
+        limits.known_below
     } else {
         matching.threshold
     };
@@ -219,7 +219,7 @@ pub fn calibrate(gallery: &Gallery, matching: &Matching, caution: Caution) -> Ca
         }
     });
     let reason = if follows {
-        follows_the_gallery(&distances, gallery.len(), caution, lines)
+        follows_the_gallery(&distances, gallery.len(), caution, limits)
     } else {
         reason(&distances, gallery.people(), now, recommended)
     };
@@ -232,8 +232,8 @@ pub fn calibrate(gallery: &Gallery, matching: &Matching, caution: Caution) -> Ca
         now: enough.then(|| point(now)),
         recommended: recommended.map(point),
         caution: follows.then_some(caution),
-        known_below: lines.known_below,
-        unknown_above: lines.unknown_above,
+        known_below: limits.known_below,
+        unknown_above: limits.unknown_above,
         strangers_known: follows.then(|| caution.known_strangers()),
         strangers_named: follows.then(|| caution.named_strangers()),
         reason,
@@ -250,13 +250,13 @@ fn follows_the_gallery(
     distances: &Distances,
     pictures: usize,
     caution: Caution,
-    lines: Lines,
+    limits: Limits,
 ) -> String {
-    let Lines {
+    let Limits {
         known_below,
         unknown_above,
         ..
-    } = lines;
+    } = limits;
     let share = |share: f64| format!("{} %", (1000.0 * share).round() / 10.0);
     let (known, named) = (
         share(caution.known_strangers()),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{NamedCandidate, PersonId, sha256};
 use crate::engine_process::FoundFace;
-use crate::engines::client::{Answer, Picture};
+use crate::engines::client::{EngineReply, Picture};
 use crate::engines::{Admission, Recognised};
 use crate::names;
 use crate::people::matcher::LeftOut;
@@ -36,7 +36,7 @@ pub(super) const ANYWAY: &str =
 
 /// Result of enrolling one picture, as the closing table shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Report {
+pub struct EnrolmentReport {
     /// File name.
     pub image_name: String,
     /// Name of the person to enrol.
@@ -73,8 +73,8 @@ impl People {
         image_name: &str,
         bytes: Vec<u8>,
         anyway: bool,
-    ) -> anyhow::Result<Report> {
-        let mut report = Report {
+    ) -> anyhow::Result<EnrolmentReport> {
+        let mut report = EnrolmentReport {
             image_name: names::of_picture(image_name),
             person: names::clean(person),
             person_id: None,
@@ -85,7 +85,7 @@ impl People {
         let person = match names::given_to_person(person) {
             Ok(person) => person,
             Err(why) => {
-                return Ok(Report {
+                return Ok(EnrolmentReport {
                     remark: Some(why),
                     ..report
                 });
@@ -102,17 +102,17 @@ impl People {
         };
         let reply = match self.engines.recognise(admission, None, &picture).await {
             Ok(Recognised {
-                answer: Answer::Faces(reply),
+                answer: EngineReply::Faces(reply),
                 ..
             }) => reply,
             Ok(Recognised {
-                answer: Answer::Name(_),
+                answer: EngineReply::Name(_),
                 ..
             }) => {
                 bail!("the configured engine names people itself; enrol them there")
             }
             Err(Failure::Unreadable { why, .. }) => {
-                return Ok(Report {
+                return Ok(EnrolmentReport {
                     remark: Some(why),
                     ..report
                 });
@@ -135,7 +135,7 @@ impl People {
         } = match choose(faces, reply.size, &person, anyway) {
             Ok(chosen) => chosen,
             Err(Refused { why, resembles }) => {
-                return Ok(Report {
+                return Ok(EnrolmentReport {
                     remark: Some(why),
                     resembles,
                     ..report
@@ -144,13 +144,13 @@ impl People {
         };
         report.resembles = resemblance.resembles().cloned();
         if let Some(objection) = face.objection {
-            return Ok(Report {
+            return Ok(EnrolmentReport {
                 remark: Some(objection),
                 ..report
             });
         }
         if let Some(objection) = resemblance.objection(&person).filter(|_| !anyway) {
-            return Ok(Report {
+            return Ok(EnrolmentReport {
                 remark: Some(format!("{objection}, {ANYWAY}")),
                 ..report
             });
@@ -170,7 +170,7 @@ impl People {
         let enrolled = match self.store.enroll(person, picture).await? {
             Ok(enrolled) => enrolled,
             Err(holder) => {
-                return Ok(Report {
+                return Ok(EnrolmentReport {
                     remark: Some(format!("the same picture is enrolled as {holder}")),
                     ..report
                 });
@@ -187,7 +187,7 @@ impl People {
             remarks.extend(resemblance.remarks(&enrolled.name));
         }
         report.remark = (!remarks.is_empty()).then(|| remarks.join("; "));
-        Ok(Report {
+        Ok(EnrolmentReport {
             person: enrolled.name,
             person_id: Some(enrolled.person_id),
             ..report

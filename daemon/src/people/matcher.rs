@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use kith_vision::{Candidate, Caution, Gallery, Lines, Matching, Pack, VisionError};
+use kith_vision::{Candidate, Caution, Gallery, Limits, Matching, Pack, VisionError};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
@@ -49,7 +49,7 @@ pub struct LeftOut {
 pub struct Snapshot {
     gallery: Gallery,
     /// Limits of known, uncertain and unknown in a gallery of this size.
-    lines: Lines,
+    limits: Limits,
     /// Counter-examples: faces that were taken for these people and are not them.
     not_them: Gallery,
     names: HashMap<PersonId, String>,
@@ -66,7 +66,7 @@ impl Matcher {
         let matching = judging.of(pack);
         let snapshot = Snapshot {
             gallery: Gallery::of(&matching, pack.dimension()),
-            lines: matching.lines(caution, 0),
+            limits: matching.limits(caution, 0),
             not_them: Gallery::new(matching.metric, pack.dimension()),
             names: HashMap::new(),
             images: HashMap::new(),
@@ -145,10 +145,10 @@ impl Matcher {
                 left_out.counter_examples.push(example.id);
             }
         }
-        let lines = self.matching.lines(self.caution, gallery.len());
+        let limits = self.matching.limits(self.caution, gallery.len());
         let snapshot = Snapshot {
             gallery,
-            lines,
+            limits,
             not_them,
             names,
             images,
@@ -278,7 +278,7 @@ impl Matcher {
             .collect();
         let mut judged = self.judge_by(snapshot, &others, quality);
         if judged.outcome == Outcome::Unknown {
-            let known = snapshot.lines.known_below;
+            let known = snapshot.limits.known_below;
             let as_known = nearest
                 .first()
                 .is_some_and(|one| there.contains(&one.person) && one.distance < known);
@@ -328,7 +328,7 @@ impl Matcher {
 
     /// Judges a face by its nearest people.
     fn judge_by(&self, snapshot: &Snapshot, nearest: &[Candidate], quality: f32) -> Judgement {
-        let verdict = snapshot.lines.judge(nearest);
+        let verdict = snapshot.limits.judge(nearest);
         let matched = nearest
             .iter()
             .find(|candidate| Some(candidate.person) == verdict.person);
@@ -401,8 +401,8 @@ impl Snapshot {
     }
 
     /// Returns the limits of known, uncertain and unknown for this number of pictures.
-    pub fn lines(&self) -> Lines {
-        self.lines
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Returns a person's name.

@@ -8,14 +8,14 @@
 
 use std::time::Duration;
 
-use kith_vision::{Clusters, SHAPED_BY, Shape, VisionError};
+use kith_vision::{Centroid, Clusters, MOST_AVERAGED, VisionError};
 use tokio_util::sync::CancellationToken;
 
 use crate::engines::Engines;
 use crate::people::gallery::embed_crop;
 use crate::people::{Matcher, People};
 use crate::status::health::{Condition, Health};
-use crate::store::{Joined, Joining, Store, StrangerId, StrangerShape, UngroupedFace};
+use crate::store::{Joined, Joining, Store, StrangerId, UngroupedFace};
 
 /// Pause between two runs: writing several faces together spares flash storage.
 const EVERY: Duration = Duration::from_secs(5);
@@ -25,9 +25,9 @@ const RETRY: Duration = Duration::from_secs(10);
 const BATCH: usize = 100;
 /// Pause between two batches, for other users of database and processor.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Lowest quality of a face that founds or shapes a group: one in five faces below it is not known
+/// Lowest quality of a face that founds a group or counts in its centroid: one in five faces below it is not known
 /// again. Poorer faces only join.
-const SHAPES_FROM: f32 = 0.8;
+const MIN_QUALITY: f32 = 0.8;
 
 /// Everything that the task needs.
 #[derive(Clone)]
@@ -128,7 +128,7 @@ async fn round(
             grouped.insert(Grouped { groups, upto })
         }
     };
-    sum_up_again(store, matcher, groups).await?;
+    recompute_centroids(store, matcher, groups).await?;
     if store.stranger_count().await? != groups.len() {
         // Groups were named, or lost their last face.
         let there = store.stranger_ids().await?;
@@ -149,7 +149,7 @@ async fn round(
         store.grouped_again(count).await?;
     }
     loop {
-        sum_up_again(store, matcher, groups).await?;
+        recompute_centroids(store, matcher, groups).await?;
         let (faces, last) = store.ungrouped(*upto, matcher.known_from(), BATCH).await?;
         let Some(last) = last else {
             return Ok(groups.len());
@@ -173,17 +173,13 @@ async fn load(store: &Store, up: &Grouping<'_>, health: &Health) -> anyhow::Resu
         matcher.dimension(),
         matching.linking_distance(),
     );
-    for (id, shape) in store.stranger_shapes(matcher.space().into()).await? {
-        if shape.weight > 0 {
-            let shape = Shape {
-                total: shape.total,
-                weight: shape.weight,
-            };
-            if groups.set(id, shape).is_err() {
+    for (id, centroid) in store.stranger_centroids(matcher.space().into()).await? {
+        if centroid.count > 0 {
+            if groups.set(id, centroid).is_err() {
                 tracing::warn!(
                     "the embedding of stranger {id} is damaged and is computed again from the faces"
                 );
-                store.sum_stranger_up_again(id).await?;
+                store.discard_centroid(id).await?;
             }
         }
     }
@@ -191,7 +187,7 @@ async fn load(store: &Store, up: &Grouping<'_>, health: &Health) -> anyhow::Resu
 }
 
 /// Recomputes the groups that have lost a face.
-async fn sum_up_again(
+async fn recompute_centroids(
     store: &Store,
     matcher: &Matcher,
     groups: &mut Clusters,
@@ -203,20 +199,13 @@ async fn sum_up_again(
             return Ok(());
         }
         for id in left {
-            let of = move |faces: &[Vec<f32>]| {
-                Shape::of(metric, faces.iter().map(Vec::as_slice)).map(stored)
-            };
-            let shape = store
-                .reshape_stranger(id, matcher.space().into(), SHAPES_FROM, SHAPED_BY, of)
+            let of =
+                move |faces: &[Vec<f32>]| Centroid::of(metric, faces.iter().map(Vec::as_slice));
+            let centroid = store
+                .recompute_centroid(id, matcher.space().into(), MIN_QUALITY, MOST_AVERAGED, of)
                 .await?;
-            match shape {
-                Some(shape) => groups.set(
-                    id,
-                    Shape {
-                        total: shape.total,
-                        weight: shape.weight,
-                    },
-                )?,
+            match centroid {
+                Some(centroid) => groups.set(id, centroid)?,
                 None => groups.remove(id),
             }
         }
@@ -248,7 +237,7 @@ async fn group(
         face.space = space.into();
         face.embedding = embedding;
     }
-    let shapes = face.quality >= SHAPES_FROM;
+    let counts = face.quality >= MIN_QUALITY;
     let joined = loop {
         let nearest = match groups.nearest(&face.embedding) {
             Ok(nearest) => nearest,
@@ -259,36 +248,40 @@ async fn group(
             Err(error) => return Err(error.into()),
         };
         let before = nearest
-            .and_then(|id| groups.shape(id))
-            .map(|shape| shape.weight);
-        let shape = match nearest {
-            Some(id) if shapes => groups.shape_with(id, &face.embedding),
-            Some(id) => groups.shape(id).cloned(),
-            None if shapes => Shape::of(up.matcher.matching().metric, [face.embedding.as_slice()]),
+            .and_then(|id| groups.centroid(id))
+            .map(|centroid| centroid.count);
+        let centroid = match nearest {
+            Some(id) if counts => groups.centroid_with(id, &face.embedding),
+            Some(id) => groups.centroid(id).cloned(),
+            None if counts => {
+                Centroid::of(up.matcher.matching().metric, [face.embedding.as_slice()])
+            }
             None => None,
         };
-        let Some(shape) = shape else { return Ok(()) };
+        let Some(centroid) = centroid else {
+            return Ok(());
+        };
         let joining = Joining {
             image_id: face.image_id,
             number: face.number,
             accepted_at_ms: face.accepted_at_ms,
             space: face.space.clone(),
             group: nearest.zip(before),
-            shape: stored(shape.clone()),
+            centroid: centroid.clone(),
         };
         match (store.join_stranger(joining).await?, nearest) {
             (Joined::Group(id), _) => {
-                groups.set(id, shape)?;
+                groups.set(id, centroid)?;
                 break id;
             }
             (Joined::GroupChanged, Some(id)) => {
                 groups.remove(id);
-                sum_up_again(store, up.matcher, groups).await?;
+                recompute_centroids(store, up.matcher, groups).await?;
             }
             (Joined::NoStranger | Joined::GroupChanged, _) => return Ok(()),
         }
     };
-    if shapes {
+    if counts {
         merge(store, groups, joined).await
     } else {
         Ok(())
@@ -297,20 +290,17 @@ async fn group(
 
 /// Merges groups that turn out to be the same person.
 async fn merge(store: &Store, groups: &mut Clusters, mut id: StrangerId) -> anyhow::Result<()> {
-    while let Some((other, shape)) = groups.alike(id) {
-        let weight = |id| groups.shape(id).map_or(0, |shape| shape.weight);
-        let (one, two) = ((id, weight(id)), (other, weight(other)));
-        if !store
-            .merge_strangers(one, two, stored(shape.clone()))
-            .await?
-        {
+    while let Some((other, centroid)) = groups.alike(id) {
+        let count = |id| groups.centroid(id).map_or(0, |centroid| centroid.count);
+        let (one, two) = ((id, count(id)), (other, count(other)));
+        if !store.merge_strangers(one, two, centroid.clone()).await? {
             // A group has changed meanwhile; the next run notices.
             return Ok(());
         }
         tracing::info!("strangers {id} and {other} are one: {}", id.min(other));
         groups.remove(id.max(other));
         id = id.min(other);
-        groups.set(id, shape)?;
+        groups.set(id, centroid)?;
     }
     Ok(())
 }
@@ -340,13 +330,6 @@ async fn move_here(store: &Store, up: &Grouping<'_>, health: &Health) -> anyhow:
     Ok(store.strangers_moved(space.into()).await?)
 }
 
-fn stored(shape: Shape) -> StrangerShape {
-    StrangerShape {
-        total: shape.total,
-        weight: shape.weight,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -359,7 +342,9 @@ mod tests {
     use crate::domain::{EngineRole, ImageId, Outcome, PersonId};
     use crate::engines::{self, Engines};
     use crate::people::RelabelError;
-    use crate::store::{Changed, EnrolledPicture, Told, blob_to_vector, vector_to_blob};
+    use crate::store::{
+        EnrolledPicture, ImageChange, PersonChange, blob_to_vector, vector_to_blob,
+    };
 
     /// A state folder with its database, and a matcher without an engine. Pictures bypass the
     /// queue.
@@ -532,7 +517,7 @@ mod tests {
         let sum = |board: &Board| board.ask::<Vec<u8>>("SELECT total FROM strangers WHERE id = 1");
         let of = |pictures: &[usize]| {
             let faces: Vec<_> = pictures.iter().map(|picture| face(1, *picture)).collect();
-            Shape::of(
+            Centroid::of(
                 kith_vision::Metric::Euclidean,
                 faces.iter().map(Vec::as_slice),
             )
@@ -550,7 +535,7 @@ mod tests {
         assert!(
             total
                 .iter()
-                .zip(&of(&[4, 3, 2]).total)
+                .zip(&of(&[4, 3, 2]).sum)
                 .all(|(a, b)| (a - b).abs() < 1e-6)
         );
         // Retention removes images only once a passed self-test has verified them.
@@ -1257,7 +1242,7 @@ mod tests {
         assert!(
             matches!(
                 gone,
-                Told::Done {
+                ImageChange::Done {
                     counter_examples: 1,
                     ..
                 }
@@ -1292,7 +1277,7 @@ mod tests {
                 [],
             )
             .unwrap();
-        assert_eq!(people.merge(bob, ada).await.unwrap(), Changed::Done(()));
+        assert_eq!(people.merge(bob, ada).await.unwrap(), PersonChange::Done);
         assert_eq!(
             board.ask::<u32>("SELECT count(*) FROM counter_examples"),
             1,

@@ -17,7 +17,7 @@ use crate::domain::{
     Outcome, Standing, Timings, sha256,
 };
 use crate::engine_process::StageTimes;
-use crate::engines::client::{Answer, Picture};
+use crate::engines::client::{EngineReply, Picture};
 use crate::engines::{Admission, Engines};
 use crate::people::{Matcher, People, person_of};
 use crate::pipeline::Reader;
@@ -252,7 +252,7 @@ impl Identifier {
         let recognised = self.engines.recognise(admission, image, &picture).await?;
         let mut remark = None;
         let (size, faces, thumbnail, timings) = match recognised.answer {
-            Answer::Faces(reply) => {
+            EngineReply::Faces(reply) => {
                 let faces = self.matcher.identify(reply.faces);
                 let faces = faces.map_err(|error| {
                     Failure::Engine(EngineError::new(
@@ -268,13 +268,13 @@ impl Identifier {
                     Some(timings(&reply.times)),
                 )
             }
-            Answer::Name(None) => (
+            EngineReply::Name(None) => (
                 None,
                 vec![named_face(Outcome::Unknown, None, None)],
                 Vec::new(),
                 None,
             ),
-            Answer::Name(Some(image_name)) => {
+            EngineReply::Name(Some(image_name)) => {
                 let name = person_of(Path::new(""), Path::new(&image_name))
                     .unwrap_or_else(|| image_name.clone());
                 let (person_id, name) = match &self.store {

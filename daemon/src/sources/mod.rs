@@ -32,7 +32,7 @@ use crate::status::heartbeat::Pulse;
 use crate::store::{Place, StoreError};
 use incoming::{Incoming, Spooled};
 
-const ROOM_CHECK: Duration = Duration::from_secs(2);
+const CAPACITY_CHECK: Duration = Duration::from_secs(2);
 /// Wait before a message that cannot be taken or kept now is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Least free space on a usable disk, whatever the reserve: the database's journal needs this much
@@ -165,7 +165,7 @@ impl Intake {
     }
 
     /// Checks whether anything is accepted now.
-    pub fn room(&self) -> Result<(), IntakeError> {
+    pub fn check_capacity(&self) -> Result<(), IntakeError> {
         self.check_disk()?;
         match self.queue.load() {
             (unfinished, limit) if unfinished >= limit => Err(QueueError::Full {
@@ -179,12 +179,12 @@ impl Intake {
     }
 
     /// Checks whether a camera frame of this size is accepted now.
-    pub fn camera_room(&self, bytes: usize) -> Result<(), IntakeError> {
-        self.room()?;
+    pub fn check_camera_capacity(&self, bytes: usize) -> Result<(), IntakeError> {
+        self.check_capacity()?;
         if free_bytes(&self.state_dir).is_some_and(|free| free < bytes as u64) {
             return Err(IntakeError::DiskFull);
         }
-        Ok(self.queue.camera_room(bytes as u64)?)
+        Ok(self.queue.check_camera_capacity(bytes as u64)?)
     }
 
     /// Returns the largest picture size in bytes.
@@ -260,11 +260,12 @@ impl Intake {
         }
         if source == Source::Camera {
             // The camera pauses and reports it; other sources go on.
-            self.queue.camera_room(bytes.len() as u64)?;
+            self.queue.check_camera_capacity(bytes.len() as u64)?;
         }
         // Checked before writing: a waiting MQTT message would otherwise be spooled, hashed and
         // flushed again each second.
-        self.room().map_err(|error| self.kept_back(error))?;
+        self.check_capacity()
+            .map_err(|error| self.kept_back(error))?;
         let mut incoming = Incoming::raw(self, source, name, self.max_bytes());
         for piece in bytes.chunks(incoming::PIECE) {
             incoming.push(piece).await?;
@@ -368,7 +369,7 @@ impl Intake {
                     .set("intake", Condition::Ok, "accepting pictures")
             }
             // A smaller batch would be accepted, so the queue is not full.
-            Err(IntakeError::Full(_)) if self.room().is_ok() => false,
+            Err(IntakeError::Full(_)) if self.check_capacity().is_ok() => false,
             Err(error) if error.is_temporary() => self.degraded(error),
             Err(_) => false,
         };
@@ -448,7 +449,7 @@ impl Intake {
 /// Clears the "full" and "broken" conditions from health once they are over, so that a load
 /// balancer returns. Fails when the state folder stays away: rows written to a deleted file are
 /// lost, and only a restart opens the current one.
-pub async fn watch_room(
+pub async fn watch_capacity(
     intake: Intake,
     mut pulse: Pulse,
     stop: CancellationToken,
@@ -465,11 +466,11 @@ pub async fn watch_room(
             }
             Place::Gone => {}
         }
-        let room = match intake.room() {
+        let capacity = match intake.check_capacity() {
             Ok(()) if intake.broken.load(Ordering::Relaxed) => intake.try_disk().await,
-            room => room,
+            capacity => capacity,
         };
-        match room {
+        match capacity {
             Ok(()) => {
                 _ = intake
                     .health
@@ -480,7 +481,7 @@ pub async fn watch_room(
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = pulse.answer_during(tokio::time::sleep(ROOM_CHECK)) => {}
+            () = pulse.answer_during(tokio::time::sleep(CAPACITY_CHECK)) => {}
         }
     }
 }

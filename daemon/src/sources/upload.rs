@@ -85,7 +85,7 @@ pub struct Loaded {
     /// The bytes.
     pub bytes: Vec<u8>,
     /// Permit, held until the bytes are no longer needed.
-    pub room: Option<OwnedSemaphorePermit>,
+    pub memory: Option<OwnedSemaphorePermit>,
 }
 
 impl Brought {
@@ -146,7 +146,7 @@ impl Uploads {
     }
 
     /// Waits for memory for this many bytes.
-    pub async fn room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+    pub async fn reserve_memory(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(bytes.div_ceil(1024))
             .unwrap_or(u32::MAX)
             .min(self.memory_kib);
@@ -156,12 +156,12 @@ impl Uploads {
 
     /// Reads a picture back, once there is memory for it.
     pub async fn load(&self, picture: Spooled) -> Result<Loaded, Problem> {
-        let room = self.room(picture.bytes).await;
+        let memory = self.reserve_memory(picture.bytes).await;
         let reading = tokio::task::spawn_blocking(move || picture.file.read());
         let read = reading.await.unwrap_or_else(|error| Err(error.into()));
         Ok(Loaded {
             bytes: read.map_err(|error| self.intake.not_written(&error))?,
-            room,
+            memory,
         })
     }
 
@@ -234,7 +234,7 @@ impl Uploads {
                 None => {
                     return Ok(Loaded {
                         bytes: text,
-                        room: None,
+                        memory: None,
                     });
                 }
             }

@@ -6,11 +6,11 @@ use std::ops::Range;
 
 use super::Detection;
 use super::nms::{Overlap, Scored, suppress};
-use crate::area::{Pyramid, Window};
-use crate::cores::Cores;
 use crate::manifest::MtcnnSpec;
 use crate::pixels::{Colour, Pixels};
+use crate::pyramid::{Pyramid, Window};
 use crate::runtime::{Network, Outputs, Plan};
+use crate::thread_budget::ThreadBudget;
 use crate::{Bounds, Pack, Search, VisionError};
 
 /// Side of P-Net's receptive field, and so of the smallest face it can see.
@@ -129,16 +129,16 @@ impl Mtcnn {
         picture: &Pyramid,
         search: &Search,
         sure: f32,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Vec<Detection>, VisionError> {
-        let mut boxes = self.propose(picture, search.min_face_px, cores)?;
+        let mut boxes = self.propose(picture, search.min_face_px, budget)?;
         boxes.truncate(PROPOSALS);
         for candidate in &mut boxes {
             candidate.bounds = squared(candidate.shifted(0.0));
         }
         let boxes = self
             .rnet
-            .refine(picture, &boxes, self.thresholds[1], cores)?;
+            .refine(picture, &boxes, self.thresholds[1], budget)?;
         let mut boxes = suppress(boxes, self.overlap, Overlap::Union, 1.0);
         boxes.truncate(
             search
@@ -153,13 +153,13 @@ impl Mtcnn {
         // 1.
         let faces = self
             .onet
-            .refine(picture, &boxes, 2.0 * self.thresholds[2] - 1.0, cores)?;
+            .refine(picture, &boxes, 2.0 * self.thresholds[2] - 1.0, budget)?;
         let faces = faces.iter().map(Candidate::detection).collect();
         self.confirm(
             picture,
             suppress(faces, 0.7, Overlap::Smaller, 1.0),
             sure,
-            cores,
+            budget,
         )
     }
 
@@ -171,7 +171,7 @@ impl Mtcnn {
         picture: &Pyramid,
         mut faces: Vec<Detection>,
         sure: f32,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Vec<Detection>, VisionError> {
         let again = |face: &Detection| Candidate {
             bounds: squared(face.bounds),
@@ -186,17 +186,17 @@ impl Mtcnn {
             .filter(|face| is_seen_again(face))
             .map(again)
             .collect();
-        let looks = self
+        let second = self
             .onet
-            .refine(picture, &seen_again, f32::NEG_INFINITY, cores)?;
-        for (face, look) in faces
+            .refine(picture, &seen_again, f32::NEG_INFINITY, budget)?;
+        for (face, again) in faces
             .iter_mut()
             .filter(|face| is_seen_again(face))
-            .zip(&looks)
+            .zip(&second)
         {
-            face.score = (face.score + look.score) / 2.0;
+            face.score = (face.score + again.score) / 2.0;
             if self.every_face_twice {
-                for (first, second) in face.landmarks.iter_mut().zip(look.detection().landmarks) {
+                for (first, second) in face.landmarks.iter_mut().zip(again.detection().landmarks) {
                     *first = [(first[0] + second[0]) / 2.0, (first[1] + second[1]) / 2.0];
                 }
             }
@@ -210,7 +210,7 @@ impl Mtcnn {
         &self,
         picture: &Pyramid,
         min_face_px: usize,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Vec<Candidate>, VisionError> {
         let (width, height) = (picture.width() as f64, picture.height() as f64);
         let mut scale = largest_scale(width, height, min_face_px);
@@ -220,7 +220,7 @@ impl Mtcnn {
             tiles.extend(Tile::cut(sides, scale));
             scale *= self.pyramid_factor;
         }
-        let found = cores.each(&tiles, |tile| self.look(picture, tile));
+        let found = budget.each(&tiles, |tile| self.propose_in(picture, tile));
         let mut found = tiles.iter().zip(found).peekable();
         let mut proposals = Vec::new();
         while let Some((tile, candidates)) = found.next() {
@@ -239,7 +239,8 @@ impl Mtcnn {
         Ok(suppress(proposals, 0.7, Overlap::Union, 1.0))
     }
 
-    fn look(&self, picture: &Pyramid, tile: &Tile) -> Result<Vec<Candidate>, VisionError> {
+    /// Runs P-Net on one tile of a level.
+    fn propose_in(&self, picture: &Pyramid, tile: &Tile) -> Result<Vec<Candidate>, VisionError> {
         let whole = Window {
             left: 0.0,
             top: 0.0,
@@ -359,20 +360,20 @@ impl Refiner {
         picture: &Pyramid,
         boxes: &[Candidate],
         threshold: f32,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Vec<Candidate>, VisionError> {
         let at_once = boxes
             .len()
-            .div_ceil(cores.parts())
+            .div_ceil(budget.parts())
             .clamp(LEAST_BATCH, BATCH);
         let batches: Vec<_> = boxes.chunks(at_once).collect();
-        let kept = cores.each(&batches, |batch| self.look(picture, batch, threshold));
+        let kept = budget.each(&batches, |batch| self.forward(picture, batch, threshold));
         kept.into_iter()
             .collect::<Result<Vec<_>, _>>()
             .map(|kept| kept.concat())
     }
 
-    fn look(
+    fn forward(
         &self,
         picture: &Pyramid,
         batch: &[Candidate],
@@ -550,7 +551,7 @@ mod tests {
             };
             let tiles = Tile::cut(level, scale);
             assert!(tiles.len() > 4);
-            let found = |tile: &Tile| mtcnn.look(&pyramid, tile).unwrap();
+            let found = |tile: &Tile| mtcnn.propose_in(&pyramid, tile).unwrap();
             let by_place = |mut found: Vec<Candidate>| {
                 found.sort_by(|a, b| {
                     a.bounds

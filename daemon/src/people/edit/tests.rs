@@ -111,7 +111,7 @@ async fn a_result_matched_before_a_change_names_no_one_gone() {
         let forgotten = people.forget("Ann").await.unwrap().unwrap();
         assert!(!forgotten.rest_follows);
         let merged = people.merge(bob.person_id, eve.person_id).await.unwrap();
-        assert_eq!(merged, Changed::Done(()));
+        assert_eq!(merged, PersonChange::Done);
     };
     let mut before = claimed;
     let after = before.split_off(4 * RESULTS);

@@ -619,11 +619,11 @@ fn numbered(name: &OsStr, number: u32) -> OsString {
         ending.push(extension);
     }
     let stem = path.file_stem().unwrap_or_default();
-    let mut room = LONGEST_NAME.saturating_sub(ending.len()).min(stem.len());
+    let mut length = LONGEST_NAME.saturating_sub(ending.len()).min(stem.len());
     if let Some(text) = stem.to_str() {
-        room = text.floor_char_boundary(room);
+        length = text.floor_char_boundary(length);
     }
-    let mut numbered = OsString::from_vec(stem.as_bytes()[..room].to_vec());
+    let mut numbered = OsString::from_vec(stem.as_bytes()[..length].to_vec());
     numbered.push(ending);
     numbered
 }
