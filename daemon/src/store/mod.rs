@@ -62,8 +62,8 @@ pub use listing::{
 pub use missing::{Look, Looks};
 pub use operator::ImageChange;
 pub use people::{
-    EnrolledPicture, GalleryRow, PersonChange, PersonPicture, PersonRow, Unembedded, complete_names,
-    gallery, people,
+    EnrolledPicture, GalleryRow, PersonChange, PersonPicture, PersonRow, Unembedded,
+    complete_names, gallery, people,
 };
 pub use rejected::{NewRejected, REJECTED_BEGINNING, RejectedCaps, RejectedMessage};
 pub use restore::{Amounts, amounts};
