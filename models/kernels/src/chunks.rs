@@ -42,7 +42,7 @@ pub struct Line {
 
 impl Line {
     #[inline]
-    fn at(self, ix: usize) -> usize {
+    pub(super) fn at(self, ix: usize) -> usize {
         self.first + ix * self.step
     }
 
