@@ -2,10 +2,14 @@
 //! "Circuit Breaker"). It is pure: time and randomness are passed in, and the supervisor makes the
 //! calls.
 
+mod stats;
+
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::stats::Counters;
+use self::stats::TimeInStates;
 use crate::config;
 use crate::domain::{BreakerCommand, BreakerReason, BreakerState, ImageId};
 
@@ -60,21 +64,6 @@ pub struct Transition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket(u64);
 
-/// Outcomes of calls and pings since the start.
-#[derive(Debug, Clone, Default)]
-pub struct Counters {
-    /// Calls answered in time.
-    pub successes: u64,
-    /// Failures by kind, slow answers included.
-    pub failures: Vec<(BreakerReason, u64)>,
-    /// Calls that ended after a change of state.
-    pub late: u64,
-    /// Number of times the breaker opened.
-    pub trips: u64,
-    /// Passed and failed pings.
-    pub pings: (u64, u64),
-}
-
 /// State that survives a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -97,7 +86,7 @@ pub struct Breaker {
     state: State,
     period: u64,
     entered: Instant,
-    before: Vec<(BreakerState, Duration)>,
+    before: TimeInStates,
     counters: Counters,
     last: Option<(BreakerReason, String)>,
     /// The operator's last command, which may come before the last run's state is restored.
@@ -112,7 +101,7 @@ impl Breaker {
             state: State::closed(),
             period: 0,
             entered: now,
-            before: Vec::new(),
+            before: TimeInStates::default(),
             counters: Counters::default(),
             last: None,
             told: None,
@@ -192,18 +181,8 @@ impl Breaker {
 
     /// Returns the time spent in each state so far, the current one included.
     pub fn time_in_states(&self, now: Instant) -> Vec<(BreakerState, Duration)> {
-        let mut times: Vec<_> = BreakerState::ALL
-            .iter()
-            .map(|state| (*state, Duration::ZERO))
-            .collect();
-        let present = (self.state(), now.saturating_duration_since(self.entered));
-        for (state, spent) in self.before.iter().chain([&present]) {
-            times
-                .iter_mut()
-                .filter(|(name, _)| name == state)
-                .for_each(|(_, time)| *time += *spent);
-        }
-        times
+        let present = now.saturating_duration_since(self.entered);
+        self.before.with((self.state(), present))
     }
 
     /// Returns the counts of calls and pings.
@@ -264,15 +243,7 @@ impl Breaker {
         if self.is_late(ticket) {
             return None;
         }
-        match self
-            .counters
-            .failures
-            .iter_mut()
-            .find(|(kind, _)| *kind == reason)
-        {
-            Some((_, count)) => *count += 1,
-            None => self.counters.failures.push((reason, 1)),
-        }
+        self.counters.count_failure(reason);
         self.last = Some((reason, sentence.clone()));
         let State::Closed { failed, failures } = &mut self.state else {
             return None;
@@ -452,10 +423,7 @@ impl Breaker {
     ) -> Option<Transition> {
         let from = self.state();
         let spent = now.saturating_duration_since(self.entered);
-        match self.before.iter_mut().find(|(name, _)| *name == from) {
-            Some((_, time)) => *time += spent,
-            None => self.before.push((from, spent)),
-        }
+        self.before.add(from, spent);
         self.entered = now;
         self.period += 1;
         self.state = state;
