@@ -5,6 +5,7 @@
 //! Whether a picture can be decoded is left to the engine.
 
 pub mod camera;
+mod error;
 pub mod folder;
 pub mod http;
 mod incoming;
@@ -29,7 +30,8 @@ use crate::queue::{Queue, QueueError};
 use crate::spool;
 use crate::status::health::{Condition, Health};
 use crate::status::heartbeat::Pulse;
-use crate::store::{Place, StoreError};
+use crate::store::Place;
+pub use error::IntakeError;
 use incoming::{Incoming, Spooled};
 
 const CAPACITY_CHECK: Duration = Duration::from_secs(2);
@@ -37,80 +39,9 @@ const CAPACITY_CHECK: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
 /// Least free space on a usable disk, whatever the reserve: the database's journal needs this much
 /// to end accepted images.
-const ROOM_BYTES: u64 = 4 << 20;
+const LEAST_FREE_BYTES: u64 = 4 << 20;
 /// Time that a deleted state folder may take to come back.
 const GONE_FOR: Duration = Duration::from_secs(60);
-
-/// Reason for not accepting a picture.
-#[derive(Debug, thiserror::Error)]
-pub enum IntakeError {
-    /// The sender must change the request.
-    #[error("{0}")]
-    Refused(String),
-    /// The picture exceeds the size limit.
-    #[error("the picture is larger than intake.max_bytes = {limit} bytes")]
-    TooLarge {
-        /// `intake.max_bytes`.
-        limit: usize,
-    },
-    /// The queue holds as many unfinished images as allowed; retry later.
-    #[error(transparent)]
-    Full(QueueError),
-    /// Waiting camera frames take as many bytes as allowed; retry later.
-    #[error(transparent)]
-    CameraFull(QueueError),
-    /// The data is not a picture: its name, and the reason.
-    #[error("{0} {1}")]
-    NotAPicture(String, NotAPicture),
-    /// The disk reserve is reached; retry later.
-    #[error(
-        "the disk of the state folder is full: less than intake.disk_reserve is free; nothing is \
-         accepted until there is room"
-    )]
-    DiskReserve,
-    /// The disk is full; retry later.
-    #[error("the disk of the state folder is full; nothing is accepted until there is room")]
-    DiskFull,
-    /// The database or the spool folder failed.
-    #[error("nothing can be stored: {0}")]
-    Storage(String),
-}
-
-impl IntakeError {
-    /// Returns whether the same submission may succeed later.
-    pub fn is_temporary(&self) -> bool {
-        !matches!(
-            self,
-            Self::Refused(_) | Self::TooLarge { .. } | Self::NotAPicture(..)
-        )
-    }
-}
-
-impl From<QueueError> for IntakeError {
-    fn from(error: QueueError) -> Self {
-        match error {
-            QueueError::Full { .. } => Self::Full(error),
-            QueueError::CameraFull { .. } => Self::CameraFull(error),
-            QueueError::TooMany { .. } | QueueError::KeyReused { .. } => {
-                Self::Refused(error.to_string())
-            }
-            QueueError::Store(StoreError::DiskFull) => Self::DiskFull,
-            // The path must not reach clients on the LAN.
-            QueueError::Store(StoreError::Io { source, .. }) => (&source).into(),
-            other => Self::Storage(other.to_string()),
-        }
-    }
-}
-
-impl From<&std::io::Error> for IntakeError {
-    fn from(error: &std::io::Error) -> Self {
-        match disk::trouble(error) {
-            _ if is_full(error) => Self::DiskFull,
-            Some(sentence) => Self::Storage(sentence.into()),
-            None => Self::Storage(error.to_string()),
-        }
-    }
-}
 
 /// The door to the queue; clones share it.
 #[derive(Clone)]
@@ -399,7 +330,7 @@ impl Intake {
             return Err(self.kept_back(IntakeError::Storage(disk::GONE.into())));
         }
         match free_bytes(&self.state_dir) {
-            Some(free) if free < ROOM_BYTES => Err(self.kept_back(IntakeError::DiskFull)),
+            Some(free) if free < LEAST_FREE_BYTES => Err(self.kept_back(IntakeError::DiskFull)),
             Some(free) if free < self.limits.disk_reserve_bytes => {
                 Err(self.kept_back(IntakeError::DiskReserve))
             }
@@ -484,13 +415,6 @@ pub async fn watch_capacity(
             () = pulse.answer_during(tokio::time::sleep(CAPACITY_CHECK)) => {}
         }
     }
-}
-
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-    )
 }
 
 #[cfg(test)]
