@@ -176,7 +176,8 @@ pub fn of_picture(name: &str) -> String {
 fn is_visible(c: char) -> bool {
     use GeneralCategory::{Control, Format, PrivateUse, Surrogate, Unassigned};
     // Fillers and blanks are letters and symbols by category but have no glyph; so do variation
-    // selectors among the marks. The object replacement character stands for a picture that is gone.
+    // selectors among the marks. The object replacement character stands for a picture that is
+    // gone.
     let filler = matches!(
         c,
         '\u{034F}' | '\u{115F}' | '\u{1160}' | '\u{17B4}' | '\u{17B5}' | '\u{180B}'..='\u{180D}' | '\u{180F}' | '\u{2800}'

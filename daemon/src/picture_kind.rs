@@ -1,5 +1,5 @@
-//! Recognises the kind of a picture by its bytes: its container and its wrapping, or the kind of file
-//! it is instead (`other`).
+//! Recognises the kind of a picture by its bytes: its container and its wrapping, or the kind of
+//! file it is instead (`other`).
 //!
 //! All sources use it: a declared type or a file name decides nothing. The rest of the file is
 //! checked by decoding.

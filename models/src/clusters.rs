@@ -150,7 +150,8 @@ impl Clusters {
             .map(|(at, _)| self.groups[at].id))
     }
 
-    /// Returns the centroid of a group after adding a face; unchanged once [`MOST_AVERAGED`] is reached.
+    /// Returns the centroid of a group after adding a face; unchanged once [`MOST_AVERAGED`] is
+    /// reached.
     pub fn centroid_with(&self, id: i64, embedding: &[f32]) -> Option<Centroid> {
         let centroid = self.centroid(id)?;
         let enough = centroid.count >= MOST_AVERAGED;
@@ -166,7 +167,8 @@ impl Clusters {
         self.index_of.get(&id).map(|&at| &self.groups[at].centroid)
     }
 
-    /// Returns another group that turns out to be the same person, and the centroid of both together.
+    /// Returns another group that turns out to be the same person, and the centroid of both
+    /// together.
     pub fn alike(&self, id: i64) -> Option<(i64, Centroid)> {
         let &at = self.index_of.get(&id)?;
         let (other, squared) = self.nearest_row(self.means.row(at), Some(at))?;

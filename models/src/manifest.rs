@@ -109,7 +109,8 @@ pub(crate) struct MtcnnSpec {
     pub(crate) thresholds: [f32; 3],
     /// Intersection over union above which suppression drops a box between R-Net and O-Net.
     pub(crate) overlap: f32,
-    /// From which score the picture as given is enough, and O-Net's first look unless every face is looked at twice.
+    /// From which score the picture as given is enough, and O-Net's first look unless every face is
+    /// looked at twice.
     pub(crate) sure: f32,
     /// Score that a face in the turned picture must have.
     pub(crate) upright: f32,

@@ -1,5 +1,6 @@
-//! The image pyramid, sampled by area: each output pixel is the mean of the pixels it covers, as with
-//! OpenCV's `INTER_AREA`. Detectors get their input from it; `align` cuts the recogniser's crop.
+//! The image pyramid, sampled by area: each output pixel is the mean of the pixels it covers, as
+//! with OpenCV's `INTER_AREA`. Detectors get their input from it; `align` cuts the recogniser's
+//! crop.
 
 use std::borrow::Cow;
 use std::ops::Range;

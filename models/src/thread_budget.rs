@@ -1,5 +1,5 @@
-//! A budget of threads, one for each core: each picture works on one of them and borrows idle ones for
-//! the parts of its work that can run in parallel.
+//! A budget of threads, one for each core: each picture works on one of them and borrows idle ones
+//! for the parts of its work that can run in parallel.
 
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::thread;

@@ -1,4 +1,5 @@
-//! Calls about pictures: the engine that a picture goes to, and what a failure means for the breaker.
+//! Calls about pictures: the engine that a picture goes to, and what a failure means for the
+//! breaker.
 //!
 //! Not for what a failure means for the picture (`queue::Failure`).
 

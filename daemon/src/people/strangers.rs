@@ -25,8 +25,8 @@ const RETRY: Duration = Duration::from_secs(10);
 const BATCH: usize = 100;
 /// Pause between two batches, for other users of database and processor.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Lowest quality of a face that founds a group or counts in its centroid: one in five faces below it is not known
-/// again. Poorer faces only join.
+/// Lowest quality of a face that founds a group or counts in its centroid: one in five faces below
+/// it is not known again. Poorer faces only join.
 const MIN_QUALITY: f32 = 0.8;
 
 /// Everything that the task needs.

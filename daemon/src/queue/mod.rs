@@ -453,8 +453,8 @@ impl Queue {
         telling.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Removes an image and its data for the operator. `ImageChange::Done`: it is gone, except for its
-    /// file, which [`Store::delete_discarded`] deletes.
+    /// Removes an image and its data for the operator. `ImageChange::Done`: it is gone, except for
+    /// its file, which [`Store::delete_discarded`] deletes.
     pub async fn remove(&self, id: ImageId) -> Result<ImageChange, QueueError> {
         let queue = self.clone();
         let telling = tokio::spawn(async move {

@@ -210,8 +210,9 @@ impl Store {
         .await
     }
 
-    /// Recomputes a group's centroid with `average` from the embeddings of its newest faces: those of
-    /// sufficient quality, or else the newest face alone. Drops a group without usable embeddings.
+    /// Recomputes a group's centroid with `average` from the embeddings of its newest faces: those
+    /// of sufficient quality, or else the newest face alone. Drops a group without usable
+    /// embeddings.
     pub async fn recompute_centroid(
         &self,
         id: StrangerId,

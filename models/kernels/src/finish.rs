@@ -1,4 +1,5 @@
-//! The step from sums to results: scale, bias, residual, activation, max pooling and rounding to bytes.
+//! The step from sums to results: scale, bias, residual, activation, max pooling and rounding to
+//! bytes.
 
 use super::chunks::{Chunk, Residual};
 #[cfg(target_arch = "aarch64")]

@@ -5,8 +5,8 @@
 //!
 //! This is the only crate with `unsafe`: vector instructions chosen at run time require it. The
 //! public functions are safe, because they check every bound first. This file walks over the
-//! picture (`chunks` cuts it up); `lanes` sums up a block, `finish` turns sums into results, and the files
-//! named after processors hold the instructions.
+//! picture (`chunks` cuts it up); `lanes` sums up a block, `finish` turns sums into results, and
+//! the files named after processors hold the instructions.
 //!
 //! [`Weights`] are packed once for the processor; [`convolve`] then computes the results at given
 //! [`Row`]s. Positions and lengths count numbers, not bytes. The layout is \[picture, row, column,

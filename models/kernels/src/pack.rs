@@ -1,5 +1,5 @@
-//! Weights, packed for the processor with each channel's epilogue: in the order in which the kernels read
-//! them, padded to whole vectors.
+//! Weights, packed for the processor with each channel's epilogue: in the order in which the
+//! kernels read them, padded to whole vectors.
 
 use std::fmt;
 

@@ -164,8 +164,9 @@ impl Mtcnn {
     }
 
     /// Looks again at faces, mirrored and with the corrected box, which false positives rarely
-    /// survive. A face's score becomes the mean of both looks, and its landmarks as well if the pack
-    /// wants every face looked at twice; otherwise faces from the score `sure` on are left out.
+    /// survive. A face's score becomes the mean of both looks, and its landmarks as well if the
+    /// pack wants every face looked at twice; otherwise faces from the score `sure` on are left
+    /// out.
     fn confirm(
         &self,
         picture: &Pyramid,

@@ -1,4 +1,5 @@
-//! Bodies in turns: a few are read at a time, and one that stalls or has used up its turn makes way.
+//! Bodies in turns: a few are read at a time, and one that stalls or has used up its turn makes
+//! way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
