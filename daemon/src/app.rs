@@ -24,7 +24,7 @@ use crate::pipeline::{Dispatcher, Facerecog, Looker, Reader};
 use crate::queue::{self, Queue, Rules};
 use crate::recovery;
 use crate::sinks::former_names;
-use crate::sinks::health::Report;
+use crate::sinks::health::HealthReport;
 use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
 use crate::sources::mqtt::Door;
@@ -170,8 +170,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let (timer_heart, pulse) = heartbeat();
     tasks.work(
-        "room",
-        sources::watch_room(intake.clone(), pulse, tasks.stop()),
+        "capacity",
+        sources::watch_capacity(intake.clone(), pulse, tasks.stop()),
     );
 
     let mut folder_parts = Vec::new();
@@ -286,7 +286,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         people: people.clone(),
         reader: Arc::clone(&reader),
         uploads: uploads.clone(),
-        engine_turns: Api::engine_turns(),
     };
     let forms = api::forms(api.clone());
     let (routes, document) = api::routes(api)
@@ -321,7 +320,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             config.mqtt.broker
         );
         let board = former_names::board_number(&store).await?;
-        let report = Report {
+        let report = HealthReport {
             store: store.clone(),
             health: health.clone(),
             engines,

@@ -16,28 +16,27 @@ use futures_util::StreamExt;
 use kith_mqtt::{Deliveries, Delivery, Message, Publisher, is_topic, matches};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::MqttCommand;
 use crate::domain::BreakerCommand;
+use crate::engines::Admission;
 use crate::files::file_name;
 use crate::people::People;
 use crate::picture_kind::plain;
 use crate::pipeline::{Identifier, Reader};
 use crate::queue::Failure;
 use crate::result;
-use crate::sinks::health::Report;
+use crate::sinks::health::HealthReport;
 use crate::sources::mqtt::{picture, stream, utf8, utf16};
 use crate::sources::paths;
 use crate::sources::rejected::Rejected;
 use crate::supervise::guarded;
 use crate::topics::Topics;
 
-/// Commands at the same time, as many as may be unacknowledged; and the share of them that may wait
-/// for an engine, so that quick commands have room beside them.
+/// Commands at the same time, as many as may be unacknowledged.
 const AT_ONCE: usize = 16;
-const WITH_ENGINE: usize = 4;
 
 /// Everything that the commands need.
 pub struct Commands {
@@ -50,7 +49,7 @@ pub struct Commands {
     /// Adds and erases people.
     pub people: People,
     /// State of the board.
-    pub report: Report,
+    pub report: HealthReport,
     /// Stores messages that could not be understood.
     pub rejected: Rejected,
     /// Largest picture.
@@ -62,8 +61,6 @@ pub struct Commands {
     /// Topic filters with a meaning of their own. No answer goes to such a topic, whatever response
     /// topic a request names, since it would be published with our rights.
     pub reserved: Vec<String>,
-    /// Permits for commands that wait for an engine.
-    pub engine_turns: Semaphore,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,11 +126,6 @@ impl Commands {
         allowed
             .map(|command| topics.command(command.name()))
             .collect()
-    }
-
-    /// Returns the permits for commands that wait for an engine.
-    pub fn engine_turns() -> Semaphore {
-        Semaphore::new(WITH_ENGINE)
     }
 
     /// Executes commands until stopped.
@@ -265,13 +257,6 @@ impl Commands {
         request: Request,
         picture: Option<Bytes>,
     ) -> Result<Value, Refusal> {
-        let _turn = match command {
-            Command::Status | Command::Breaker => None,
-            // The semaphore is never closed.
-            Command::Identify | Command::Enroll | Command::Forget => {
-                self.engine_turns.acquire().await.ok()
-            }
-        };
         match command {
             Command::Status => self.report.now().await.map_err(Refusal::ours),
             Command::Identify => {
@@ -280,19 +265,23 @@ impl Commands {
                     rejected: None,
                 };
                 let identifier = Identifier::of(&self.people).map_err(refused)?;
+                let admission = self.admit().await?;
                 let (bytes, path) = self.picture(&request, picture).await?;
-                let identified = identifier.identify(None, bytes, path).await;
+                let identified = identifier.identify(&admission, None, bytes, path).await;
                 identified
                     .map(|identified| json!(result::answer(&identified)))
                     .map_err(refused)
             }
             Command::Enroll => {
                 let person = person(&request)?;
+                let admission = self.admit().await?;
                 let (bytes, path) = self.picture(&request, picture).await?;
                 let name = path.map_or_else(|| "mqtt".into(), |path| file_name(&path));
-                let report = self.enroll(&person, &name, bytes, request.anyway).await?;
+                let people = &self.people;
+                let enrolled = people.enroll(&admission, &person, &name, bytes, request.anyway);
+                let report = enrolled.await.map_err(Refusal::ours)?;
                 tracing::info!("an enroll command by MQTT was executed");
-                Ok(report)
+                Ok(json!(report))
             }
             Command::Forget => {
                 let person = person(&request)?;
@@ -317,19 +306,9 @@ impl Commands {
         }
     }
 
-    async fn enroll(
-        &self,
-        person: &str,
-        name: &str,
-        bytes: Vec<u8>,
-        anyway: bool,
-    ) -> Result<Value, Refusal> {
-        let report = self
-            .people
-            .enroll(person, name, bytes, anyway)
-            .await
-            .map_err(Refusal::ours)?;
-        Ok(json!(report))
+    /// Waits for the engine's admission, before a picture is read.
+    async fn admit(&self) -> Result<Admission, Refusal> {
+        self.people.engines.admit().await.map_err(Refusal::ours)
     }
 
     /// The picture that was sent, or the one that the path names.

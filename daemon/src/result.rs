@@ -125,7 +125,7 @@ pub fn message(
 
 /// The people in a picture of which nothing is stored.
 #[derive(Serialize, ToSchema)]
-pub struct Answer<'a> {
+pub struct IdentifyAnswer<'a> {
     outcome: Outcome,
     /// A defect of the file that did not prevent reading it.
     remark: Option<&'a str>,
@@ -138,8 +138,8 @@ pub struct Answer<'a> {
 }
 
 /// Returns the answer to a synchronous identification.
-pub fn answer(identified: &Identified) -> Answer<'_> {
-    Answer {
+pub fn answer(identified: &Identified) -> IdentifyAnswer<'_> {
+    IdentifyAnswer {
         outcome: identified.outcome,
         remark: identified.remark.as_deref(),
         picture_key: &identified.picture_key,

@@ -2,7 +2,7 @@
 
     python models/benches/alignment.py <lfw-dev folder>              every variant, on the tuning half
     python models/benches/alignment.py <lfw-dev folder> --report     the original and the chosen variant, on both halves
-    python models/benches/alignment.py <lfw-dev folder> --looks      several chips of each face, and learned transforms
+    python models/benches/alignment.py <lfw-dev folder> --looks      several crops of each face, and learned transforms
     python models/benches/alignment.py <lfw-dev folder> --enrolled <folder of a folder for each person>
                                                                      people with several enrolled pictures
     python models/benches/alignment.py <lfw-dev folder> --dlib       dlib's own landmarks, and the values before the last layer
@@ -27,9 +27,9 @@ sys.path.insert(0, str(MODELS / "convert"))
 import cohort  # noqa: E402
 import reference  # noqa: E402
 
-# Template of the plain port. The pack's template is this one, enlarged around the chip's centre.
+# Template of the plain port. The pack's template is this one, enlarged around the crop's centre.
 PLAIN = np.array([[47.55, 46.60], [100.48, 46.60], [74.01, 76.56], [50.41, 103.02], [97.61, 103.02]])
-# Places of the corners of the eyes (right, then left in the picture) and the nose on dlib's chip: the mean face of five
+# Places of the corners of the eyes (right, then left in the picture) and the nose on dlib's crop: the mean face of five
 # points from dlib's image_transforms/interpolation.h, with a quarter added on each side.
 DLIB_FIVE = (0.25 + np.array([[0.8596, 0.2135], [0.6461, 0.2290], [0.1206, 0.2137], [0.3341, 0.2291], [0.4901, 0.6278]])) / 1.5 * 150
 CHOSEN = 1.05
@@ -71,17 +71,17 @@ class Faces:
         weights = np.sqrt(np.array(weights, float))
         return [reference.similarity(points, template, weights) for points in landmarks or self.landmarks]
 
-    def chips(self, matrices, filter=cv2.INTER_LINEAR):
+    def crops(self, matrices, filter=cv2.INTER_LINEAR):
         return [cv2.warpAffine(p, m, (SIDE, SIDE), flags=filter) for p, m in zip(self.pictures, matrices)]
 
-    def looks(self, chips):
-        """Returns (embeddings, embeddings of the mirrored chips), not normalised."""
-        look = lambda chips: np.concatenate([self.pipeline.look([chip]) for chip in chips])
-        return look(chips), look([chip[:, ::-1] for chip in chips])
+    def looks(self, crops):
+        """Returns (embeddings, embeddings of the mirrored crops), not normalised."""
+        look = lambda crops: np.concatenate([self.pipeline.look([crop]) for crop in crops])
+        return look(crops), look([crop[:, ::-1] for crop in crops])
 
     def second_look(self, mirror):
         """Returns landmarks from O-Net on the upright face, or on its mirror image."""
-        # Mean place of the detector's boxes on the plain chip.
+        # Mean place of the detector's boxes on the plain crop.
         middle, side, fine = np.array([72.2, 64.2]), 152.0, 144
         found = []
         for picture, matrix in zip(self.pictures, self.matrices()):
@@ -208,13 +208,13 @@ def turned(template, degrees):
 
 
 def more_looks(faces):
-    """Measures several chips of each face, each mirrored too unless stated otherwise; then learned transforms."""
+    """Measures several crops of each face, each mirrored too unless stated otherwise; then learned transforms."""
     templates = {f"× {scale}": larger(scale) for scale in (1.0, CHOSEN, 1.1, 1.15)}
     for by in (4, 6, 9):
         templates |= {f"left {by}": larger(CHOSEN, -by), f"right {by}": larger(CHOSEN, by)}
     templates |= {"up 4": larger(CHOSEN, 0, -4), "down 4": larger(CHOSEN, 0, 4)}
     templates |= {f"turned {degrees}": turned(larger(CHOSEN), degrees) for degrees in (-8, -4, 4, 8)}
-    found = {name: faces.looks(faces.chips(faces.matrices(points))) for name, points in templates.items()}
+    found = {name: faces.looks(faces.crops(faces.matrices(points))) for name, points in templates.items()}
     mean = lambda *names: cohort.unit(sum(both(found[name]) for name in names))
     split = lambda plain, mirrored: cohort.unit(cohort.unit(found[plain][0]) + cohort.unit(found[mirrored][1]))
     faces.show("2: chosen", mean("× 1.05"))
@@ -264,7 +264,7 @@ def enrolled(faces, others, draws=20):
     theirs = np.array([name(who) for who in others.who])
     mine = np.array([name(who) for who in faces.who])
     rest = ~np.isin(mine, theirs)
-    make = lambda half: half.looks(half.chips(half.matrices(larger(CHOSEN))))
+    make = lambda half: half.looks(half.crops(half.matrices(larger(CHOSEN))))
     looks = [np.concatenate(pair) for pair in zip(make(others), [look[rest] for look in make(faces)])]
     rows, lengths = both(looks), np.linalg.norm(looks[0], axis=1)
     who = np.concatenate([theirs, mine[rest]])
@@ -309,14 +309,14 @@ def whitened(rows, fit, keep, strength):
 
 
 def variants(faces):
-    plain = faces.looks(faces.chips(faces.matrices()))
+    plain = faces.looks(faces.crops(faces.matrices()))
     faces.show("plain port: euclidean distance", plain[0])
-    faces.show("mirrored chip averaged", (plain[0] + plain[1]) / 2)
+    faces.show("mirrored crop averaged", (plain[0] + plain[1]) / 2)
     faces.show("unit length", cohort.unit(plain[0]))
-    faces.show("unit length, mirrored chip averaged", both(plain))
+    faces.show("unit length, mirrored crop averaged", both(plain))
     by_scale = {1.0: plain}
     for scale in (0.97, 1.03, 1.04, CHOSEN, 1.06, 1.08, 1.1, 1.15):
-        by_scale[scale] = faces.looks(faces.chips(faces.matrices(larger(scale))))
+        by_scale[scale] = faces.looks(faces.crops(faces.matrices(larger(scale))))
         faces.show(f"template × {scale}, unit length", cohort.unit(by_scale[scale][0]))
         faces.show(f"template × {scale}, unit length, mirrored", both(by_scale[scale]))
     chosen = by_scale[CHOSEN]
@@ -325,23 +325,23 @@ def variants(faces):
     template = larger(CHOSEN)
     for down in (-2, 2):
         moved = faces.matrices(larger(CHOSEN, 0, down))
-        faces.show(f"template moved down by {down}", both(faces.looks(faces.chips(moved))))
+        faces.show(f"template moved down by {down}", both(faces.looks(faces.crops(moved))))
     for weights in ((1, 1, 0.5, 1, 1), (1, 1, 0, 1, 1), (2, 2, 1, 1, 1), (1, 1, 1, 2, 2)):
         weighted = faces.matrices(template, weights)
-        faces.show(f"landmark weights {weights}", both(faces.looks(faces.chips(weighted))))
+        faces.show(f"landmark weights {weights}", both(faces.looks(faces.crops(weighted))))
     upright, mirrored = faces.second_look(False), faces.second_look(True)
     mean = [(a + b) / 2 for a, b in zip(upright, mirrored)]
     for label, landmarks in (("O-Net again on the upright face", upright), ("the same and on its mirror image", mean)):
-        faces.show(label, both(faces.looks(faces.chips(faces.matrices(template, landmarks=landmarks)))))
+        faces.show(label, both(faces.looks(faces.crops(faces.matrices(template, landmarks=landmarks)))))
     matrices = faces.matrices(template)
     for label, filter in (("bicubic", cv2.INTER_CUBIC), ("Lanczos", cv2.INTER_LANCZOS4)):
-        faces.show(f"chip cut with {label}", both(faces.looks(faces.chips(matrices, filter))))
-    chips = faces.chips(matrices)
-    exposed = [np.clip(chip * (118 / chip.mean()), 0, 255).astype(np.uint8) for chip in chips]
+        faces.show(f"crop cut with {label}", both(faces.looks(faces.crops(matrices, filter))))
+    crops = faces.crops(matrices)
+    exposed = [np.clip(crop * (118 / crop.mean()), 0, 255).astype(np.uint8) for crop in crops]
     faces.show("exposure: mean brought to 118", both(faces.looks(exposed)))
-    grey_world = [np.clip(c * (c.mean() / c.mean((0, 1))) * [1.08, 1.0, 0.92], 0, 255).astype(np.uint8) for c in chips]
+    grey_world = [np.clip(c * (c.mean() / c.mean((0, 1))) * [1.08, 1.0, 0.92], 0, 255).astype(np.uint8) for c in crops]
     faces.show("white balance: skin-coloured mean", both(faces.looks(grey_world)))
-    grey = [np.repeat(cv2.cvtColor(chip, cv2.COLOR_RGB2GRAY)[..., None], 3, 2) for chip in chips]
+    grey = [np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None], 3, 2) for crop in crops]
     faces.show("no colour", both(faces.looks(grey)))
     print("\nEstimated on half the people of the tuning half, measured on the others, mean of 12:\n")
     rows = both(chosen)
@@ -353,12 +353,12 @@ def variants(faces):
 
 
 def dlib_landmarks(faces):
-    """Returns the corners of the eyes and the nose, by the predictor that made the recogniser's training chips."""
+    """Returns the corners of the eyes and the nose, by the predictor that made the recogniser's training crops."""
     import dlib
     import face_recognition_models
 
     predict = dlib.shape_predictor(face_recognition_models.pose_predictor_five_point_model_location())
-    # Box of dlib's HOG detector: the centre of the chip, without the predictor's padding.
+    # Box of dlib's HOG detector: the centre of the crop, without the predictor's padding.
     side, box = 500, dlib.rectangle(150, 150, 350, 350)
     found = []
     for picture, matrix in zip(faces.pictures, faces.matrices()):
@@ -370,8 +370,8 @@ def dlib_landmarks(faces):
     return found
 
 
-def before_last_layer(faces, chips):
-    """Returns the input of the network's last layer for each chip and its mirror image: pooled, not negative."""
+def before_last_layer(faces, crops):
+    """Returns the input of the network's last layer for each crop and its mirror image: pooled, not negative."""
     import onnx
     import onnxruntime
 
@@ -379,21 +379,21 @@ def before_last_layer(faces, chips):
     [pooled] = [node.output[0] for node in model.graph.node if node.op_type == "GlobalAveragePool"]
     model.graph.output.append(onnx.helper.make_tensor_value_info(pooled, onnx.TensorProto.FLOAT, None))
     network = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    run = lambda chip: network.run([pooled], {"input": faces.pipeline.input([chip])})[0].reshape(-1)
-    return np.array([run(chip) for chip in chips]), np.array([run(chip[:, ::-1]) for chip in chips])
+    run = lambda crop: network.run([pooled], {"input": faces.pipeline.input([crop])})[0].reshape(-1)
+    return np.array([run(crop) for crop in crops]), np.array([run(crop[:, ::-1]) for crop in crops])
 
 
 def of_dlib(faces):
-    chips = faces.chips(faces.matrices(larger(CHOSEN)))
-    chosen = both(faces.looks(chips))
+    crops = faces.crops(faces.matrices(larger(CHOSEN)))
+    chosen = both(faces.looks(crops))
     faces.show("chosen, without the cohort", chosen)
     landmarks = dlib_landmarks(faces)
     for scale in (1.0, CHOSEN, 1.1):
         template = (DLIB_FIVE - MIDDLE) * scale + MIDDLE
-        rows = both(faces.looks(faces.chips([reference.similarity(points, template) for points in landmarks])))
+        rows = both(faces.looks(faces.crops([reference.similarity(points, template) for points in landmarks])))
         faces.show(f"dlib's own five landmarks, × {scale}", rows)
         faces.show("the same and the chosen ones, averaged", cohort.unit(rows + chosen))
-    pooled = before_last_layer(faces, chips)
+    pooled = before_last_layer(faces, crops)
     faces.show("the values before the last layer", both(pooled))
     faces.show("their square roots", cohort.unit(np.sqrt(pooled[0] + pooled[1])))
     faces.show("embedding and values, joined", np.concatenate([chosen, both(pooled)], 1))
@@ -416,7 +416,7 @@ def report(folder):
     ):
         threshold = None
         for half, faces in (("tuning half", tuning), ("report half", other)):
-            rows = make(faces.looks(faces.chips(faces.matrices(larger(scale)))), faces)
+            rows = make(faces.looks(faces.crops(faces.matrices(larger(scale)))), faces)
             threshold = faces.show(f"{label}, {half}", rows, threshold=threshold, draws=200)
 
 

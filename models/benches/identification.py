@@ -38,11 +38,11 @@ def embeddings(folder, keep):
         if hashlib.sha256(name.encode()).digest()[0] >= 0x80:
             continue
         picture = reference.read_picture(path)
-        chip = None if picture is None else pipeline.main_chip(picture)
-        if chip is not None:
+        crop = None if picture is None else pipeline.main_crop(picture)
+        if crop is not None:
             who.append(name.removeprefix("lfw_").lower())
             lfw.append(path.parent.name == "lfw-dev")
-            rows.append(pipeline.embed([chip])[0])
+            rows.append(pipeline.embed([crop])[0])
     who, lfw, rows = np.array(who), np.array(lfw), np.array(rows)
     if keep:
         np.savez(keep, who=who, lfw=lfw, rows=rows)

@@ -216,17 +216,17 @@ class Onnxruntime:
         side = self.settings["alignment"]["size"]
         return cv2.warpAffine(picture, reference.similarity(face[1], self.template), (side, side))
 
-    def input(self, chips):
+    def input(self, crops):
         spec, network = self.settings["recogniser"], self.networks["recogniser"]
         if network.input.type == "tensor(uint8)":
-            return np.ascontiguousarray(np.asarray(chips)[..., ::-1].transpose(0, 3, 1, 2))
-        return cv2.dnn.blobFromImages(chips, spec["scale"], mean=spec["mean"], swapRB=spec["colour"] == "rgb")
+            return np.ascontiguousarray(np.asarray(crops)[..., ::-1].transpose(0, 3, 1, 2))
+        return cv2.dnn.blobFromImages(crops, spec["scale"], mean=spec["mean"], swapRB=spec["colour"] == "rgb")
 
-    def embed(self, chip):
-        """Embeds as kithd does by default: the chip, for some packs with its mirror image in one batch, each normalised,
+    def embed(self, crop):
+        """Embeds as kithd does by default: the crop, for some packs with its mirror image in one batch, each normalised,
         then their mean with the cohort's length."""
-        chips = [chip, cv2.flip(chip, 1)] if self.settings["recogniser"].get("flip", True) else [chip]
-        looks = self.networks["recogniser"].run(["embedding"], self.input(chips))[0]
+        crops = [crop, cv2.flip(crop, 1)] if self.settings["recogniser"].get("flip", True) else [crop]
+        looks = self.networks["recogniser"].run(["embedding"], self.input(crops))[0]
         if not self.settings["recogniser"]["normalise"]:
             return looks.mean(0)
         mean = (looks / np.linalg.norm(looks, axis=1, keepdims=True)).mean(0)
@@ -256,8 +256,8 @@ class FaceRecognition:
         left, top, right, bottom = face[0]
         return dlib.get_face_chip(picture, self.predictor(picture, dlib.rectangle(left, top, right, bottom)), 150, 0.25)
 
-    def embed(self, chip):
-        return np.array(self.encoder.compute_face_descriptor(chip))
+    def embed(self, crop):
+        return np.array(self.encoder.compute_face_descriptor(crop))
 
 
 def apart(peer, one, other):
@@ -288,9 +288,9 @@ def stage_times(peer, data, rounds):
         faces = peer.detect(picture)
         marks.append(time.perf_counter())
         assert len(faces) == 1, f"{peer.name} finds {len(faces)} faces"
-        chip = peer.align(picture, faces[0])
+        crop = peer.align(picture, faces[0])
         marks.append(time.perf_counter())
-        peer.embed(chip)
+        peer.embed(crop)
         marks.append(time.perf_counter())
         for stage, start, end in zip(STAGES, marks, marks[1:]):
             times[stage].append(1000 * (end - start))
@@ -392,7 +392,7 @@ def yunet_pack(network, folder):
 
 
 def main_face(faces, picture):
-    """Returns the largest face near the centre, as reference.main_chip does."""
+    """Returns the largest face near the centre, as reference.main_crop does."""
     height, width = picture.shape[:2]
 
     def rank(face):

@@ -81,9 +81,9 @@ def main(pack, pictures, target):
     inputs, used = [], {}
     for path in sorted(p for p in pictures.rglob("*") if p.suffix in (".jpg", ".png")):
         picture = reference.read_picture(path)
-        chip = None if picture is None else pipeline.main_chip(picture)
-        if chip is not None:
-            inputs.append(pipeline.input([chip])[0])
+        crop = None if picture is None else pipeline.main_crop(picture)
+        if crop is not None:
+            inputs.append(pipeline.input([crop])[0])
             used[str(path.relative_to(pictures))] = hashlib.sha256(path.read_bytes()).hexdigest()
     network = pack / "recogniser_float32.onnx"
     ranges = measure(network, inputs)

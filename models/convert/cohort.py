@@ -78,9 +78,9 @@ def main(pack, target, *folders):
     rows, who, used = [], [], hashlib.sha256()
     for name, _, path in pictures:
         picture = reference.read_picture(path) if name not in reported and who.count(name) < MOST_PICTURES else None
-        chip = None if picture is None else pipeline.main_chip(picture)
-        if chip is not None:
-            rows.append(unit(pipeline.embed([chip]))[0])
+        crop = None if picture is None else pipeline.main_crop(picture)
+        if crop is not None:
+            rows.append(unit(pipeline.embed([crop]))[0])
             who.append(name)
             used.update(hashlib.sha256(path.read_bytes()).digest())
     rows, who = np.array(rows), np.array(who)

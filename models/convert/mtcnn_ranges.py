@@ -53,7 +53,7 @@ def main(pack, float32, target, *folders):
     pipeline = reference.Pipeline(pack)
     watched = {name: Recorder(reference.session(float32 / f"{name}.onnx")) for name in ("pnet", "rnet", "onet")}
     vars(pipeline.detector).update(watched)
-    used = sface_ranges.chips(pipeline, folders)
+    used = sface_ranges.crops(pipeline, folders)
     fits = {}
     for name, network in watched.items():
         model = onnx.load(float32 / f"{name}.onnx")

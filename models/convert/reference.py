@@ -182,23 +182,23 @@ class Pipeline:
         matrix = similarity(landmarks, self.template)
         return cv2.warpAffine(picture, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR)
 
-    def input(self, chips):
-        scaled = (np.asarray(chips, np.float32) - self.mean) * np.float32(self.scale)
+    def input(self, crops):
+        scaled = (np.asarray(crops, np.float32) - self.mean) * np.float32(self.scale)
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
-    def look(self, chips):
-        return self.recogniser.run(["embedding"], {"input": self.input(chips)})[0]
+    def look(self, crops):
+        return self.recogniser.run(["embedding"], {"input": self.input(crops)})[0]
 
-    def embed(self, chips):
-        """Returns the embedding of each chip, averaged with that of its mirror image if `flip`."""
-        looks = [chips, [chip[:, ::-1] for chip in chips]] if self.flip else [chips]
-        return self.lengthened(self.unit(sum(self.unit(self.look(chips)) for chips in looks) / len(looks)))
+    def embed(self, crops):
+        """Returns the embedding of each crop, averaged with that of its mirror image if `flip`."""
+        looks = [crops, [crop[:, ::-1] for crop in crops]] if self.flip else [crops]
+        return self.lengthened(self.unit(sum(self.unit(self.look(crops)) for crops in looks) / len(looks)))
 
     def unit(self, rows):
         return rows / np.linalg.norm(rows, axis=1, keepdims=True) if self.normalised else rows
 
-    def main_chip(self, picture):
-        """Returns the chip of the largest face near the centre, which pair benchmarks compare, or None."""
+    def main_crop(self, picture):
+        """Returns the crop of the largest face near the centre, which pair benchmarks compare, or None."""
         landmarks = self.main_face(picture)
         return None if landmarks is None else self.align(picture, landmarks)
 

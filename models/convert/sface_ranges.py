@@ -30,8 +30,8 @@ import sface
 PICTURES, BALANCE, WITHIN, LEVELS = 160, 0.75, 0.995, 255
 
 
-def chips(pipeline, folders):
-    """Returns {path below its folder: (sum, chip)} of one picture of each person, for at most PICTURES people."""
+def crops(pipeline, folders):
+    """Returns {path below its folder: (sum, crop)} of one picture of each person, for at most PICTURES people."""
     found = {}
     everybody = [(who, path, folder) for folder in folders for who, path in cohort.named(folder)]
     others = {cohort.person(who) for who, _, _ in everybody if not cohort.is_tuning(who)}
@@ -42,10 +42,10 @@ def chips(pipeline, folders):
     for person in sorted(first, key=lambda person: hashlib.sha256(person.encode()).digest()):
         path, folder = first[person]
         picture = reference.read_picture(path)
-        chip = None if picture is None else pipeline.main_chip(picture)
-        if chip is not None and len(found) < PICTURES:
+        crop = None if picture is None else pipeline.main_crop(picture)
+        if crop is not None and len(found) < PICTURES:
             name = f"{folder.name}/{path.relative_to(folder)}"
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest(), chip
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest(), crop
     return found
 
 
@@ -98,11 +98,11 @@ def layers(graph):
 
 def main(pack, target, *folders):
     pipeline = reference.Pipeline(pack)
-    used = chips(pipeline, folders)
+    used = crops(pipeline, folders)
     model = onnx.load(pack / "recogniser.onnx")
     of_layers = list(layers(model.graph))
     slopes = [node.output[0] for node in model.graph.node if node.op_type == "PRelu"]
-    ranges = extremes(model, [pipeline.input([chip])[0] for _, chip in used.values()], slopes)
+    ranges = extremes(model, [pipeline.input([crop])[0] for _, crop in used.values()], slopes)
     found = list(fits(of_layers, ranges))
     text = json.dumps({
         "what": "for sface.py: behind each convolution a factor for each channel, and scale and zero point of all",

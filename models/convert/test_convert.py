@@ -204,8 +204,8 @@ class TheInt8Recogniser(unittest.TestCase):
         manifest = build.tomllib.loads((build.PACK / "pack.toml").read_text())
         for precision, limit in manifest["self_test"]["tolerance"].items():
             pipeline = reference.Pipeline(build.PACK, precision)
-            chip = pipeline.main_chip(reference.read_picture(build.PACK / "selftest.jpg"))
-            for key, seen in ("embedding", chip), ("mirrored", chip[:, ::-1]):
+            crop = pipeline.main_crop(reference.read_picture(build.PACK / "selftest.jpg"))
+            for key, seen in ("embedding", crop), ("mirrored", crop[:, ::-1]):
                 distance = np.linalg.norm(pipeline.unit(pipeline.look([seen]))[0] - manifest["self_test"][key])
                 self.assertLess(distance, limit, f"{precision} {key}")
 
@@ -281,8 +281,8 @@ class TheCohort(unittest.TestCase):
 
     def test_lengthens_whom_many_resemble_and_turns_nobody(self):
         pipeline = reference.Pipeline(build.PACK)
-        chip = pipeline.main_chip(reference.read_picture(build.PACK / "selftest.jpg"))
-        embedding = pipeline.embed([chip])[0]
+        crop = pipeline.main_crop(reference.read_picture(build.PACK / "selftest.jpg"))
+        embedding = pipeline.embed([crop])[0]
         spec = build.tomllib.loads((build.PACK / "pack.toml").read_text())["recogniser"]["cohort"]
         means = np.fromfile(build.PACK / spec["means"], "<f4").reshape(-1, 128)
         direction = embedding / np.linalg.norm(embedding)

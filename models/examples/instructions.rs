@@ -27,27 +27,27 @@ fn main() -> Done {
         max_faces: 16,
         turned: true,
     };
-    let mut chip = None;
+    let mut crop = None;
     for precision in Precision::ALL {
         if !pack.offers(precision) || !Device::Cpu.has_arithmetic_for(precision) {
             continue;
         }
         let vision = Vision::load(&pack, precision, Device::Cpu)?;
-        if chip.is_none() {
-            chip = vision
+        if crop.is_none() {
+            crop = vision
                 .recognise(&rgb(picture.to_rgb8())?, &search)?
                 .faces
                 .pop()
-                .map(|face| face.chip);
+                .map(|face| face.crop);
         }
-        let chip = chip.as_ref().ok_or("the self-test picture shows no face")?;
+        let crop = crop.as_ref().ok_or("the self-test picture shows no face")?;
         count(&format!("recogniser {precision}"), || {
-            Ok(vision.embed(chip).map(drop)?)
+            Ok(vision.embed(crop).map(drop)?)
         })?;
     }
     // The same network in plain tract, for comparison.
-    let chip = chip.ok_or("the pack has no recogniser")?;
-    let side = chip.width;
+    let crop = crop.ok_or("the pack has no recogniser")?;
+    let side = crop.width;
     let tract = tract_onnx::onnx()
         .model_for_read(&mut Cursor::new(recogniser_file(
             &pack,
@@ -56,7 +56,7 @@ fn main() -> Done {
         .with_input_fact(0, f32::fact([1, 3, side, side]).into())?
         .into_optimized()?
         .into_runnable()?;
-    let planes = (0..3).flat_map(|plane| chip.pixels.iter().skip(plane).step_by(3));
+    let planes = (0..3).flat_map(|plane| crop.pixels.iter().skip(plane).step_by(3));
     // Any normalisation will do here: the number of instructions does not depend on pixel values.
     let planes: Vec<_> = planes
         .map(|pixel| (f32::from(*pixel) - 127.5) / 128.0)

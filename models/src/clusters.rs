@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use crate::embedding::check_embedding;
-use crate::rows::{Rows, squared_distance};
+use crate::matrix::{Matrix, squared_distance};
 use crate::{Metric, VisionError};
 
 /// Limit for the mean of very many faces, as a share of the limit for a group of one. Measured,
@@ -18,8 +18,8 @@ use crate::{Metric, VisionError};
 const NEAR_MANY: f32 = 0.42 / 0.5;
 /// Two groups with means closer than this share of the limit are merged.
 const ALIKE: f32 = 0.35 / 0.5;
-/// After this many faces the mean of a group no longer changes.
-pub const SHAPED_BY: u32 = 64;
+/// Most faces in the mean of a group, which does not change after that.
+pub const MOST_AVERAGED: u32 = 64;
 
 /// All groups of one embedding space.
 #[derive(Debug, Clone)]
@@ -29,53 +29,50 @@ pub struct Clusters {
     /// Limit for a group of one face, as a length between rows.
     near_one: f32,
     /// The mean of each group.
-    means: Rows,
+    means: Matrix,
     groups: Vec<Group>,
     index_of: HashMap<i64, usize>,
 }
 
 /// The centroid a group is compared by, as sum and count.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Shape {
+pub struct Centroid {
     /// Sum of the embeddings, each of unit length under the cosine metric.
-    pub total: Vec<f32>,
+    pub sum: Vec<f32>,
     /// Number of embeddings in the sum.
-    pub weight: u32,
+    pub count: u32,
 }
 
 #[derive(Debug, Clone)]
 struct Group {
     id: i64,
-    shape: Shape,
+    centroid: Centroid,
 }
 
-impl Shape {
+impl Centroid {
     /// Adds up these embeddings; `None` if there are none.
     pub fn of<'a>(metric: Metric, embeddings: impl IntoIterator<Item = &'a [f32]>) -> Option<Self> {
-        embeddings.into_iter().fold(None, |shape, embedding| {
+        embeddings.into_iter().fold(None, |centroid, embedding| {
             let row = metric.row_of(embedding);
-            Some(match shape {
-                None => Self {
-                    total: row,
-                    weight: 1,
-                },
-                Some(shape) => shape.with(&row, 1),
+            Some(match centroid {
+                None => Self { sum: row, count: 1 },
+                Some(centroid) => centroid.with(&row, 1),
             })
         })
     }
 
-    fn with(mut self, total: &[f32], weight: u32) -> Self {
-        for (sum, value) in self.total.iter_mut().zip(total) {
-            *sum += value;
+    fn with(mut self, sum: &[f32], count: u32) -> Self {
+        for (total, value) in self.sum.iter_mut().zip(sum) {
+            *total += value;
         }
-        self.weight += weight;
+        self.count += count;
         self
     }
 
     fn mean(&self) -> Vec<f32> {
-        self.total
+        self.sum
             .iter()
-            .map(|sum| sum / self.weight.max(1) as f32)
+            .map(|sum| sum / self.count.max(1) as f32)
             .collect()
     }
 }
@@ -88,7 +85,7 @@ impl Clusters {
             metric,
             dimension,
             near_one,
-            means: Rows::new(dimension),
+            means: Matrix::new(dimension),
             groups: Vec::new(),
             index_of: HashMap::new(),
         }
@@ -109,9 +106,9 @@ impl Clusters {
         self.groups.iter().map(|group| group.id)
     }
 
-    /// Adds a group, or replaces its shape.
-    pub fn set(&mut self, id: i64, shape: Shape) -> Result<(), VisionError> {
-        let mean = shape.mean();
+    /// Adds a group, or replaces its centroid.
+    pub fn set(&mut self, id: i64, centroid: Centroid) -> Result<(), VisionError> {
+        let mean = centroid.mean();
         if mean.len() != self.dimension {
             return Err(VisionError::Dimension {
                 expected: self.dimension,
@@ -121,12 +118,12 @@ impl Clusters {
         match self.index_of.get(&id) {
             Some(&at) => {
                 self.means.replace(at, &mean);
-                self.groups[at].shape = shape;
+                self.groups[at].centroid = centroid;
             }
             None => {
                 self.means.push(&mean);
                 self.index_of.insert(id, self.groups.len());
-                self.groups.push(Group { id, shape });
+                self.groups.push(Group { id, centroid });
             }
         }
         Ok(())
@@ -153,40 +150,42 @@ impl Clusters {
             .map(|(at, _)| self.groups[at].id))
     }
 
-    /// Returns the shape of a group after adding a face; unchanged once [`SHAPED_BY`] is reached.
-    pub fn shape_with(&self, id: i64, embedding: &[f32]) -> Option<Shape> {
-        let shape = self.shape(id)?;
-        let enough = shape.weight >= SHAPED_BY;
+    /// Returns the centroid of a group after adding a face; unchanged once [`MOST_AVERAGED`] is
+    /// reached.
+    pub fn centroid_with(&self, id: i64, embedding: &[f32]) -> Option<Centroid> {
+        let centroid = self.centroid(id)?;
+        let enough = centroid.count >= MOST_AVERAGED;
         Some(if enough {
-            shape.clone()
+            centroid.clone()
         } else {
-            shape.clone().with(&self.metric.row_of(embedding), 1)
+            centroid.clone().with(&self.metric.row_of(embedding), 1)
         })
     }
 
-    /// Returns the shape of a group.
-    pub fn shape(&self, id: i64) -> Option<&Shape> {
-        self.index_of.get(&id).map(|&at| &self.groups[at].shape)
+    /// Returns the centroid of a group.
+    pub fn centroid(&self, id: i64) -> Option<&Centroid> {
+        self.index_of.get(&id).map(|&at| &self.groups[at].centroid)
     }
 
-    /// Returns another group that turns out to be the same person, and the shape of both together.
-    pub fn alike(&self, id: i64) -> Option<(i64, Shape)> {
+    /// Returns another group that turns out to be the same person, and the centroid of both
+    /// together.
+    pub fn alike(&self, id: i64) -> Option<(i64, Centroid)> {
         let &at = self.index_of.get(&id)?;
         let (other, squared) = self.nearest_row(self.means.row(at), Some(at))?;
         let other = &self.groups[other];
         let both = || {
             self.groups[at]
-                .shape
+                .centroid
                 .clone()
-                .with(&other.shape.total, other.shape.weight)
+                .with(&other.centroid.sum, other.centroid.count)
         };
         (squared < (ALIKE * self.near_one).powi(2)).then(|| (other.id, both()))
     }
 
     /// Returns the largest distance between a group's mean and a face that joins it.
     fn limit(&self, at: usize) -> f32 {
-        let weight = self.groups[at].shape.weight.max(1) as f32;
-        (NEAR_MANY.powi(2) + (1.0 - NEAR_MANY.powi(2)) / weight).sqrt() * self.near_one
+        let count = self.groups[at].centroid.count.max(1) as f32;
+        (NEAR_MANY.powi(2) + (1.0 - NEAR_MANY.powi(2)) / count).sqrt() * self.near_one
     }
 
     /// Returns the row nearest to `query`, except `but`, and its squared distance. The lowest id

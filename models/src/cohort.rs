@@ -7,7 +7,7 @@
 //! distance is (l - m)² + l m d². A face that resembles many others gets a greater length, so the
 //! same difference counts for more, and every comparison stays a plain Euclidean distance.
 
-use crate::rows::dot;
+use crate::matrix::dot;
 
 /// Mean embeddings of the people in the cohort.
 #[derive(Debug, Clone, PartialEq)]

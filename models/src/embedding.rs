@@ -14,15 +14,15 @@ pub(crate) struct Embedding {
 
 /// Averages several embeddings of one face. With `normalise` each counts by its direction only, and
 /// the mean gets unit length. A cohort changes its length after that.
-pub(crate) fn merged(looks: Vec<Vec<f32>>, normalise: bool, cohort: Option<&Cohort>) -> Vec<f32> {
-    let count = looks.len() as f32;
+pub(crate) fn merged(outputs: Vec<Vec<f32>>, normalise: bool, cohort: Option<&Cohort>) -> Vec<f32> {
+    let count = outputs.len() as f32;
     let mut sum = Vec::new();
-    for mut look in looks {
+    for mut output in outputs {
         if normalise {
-            to_unit_length(&mut look);
+            to_unit_length(&mut output);
         }
-        sum.resize(look.len(), 0.0);
-        for (sum, value) in sum.iter_mut().zip(&look) {
+        sum.resize(output.len(), 0.0);
+        for (sum, value) in sum.iter_mut().zip(&output) {
             *sum += value / count;
         }
     }

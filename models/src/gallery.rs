@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::VisionError;
 use crate::embedding::check_embedding;
 use crate::matching::{Candidate, Matching, Metric, Templates};
-use crate::rows::{Rows, dot, squared_distance};
+use crate::matrix::{Matrix, dot, squared_distance};
 
 /// All embeddings of one space, searched exactly.
 #[derive(Debug, Clone)]
@@ -14,7 +14,7 @@ pub struct Gallery {
     metric: Metric,
     dimension: usize,
     /// A row per picture, of unit length under the cosine metric.
-    matrix: Rows,
+    matrix: Matrix,
     /// For each row, its picture and the index of its person in `people`.
     rows: Vec<(i64, usize)>,
     people: Vec<i64>,
@@ -29,7 +29,7 @@ struct Means {
     /// Squared distance between rows below which a picture joins a mean.
     alike: f32,
     /// A row per mean, of unit length under the cosine metric.
-    matrix: Rows,
+    matrix: Matrix,
     /// For each row, the factor that makes it the sum of its pictures, and the index of the person
     /// in `people`.
     rows: Vec<(f32, usize)>,
@@ -87,7 +87,7 @@ impl Gallery {
         Self {
             metric,
             dimension,
-            matrix: Rows::new(dimension),
+            matrix: Matrix::new(dimension),
             rows: Vec::new(),
             people: Vec::new(),
             index_of: HashMap::new(),
@@ -101,7 +101,7 @@ impl Gallery {
         let alike = matching.metric.length_of(matching.threshold).powi(2);
         let means = || Means {
             alike,
-            matrix: Rows::new(dimension),
+            matrix: Matrix::new(dimension),
             rows: Vec::new(),
             of_person: Vec::new(),
         };
@@ -147,7 +147,7 @@ impl Gallery {
     }
 
     /// Returns the rows that are searched.
-    fn templates(&self) -> &Rows {
+    fn templates(&self) -> &Matrix {
         self.means
             .as_ref()
             .map_or(&self.matrix, |means| &means.matrix)

@@ -16,11 +16,11 @@ struct Golden {
     shape: [usize; 4],
     mean: [f32; 3],
     scale: f32,
-    outputs: Vec<Answer>,
+    outputs: Vec<ExpectedOutput>,
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct ExpectedOutput {
     name: String,
     length: usize,
     step: usize,

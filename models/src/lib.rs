@@ -6,162 +6,52 @@
 #![forbid(unsafe_code)]
 
 mod align;
-mod area;
 pub mod calibration;
 mod clusters;
 mod cohort;
 mod compare;
-mod cores;
 mod detect;
 mod device;
-mod embed;
 mod embedding;
+mod error;
 pub mod evaluation;
 mod gallery;
 #[cfg(test)]
 mod golden;
 mod manifest;
 mod matching;
+mod matrix;
 mod pixels;
+mod pyramid;
 mod quality;
+mod recogniser;
 mod rgb;
-mod rows;
 mod runtime;
+mod thread_budget;
 mod timing;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use align::Similarity;
-use area::Pyramid;
-use cores::Cores;
 use detect::{Detection, Detector};
-use embed::Recogniser;
 use manifest::Alignment;
+use pyramid::Pyramid;
+use recogniser::Recogniser;
+use thread_budget::ThreadBudget;
 
-pub use clusters::{Clusters, SHAPED_BY, Shape};
+pub use clusters::{Centroid, Clusters, MOST_AVERAGED};
 pub use compare::{Comparison, Trial, compare_precisions};
 pub use device::{Device, Precision};
-pub use embed::recogniser_file;
+pub use error::VisionError;
 pub use gallery::Gallery;
 pub use manifest::{Pack, PackError, SelfTest, Tolerance};
-pub use matching::{Candidate, Caution, Lines, Matching, Metric, Outcome, Templates, Verdict};
+pub use matching::{Candidate, Caution, Limits, Matching, Metric, Outcome, Templates, Verdict};
 pub use quality::{KnownAgain, Objection, Part, Quality, QualityLimits};
+pub use recogniser::recogniser_file;
 pub use rgb::{MAX_SIDE, Rgb};
 pub use runtime::RUNTIME_VERSION;
 pub use timing::{NetworkTime, time_networks};
-
-/// Reason why a picture, a network or an embedding cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum VisionError {
-    /// The pack's files do not match its manifest.
-    #[error(transparent)]
-    Pack(#[from] PackError),
-    /// The pack has no recogniser of the precision asked for.
-    #[error("model pack {pack} has no {precision} recogniser")]
-    NoSuchPrecision {
-        /// The pack's id.
-        pack: String,
-        /// The precision asked for.
-        precision: Precision,
-    },
-    /// There is no usable GPU, or its driver or a library is missing or unsuitable.
-    #[error("this machine has no usable NVIDIA GPU: {reason}; use the device cpu")]
-    NoGpu {
-        /// The missing or unsuitable part.
-        reason: String,
-    },
-    /// The GPU's convolutions are floating point; an int8 network would run on the processor and
-    /// copy its data back and forth.
-    #[error("int8 runs on the processor only; with the device cuda use float16 or float32")]
-    Int8OnGpu,
-    /// A network cannot be loaded, or lacks the inputs and outputs its decoder needs.
-    #[error("network {file} cannot be used: {reason}")]
-    Network {
-        /// The file's name.
-        file: String,
-        /// The cause.
-        reason: String,
-    },
-    /// A network that should run in integers would run in floating point.
-    #[error("network {file} should run as int8, but these convolutions are in floating point: {}", nodes.join(", "))]
-    FloatConvolution {
-        /// The file's name.
-        file: String,
-        /// The operators, by name.
-        nodes: Vec<String>,
-    },
-    /// A network failed on a picture.
-    #[error("network {file} failed: {reason}")]
-    Inference {
-        /// The file's name.
-        file: String,
-        /// The runtime's message.
-        reason: String,
-    },
-    /// A picture has no pixels, or a side beyond [`MAX_SIDE`].
-    #[error(
-        "a picture of {width}×{height} pixels cannot be used; each side must be between 1 and {MAX_SIDE}"
-    )]
-    PictureSides {
-        /// Pixels in a row.
-        width: usize,
-        /// Rows.
-        height: usize,
-    },
-    /// The number of bytes does not match the picture's sides.
-    #[error("a picture of {width}×{height} pixels needs {} bytes, not {bytes}", 3 * width * height)]
-    PictureLength {
-        /// Pixels in a row.
-        width: usize,
-        /// Rows.
-        height: usize,
-        /// Bytes given.
-        bytes: usize,
-    },
-    /// A chip for the recogniser has the wrong sides.
-    #[error("a face chip must be {expected}×{expected} pixels, not {width}×{height}")]
-    ChipSides {
-        /// The side in the pack.
-        expected: usize,
-        /// Pixels in a row.
-        width: usize,
-        /// Rows.
-        height: usize,
-    },
-    /// An embedding has the wrong length.
-    #[error("an embedding must have {expected} numbers, not {found}")]
-    Dimension {
-        /// Length in the pack or the gallery.
-        expected: usize,
-        /// Length given or computed.
-        found: usize,
-    },
-    /// An embedding is all zeros, or contains infinities or NaN.
-    #[error("an embedding of length {norm} cannot be used")]
-    NotAnEmbedding {
-        /// Euclidean length of the embedding.
-        norm: f32,
-    },
-    /// The self-test picture did not show exactly one face.
-    #[error("the self-test picture shows one face, but {found} were found")]
-    SelfTestFaces {
-        /// Number of faces found.
-        found: usize,
-    },
-    /// The self-test's embedding differs from the reference.
-    #[error(
-        "the self-test's embedding is {distance:.3} away from the reference; at most {tolerance} is allowed for {precision}"
-    )]
-    SelfTestDistance {
-        /// Distance to the reference, in the pack's metric.
-        distance: f32,
-        /// Largest distance allowed.
-        tolerance: f32,
-        /// The precision that runs.
-        precision: Precision,
-    },
-}
 
 /// Longer side of the picture over the default smallest face. With it, a 3840×2160 picture is
 /// decoded at a quarter of its sides and a 1920×1080 one at a half.
@@ -177,7 +67,7 @@ pub struct Search {
     /// Search for turned faces too. If the search finds no face, the picture is searched
     /// again on either side and upside down. If it finds only doubtful ones, their surroundings are
     /// searched first, and the turned picture only if none of them is confirmed. Landmarks, bounds
-    /// and chips come out as if only the right turn had been searched, in the coordinates of the
+    /// and crops come out as if only the right turn had been searched, in the coordinates of the
     /// given picture.
     pub turned: bool,
 }
@@ -237,7 +127,7 @@ pub struct Face {
     /// Length of the network's output before normalisation. It grows with the quality of the face.
     pub length: f32,
     /// The upright square that the recogniser gets.
-    pub chip: Rgb,
+    pub crop: Rgb,
 }
 
 /// Time that each stage took.
@@ -245,7 +135,7 @@ pub struct Face {
 pub struct Timings {
     /// Detection of faces and landmarks.
     pub detect: Duration,
-    /// Cutting of the chips and measurement of quality.
+    /// Cutting of the crops and measurement of quality.
     pub align: Duration,
     /// Embedding of all faces.
     pub embed: Duration,
@@ -272,7 +162,7 @@ pub struct Vision {
     min_face_px: usize,
     known_again: Option<KnownAgain>,
     self_test: SelfTest,
-    cores: Arc<Cores>,
+    budget: Arc<ThreadBudget>,
 }
 
 impl Vision {
@@ -288,7 +178,7 @@ impl Vision {
             device,
             recogniser,
             detector,
-            Arc::new(Cores::new(1)),
+            Arc::new(ThreadBudget::new(1)),
         ))
     }
 
@@ -297,7 +187,7 @@ impl Vision {
     #[must_use]
     pub fn on_cores(self, count: usize) -> Self {
         Self {
-            cores: Arc::new(Cores::new(count)),
+            budget: Arc::new(ThreadBudget::new(count)),
             ..self
         }
     }
@@ -312,7 +202,7 @@ impl Vision {
             self.device,
             recogniser,
             Arc::clone(&self.detector),
-            Arc::clone(&self.cores),
+            Arc::clone(&self.budget),
         ))
     }
 
@@ -322,7 +212,7 @@ impl Vision {
         device: Device,
         recogniser: Recogniser,
         detector: Arc<Detector>,
-        cores: Arc<Cores>,
+        budget: Arc<ThreadBudget>,
     ) -> Self {
         Self {
             precision,
@@ -334,7 +224,7 @@ impl Vision {
             min_face_px: pack.min_face_px(),
             known_again: pack.quality_limits().known_again.clone(),
             self_test: pack.self_test().clone(),
-            cores,
+            budget,
         }
     }
 
@@ -372,7 +262,7 @@ impl Vision {
     /// Runs all work for a picture, decoding and encoding included. Meanwhile the calling thread's
     /// core is not lent to other pictures.
     pub fn busy<T>(&self, work: impl FnOnce() -> T) -> T {
-        let _core = self.cores.take();
+        let _permit = self.budget.take();
         work()
     }
 
@@ -393,12 +283,12 @@ impl Vision {
         search: &Search,
         part: impl FnOnce(Bounds) -> Option<(Rgb, [usize; 2])>,
     ) -> Result<Analysis, VisionError> {
-        self.analyse(picture, reduction, search, part, &self.cores)
+        self.analyse(picture, reduction, search, part, &self.budget)
     }
 
     /// Does the work of [`Vision::recognise`] on the calling thread alone, to compare times.
     fn recognise_alone(&self, picture: &Rgb, search: &Search) -> Result<Analysis, VisionError> {
-        self.analyse(picture, 1, search, |_| None, &Cores::new(0))
+        self.analyse(picture, 1, search, |_| None, &ThreadBudget::new(0))
     }
 
     fn analyse(
@@ -407,7 +297,7 @@ impl Vision {
         reduction: usize,
         search: &Search,
         part: impl FnOnce(Bounds) -> Option<(Rgb, [usize; 2])>,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Analysis, VisionError> {
         picture.check()?;
         let started = Instant::now();
@@ -416,13 +306,13 @@ impl Vision {
             min_face_px: search.min_face_px / reduction,
             ..*search
         };
-        let detections = self.detector.detect(&pyramid, &reduced, cores)?;
+        let detections = self.detector.detect(&pyramid, &reduced, budget)?;
         let found = Instant::now();
         let detail =
             align::wanted_detail(&detections, &self.alignment.template, self.alignment.size)
                 .filter(|_| reduction > 1)
                 .and_then(|bounds| part(bounds.enlarged(reduction)));
-        // A face that would be enlarged here is less than `reduction` times as large as its chip in
+        // A face that would be enlarged here is less than `reduction` times as large as its crop in
         // the part, so fewer halved copies are enough.
         let halves = reduction.ilog2().saturating_sub(1) as usize;
         let detail = detail
@@ -430,21 +320,21 @@ impl Vision {
             .map(|(picture, corner)| (Pyramid::with_halves(picture, halves), *corner));
         let sides = [picture.width * reduction, picture.height * reduction];
         let cut = |detection: &Detection| {
-            let mut to_chip = Similarity::between(&detection.landmarks, &self.alignment.template)?;
+            let mut to_crop = Similarity::between(&detection.landmarks, &self.alignment.template)?;
             let Detection {
                 bounds,
                 landmarks,
                 score,
             } = detection.enlarged(reduction);
             let mut source = &pyramid;
-            if let Some((part, [left, top])) = detail.as_ref().filter(|_| to_chip.enlarges()) {
+            if let Some((part, [left, top])) = detail.as_ref().filter(|_| to_crop.enlarges()) {
                 let there = landmarks.map(|[x, y]| [x - *left as f32, y - *top as f32]);
                 if let Some(similarity) = Similarity::between(&there, &self.alignment.template) {
-                    (source, to_chip) = (part, similarity);
+                    (source, to_crop) = (part, similarity);
                 }
             }
-            let chip = align::cut(source, &to_chip, self.alignment.size);
-            let quality = Quality::measure(bounds, &landmarks, score, &chip, sides);
+            let crop = align::cut(source, &to_crop, self.alignment.size);
+            let quality = Quality::measure(bounds, &landmarks, score, &crop, sides);
             Some(Face {
                 bounds,
                 landmarks,
@@ -452,15 +342,19 @@ impl Vision {
                 quality,
                 embedding: Vec::new(),
                 length: 0.0,
-                chip,
+                crop,
             })
         };
         // The detector only returns faces with a distance between the eyes, so every face gets a
-        // chip.
-        let mut faces: Vec<Face> = cores.each(&detections, cut).into_iter().flatten().collect();
+        // crop.
+        let mut faces: Vec<Face> = budget
+            .each(&detections, cut)
+            .into_iter()
+            .flatten()
+            .collect();
         let aligned = Instant::now();
-        let chips: Vec<&Rgb> = faces.iter().map(|face| &face.chip).collect();
-        let embeddings = self.recogniser.embed(&chips, cores)?;
+        let crops: Vec<&Rgb> = faces.iter().map(|face| &face.crop).collect();
+        let embeddings = self.recogniser.embed(&crops, budget)?;
         for (face, embedding) in faces.iter_mut().zip(embeddings) {
             (face.embedding, face.length) = (embedding.values, embedding.length);
             if let Some(curve) = &self.known_again {
@@ -475,10 +369,10 @@ impl Vision {
         Ok(Analysis { faces, timings })
     }
 
-    /// Embeds one aligned chip from an earlier analysis.
-    pub fn embed(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
-        let embeddings = self.busy(|| self.recogniser.embed(&[chip], &self.cores));
-        // There is one embedding for one chip.
+    /// Embeds one aligned crop from an earlier analysis.
+    pub fn embed(&self, crop: &Rgb) -> Result<Vec<f32>, VisionError> {
+        let embeddings = self.busy(|| self.recogniser.embed(&[crop], &self.budget));
+        // There is one embedding for one crop.
         embeddings.map(|mut embeddings| embeddings.swap_remove(0).values)
     }
 

@@ -2,6 +2,7 @@
 //! `runtime` interprets the networks.
 
 mod rules;
+mod self_test;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,11 +12,13 @@ use std::sync::Arc;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use self::self_test::SelfTestSpec;
+pub use self::self_test::{SelfTest, Tolerance};
 use crate::VisionError;
 use crate::cohort::Cohort;
 use crate::device::{Device, Precision};
 use crate::embedding::{check_embedding, merged};
-use crate::matching::{Matching, Metric};
+use crate::matching::Matching;
 use crate::pixels::{Colour, Pixels};
 use crate::quality::QualityLimits;
 
@@ -106,7 +109,8 @@ pub(crate) struct MtcnnSpec {
     pub(crate) thresholds: [f32; 3],
     /// Intersection over union above which suppression drops a box between R-Net and O-Net.
     pub(crate) overlap: f32,
-    /// From which score the picture as given is enough, and O-Net's first look unless every face is looked at twice.
+    /// From which score the picture as given is enough, and O-Net's first look unless every face is
+    /// looked at twice.
     pub(crate) sure: f32,
     /// Score that a face in the turned picture must have.
     pub(crate) upright: f32,
@@ -131,7 +135,7 @@ pub(crate) struct YunetSpec {
     pub(crate) min_face_px: usize,
 }
 
-/// Template of the five landmarks on the recogniser's square chip.
+/// Template of the five landmarks on the recogniser's square crop.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Alignment {
@@ -168,7 +172,7 @@ struct CohortSpec {
 }
 
 impl RecogniserSpec {
-    /// Returns the preprocessing of a chip's pixels.
+    /// Returns the preprocessing of a crop's pixels.
     pub(crate) fn pixels(&self) -> Pixels {
         Pixels::new(self.mean, self.scale, self.colour)
     }
@@ -186,87 +190,6 @@ impl RecogniserSpec {
     /// Tells whether one file holds the weights of all precisions.
     pub(crate) fn is_stored_once(&self) -> bool {
         self.stored.is_some()
-    }
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SelfTestSpec {
-    picture: String,
-    /// Outputs of the float32 recogniser for the face and for its mirror image.
-    embedding: Vec<f32>,
-    mirrored: Vec<f32>,
-    tolerance: Tolerance,
-}
-
-/// Largest distance from the reference embedding at which a self-test passes.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tolerance {
-    /// For the float32 recogniser.
-    pub float32: f32,
-    /// For the float16 recogniser; required if the pack has one.
-    pub float16: Option<f32>,
-    /// For the int8 recogniser; required if the pack has one.
-    pub int8: Option<f32>,
-}
-
-impl Tolerance {
-    /// Returns the tolerance for this precision; 0 if the pack does not offer it.
-    pub fn of(&self, precision: Precision) -> f32 {
-        match precision {
-            Precision::Float32 => self.float32,
-            Precision::Float16 => self.float16.unwrap_or(0.0),
-            Precision::Int8 => self.int8.unwrap_or(0.0),
-        }
-    }
-}
-
-/// Reference for the engine's self-test on [`Pack::self_test_picture`], a picture of one face.
-#[derive(Debug, Clone)]
-pub struct SelfTest {
-    /// Embedding by the float32 recogniser through the whole pipeline.
-    pub embedding: Vec<f32>,
-    /// Largest distance allowed for each precision.
-    pub tolerance: Tolerance,
-}
-
-impl SelfTest {
-    /// Compares the embeddings of all faces found in the self-test picture with the reference, and
-    /// returns the distance. Errors: not exactly one face, an embedding of another length, or a
-    /// distance above the tolerance of this precision.
-    pub fn check(
-        &self,
-        embeddings: &[&[f32]],
-        metric: Metric,
-        precision: Precision,
-    ) -> Result<f32, VisionError> {
-        let distance = self.distance(embeddings, metric)?;
-        let tolerance = self.tolerance.of(precision);
-        if distance <= tolerance {
-            Ok(distance)
-        } else {
-            Err(VisionError::SelfTestDistance {
-                distance,
-                tolerance,
-                precision,
-            })
-        }
-    }
-
-    /// The same without a limit.
-    pub(crate) fn distance(
-        &self,
-        embeddings: &[&[f32]],
-        metric: Metric,
-    ) -> Result<f32, VisionError> {
-        let [embedding] = embeddings else {
-            return Err(VisionError::SelfTestFaces {
-                found: embeddings.len(),
-            });
-        };
-        check_embedding(embedding, self.embedding.len())?;
-        Ok(metric.distance(embedding, &self.embedding))
     }
 }
 
@@ -516,13 +439,13 @@ impl Manifest {
             tolerance,
             ..
         } = self.self_test.clone();
-        let looks = if flip {
+        let outputs = if flip {
             vec![embedding, mirrored]
         } else {
             vec![embedding]
         };
         SelfTest {
-            embedding: merged(looks, self.recogniser.normalise, cohort),
+            embedding: merged(outputs, self.recogniser.normalise, cohort),
             tolerance,
         }
     }

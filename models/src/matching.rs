@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rows::{dot, squared_distance};
+use crate::matrix::{dot, squared_distance};
 
 /// Distance measure of two embeddings; smaller means more similar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -182,7 +182,7 @@ pub struct Matching {
 
 /// The limits between known, uncertain and unknown.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Lines {
+pub struct Limits {
     /// Below this distance the nearest person is known, if the margin is large enough.
     pub known_below: f32,
     /// Above this distance a face is unknown.
@@ -221,7 +221,7 @@ impl Matching {
     /// number of pictures: to keep that share, the limits fall as the gallery grows. A mean is
     /// closer to strangers than one picture, but counts for fewer comparisons than its pictures
     /// (models/benches/identification.md), so the number of pictures is on the safe side for both.
-    pub fn lines(&self, caution: Caution, pictures: usize) -> Lines {
+    pub fn limits(&self, caution: Caution, pictures: usize) -> Limits {
         let Self {
             threshold,
             band_below,
@@ -230,7 +230,7 @@ impl Matching {
             ..
         } = *self;
         if self.curve.is_empty() {
-            return Lines {
+            return Limits {
                 known_below: threshold - band_below,
                 unknown_above: threshold + band_above,
                 min_margin,
@@ -239,7 +239,7 @@ impl Matching {
         let comparisons = pictures.max(FEWEST_COMPARISONS) as f64;
         let [known_below, unknown_above] = [caution.known_strangers(), caution.named_strangers()]
             .map(|share| self.distance_at(share / comparisons));
-        Lines {
+        Limits {
             known_below,
             unknown_above,
             min_margin,
@@ -280,7 +280,7 @@ impl Matching {
     }
 }
 
-impl Lines {
+impl Limits {
     /// Judges candidates as [`crate::Gallery::nearest`] returns them; two are enough.
     pub fn judge(&self, candidates: &[Candidate]) -> Verdict {
         let Some(best) = candidates.first() else {
@@ -336,8 +336,8 @@ mod tests {
     #[test]
     fn without_a_curve_the_lines_are_the_bands_for_any_gallery() {
         for (caution, pictures) in [(Caution::Strict, 1), (Caution::Lenient, 10_000)] {
-            let lines = matching(&[]).lines(caution, pictures);
-            assert!(near(lines.known_below, 0.55) && near(lines.unknown_above, 0.63));
+            let limits = matching(&[]).limits(caution, pictures);
+            assert!(near(limits.known_below, 0.55) && near(limits.unknown_above, 0.63));
         }
     }
 
@@ -345,17 +345,18 @@ mod tests {
     fn the_lines_fall_as_the_gallery_grows_and_with_caution() {
         let matching = matching(&[(1e-3, 0.63), (1e-4, 0.57), (1e-5, 0.53)]);
         // Balanced: 4 in 1000 known, 20 in 1000 named. 200 pictures: rates of 2e-5 and 1e-4.
-        let lines = matching.lines(Caution::Balanced, 200);
+        let limits = matching.limits(Caution::Balanced, 200);
         assert!(
-            near(lines.unknown_above, 0.57) && near(lines.known_below, 0.53 + 0.04 * 2_f32.log10())
+            near(limits.unknown_above, 0.57)
+                && near(limits.known_below, 0.53 + 0.04 * 2_f32.log10())
         );
         // 40 000 pictures: 1e-7, two decades past the last point.
         assert!(near(
-            matching.lines(Caution::Balanced, 40_000).known_below,
+            matching.limits(Caution::Balanced, 40_000).known_below,
             0.45
         ));
         let sizes = [0, 20, 100, 1000, 100_000];
-        let at = |caution, pictures| matching.lines(caution, pictures);
+        let at = |caution, pictures| matching.limits(caution, pictures);
         assert!(sizes.is_sorted_by(|a, b| {
             let [a, b] = [a, b].map(|pictures| at(Caution::Balanced, *pictures));
             a.known_below >= b.known_below && a.unknown_above >= b.unknown_above
@@ -387,8 +388,8 @@ mod tests {
     #[test]
     fn a_threshold_of_ones_own_follows_no_gallery() {
         let own = matching(&[(1e-3, 0.63), (1e-4, 0.57)]).with_threshold(0.5);
-        let lines = own.lines(Caution::Balanced, 1000);
-        assert!(near(lines.known_below, 0.45) && near(lines.unknown_above, 0.53));
+        let limits = own.limits(Caution::Balanced, 1000);
+        assert!(near(limits.known_below, 0.45) && near(limits.unknown_above, 0.53));
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //! picture's edge, light, sharpness, pose and, if the pack has a curve for it, the length of the
 //! embedding. Says what is wrong with a face; the caller decides whether to refuse it.
 
+mod measure;
+
 use std::fmt;
 
 use serde::Deserialize;
 
-use crate::area::{Pyramid, Window};
+use self::measure::{beyond, brightness, grey, pose, sharpness};
 use crate::{Bounds, Rgb};
 
 /// Limits for enrolment pictures, and for faces to be known.
@@ -69,7 +71,7 @@ impl KnownAgain {
     }
 }
 
-/// Measurements of one face from its box, landmarks and chip.
+/// Measurements of one face from its box, landmarks and crop.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quality {
     /// Score of the detector, from 0 to 1.
@@ -278,17 +280,17 @@ impl fmt::Display for Objection {
 }
 
 impl Quality {
-    /// Measures a face. `chip` is the upright square cut by its landmarks, `width` and `height` are
+    /// Measures a face. `crop` is the upright square cut by its landmarks, `width` and `height` are
     /// the picture's.
     pub(crate) fn measure(
         bounds: Bounds,
         landmarks: &[[f32; 2]; 5],
         score: f32,
-        chip: &Rgb,
+        crop: &Rgb,
         [width, height]: [usize; 2],
     ) -> Self {
         let [yaw, pitch, roll_degrees] = pose(landmarks);
-        let grey = grey(chip);
+        let grey = grey(crop);
         let mut quality = Self {
             detector: score.clamp(0.0, 1.0),
             size_px: bounds.size(),
@@ -350,7 +352,7 @@ impl Quality {
         if limits.known_again.is_some() && score >= known_from {
             return None;
         }
-        // The order matters. Beyond the picture's edge the chip is black, which darkens the face
+        // The order matters. Beyond the picture's edge the crop is black, which darkens the face
         // and shifts its landmarks, so the edge comes before light and pose. A dark face is often
         // blurred too, and light helps against both, so light comes before sharpness.
         if size_px < min_size_px {
@@ -404,363 +406,5 @@ impl Quality {
 /// of a face. Closer to one, blurred and cut faces were said to be covered.
 const CLEAR: f32 = 1.4;
 
-/// Returns the share of a box outside the picture.
-fn beyond(bounds: Bounds, width: f32, height: f32) -> f32 {
-    let Bounds {
-        left,
-        top,
-        right,
-        bottom,
-    } = bounds;
-    let whole = (right - left) * (bottom - top);
-    let inside =
-        (right.min(width) - left.max(0.0)).max(0.0) * (bottom.min(height) - top.max(0.0)).max(0.0);
-    if whole > 0.0 {
-        (1.0 - inside / whole).clamp(0.0, 1.0)
-    } else {
-        0.0
-    }
-}
-
-/// Returns yaw, pitch and roll, estimated from the place of the nose between eyes and mouth. They
-/// are not true angles of the head: five points in a plane do not give those.
-fn pose(landmarks: &[[f32; 2]; 5]) -> [f32; 3] {
-    let [left, right, nose, mouth_left, mouth_right] = *landmarks;
-    let middle = |a: [f32; 2], b: [f32; 2]| [(a[0] + b[0]) / 2.0, (a[1] + b[1]) / 2.0];
-    let (eyes, mouth) = (middle(left, right), middle(mouth_left, mouth_right));
-    let (dx, dy) = (right[0] - left[0], right[1] - left[1]);
-    let eye_distance = dx.hypot(dy).max(f32::MIN_POSITIVE);
-    // Coordinates in the frame of the eyes: x along them, y down the face.
-    let turned = |p: [f32; 2]| {
-        let (x, y) = (p[0] - eyes[0], p[1] - eyes[1]);
-        [
-            (x * dx + y * dy) / eye_distance,
-            (y * dx - x * dy) / eye_distance,
-        ]
-    };
-    let (nose, mouth) = (turned(nose), turned(mouth));
-    let yaw = (nose[0] - mouth[0] / 2.0) / eye_distance;
-    let height = mouth[1].abs().max(0.1 * eye_distance);
-    [
-        yaw,
-        nose[1] / height - FRONTAL_NOSE,
-        dy.atan2(dx).to_degrees(),
-    ]
-}
-
-/// Height of the nose in a frontal face, from the eyes (0) to the mouth (1).
-const FRONTAL_NOSE: f32 = 0.55;
-
-/// Side of the grey chip that light and sharpness are measured on. Larger faces are reduced to it,
-/// so that only the detail at this size counts, not the number of pixels.
-const GREY_SIDE: usize = 64;
-
-fn grey(chip: &Rgb) -> Vec<f32> {
-    let mut pixels = vec![0; 3 * GREY_SIDE * GREY_SIDE];
-    let whole = Window {
-        left: 0.0,
-        top: 0.0,
-        width: chip.width as f64,
-        height: chip.height as f64,
-    };
-    Pyramid::new(chip).sample(whole, GREY_SIDE, GREY_SIDE, &mut pixels);
-    let brightness = |[red, green, blue]: &[u8; 3]| {
-        0.299 * f32::from(*red) + 0.587 * f32::from(*green) + 0.114 * f32::from(*blue)
-    };
-    pixels.as_chunks().0.iter().map(brightness).collect()
-}
-
-/// Returns the mean of the central quarter, with eyes, nose and mouth, so that a bright wall behind
-/// a dark face does not count.
-fn brightness(grey: &[f32]) -> f32 {
-    let middle = GREY_SIDE / 4..GREY_SIDE * 3 / 4;
-    let rows = middle
-        .clone()
-        .map(|y| grey[y * GREY_SIDE..][middle.clone()].iter().sum::<f32>());
-    rows.sum::<f32>() / (middle.len() * middle.len()) as f32
-}
-
-/// Returns the variance of the Laplacian over the variance of brightness, so that a dark or flat
-/// picture does not count as blurred.
-fn sharpness(grey: &[f32]) -> f32 {
-    const N: usize = GREY_SIDE;
-    let inner = (1..N - 1).flat_map(|y| (1..N - 1).map(move |x| y * N + x));
-    let laplacian =
-        inner.map(|i| grey[i - 1] + grey[i + 1] + grey[i - N] + grey[i + N] - 4.0 * grey[i]);
-    let laplacian: Vec<f32> = laplacian.collect();
-    // The 1 keeps a grey step of noise from making a black picture sharp.
-    variance(&laplacian) / (variance(grey) + 1.0)
-}
-
-fn variance(values: &[f32]) -> f32 {
-    let count = values.len() as f32;
-    let mean = values.iter().sum::<f32>() / count;
-    values.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / count
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: QualityLimits = QualityLimits {
-        min_size_px: 48.0,
-        max_cut: 0.2,
-        min_brightness: 20.0,
-        min_sharpness: 0.025,
-        max_yaw: 0.36,
-        known_from: 0.67,
-        known_again: None,
-    };
-
-    fn good() -> Quality {
-        Quality {
-            detector: 1.0,
-            size_px: 110.0,
-            cut: 0.0,
-            brightness: 120.0,
-            sharpness: 0.2,
-            yaw: 0.0,
-            pitch: 0.0,
-            roll_degrees: 0.0,
-            score: 0.99,
-        }
-    }
-
-    #[test]
-    fn each_limit_has_its_reason_and_a_good_face_has_none() {
-        assert_eq!(good().objection(&LIMITS), None);
-        for (quality, reason) in [
-            (
-                Quality {
-                    size_px: 47.0,
-                    ..good()
-                },
-                "too small",
-            ),
-            (
-                Quality {
-                    cut: 0.21,
-                    ..good()
-                },
-                "cut by the edge",
-            ),
-            (
-                Quality {
-                    brightness: 19.0,
-                    ..good()
-                },
-                "too dark",
-            ),
-            (
-                Quality {
-                    sharpness: 0.02,
-                    ..good()
-                },
-                "too blurred",
-            ),
-            (
-                Quality {
-                    yaw: -0.4,
-                    ..good()
-                },
-                "turned away",
-            ),
-            (
-                Quality {
-                    score: 0.6,
-                    ..good()
-                },
-                "too poor in all",
-            ),
-        ] {
-            assert_eq!(
-                quality
-                    .objection(&LIMITS)
-                    .map(|objection| objection.reason()),
-                Some(reason)
-            );
-        }
-    }
-
-    #[test]
-    fn a_face_too_poor_to_be_known_says_what_is_the_worst_of_it() {
-        let face = Quality {
-            pitch: 0.5,
-            detector: 0.9,
-            score: 0.44,
-            ..good()
-        };
-        let sentence = face.objection(&LIMITS).unwrap().to_string();
-        assert_eq!(
-            sentence,
-            "The face is too poor to identify anyone: its quality is 0.44, at least 0.67 is needed. Above all, it is turned away."
-        );
-    }
-
-    #[test]
-    fn the_share_known_again_lies_on_the_packs_curve() {
-        let curve = KnownAgain {
-            lengths: vec![6.0, 8.0, 12.0],
-            shares: vec![0.1, 0.5, 0.9],
-        };
-        assert!(curve.is_curve());
-        for (length, share) in [
-            (0.0, 0.1),
-            (6.0, 0.1),
-            (7.0, 0.3),
-            (8.0, 0.5),
-            (9.0, 0.6),
-            (12.0, 0.9),
-            (30.0, 0.9),
-        ] {
-            assert!(
-                (curve.share(length) - share).abs() < 1e-6,
-                "{length}: {}",
-                curve.share(length)
-            );
-        }
-        assert!(
-            !KnownAgain {
-                lengths: vec![6.0, 6.0],
-                ..curve.clone()
-            }
-            .is_curve()
-        );
-        assert!(
-            !KnownAgain {
-                shares: vec![0.1, 0.5, 0.4],
-                ..curve
-            }
-            .is_curve()
-        );
-    }
-
-    #[test]
-    fn with_a_curve_limits_only_say_why_a_face_is_refused() {
-        let curve = KnownAgain {
-            lengths: vec![6.0, 12.0],
-            shares: vec![0.0, 1.0],
-        };
-        let limits = QualityLimits {
-            known_again: Some(curve),
-            ..LIMITS
-        };
-        let small = Quality {
-            size_px: 40.0,
-            ..good()
-        };
-        assert_eq!(small.objection(&limits), None);
-        let small = Quality {
-            score: 0.5,
-            ..small
-        };
-        assert_eq!(
-            small.objection(&limits).map(|objection| objection.reason()),
-            Some("too small")
-        );
-        let covered = Quality {
-            score: 0.5,
-            ..good()
-        }
-        .objection(&limits)
-        .unwrap();
-        assert_eq!(covered.reason(), "covered or unusual");
-        assert!(
-            covered
-                .to_string()
-                .contains("it may be covered by a mask, sunglasses, hair or a hand"),
-            "{covered}"
-        );
-        // Too near to a limit to be called covered.
-        for doubtful in [
-            Quality {
-                sharpness: 0.03,
-                ..good()
-            },
-            Quality {
-                cut: 0.15,
-                ..good()
-            },
-            Quality {
-                brightness: 25.0,
-                ..good()
-            },
-        ] {
-            let doubtful = Quality {
-                score: 0.5,
-                ..doubtful
-            }
-            .objection(&limits)
-            .unwrap();
-            assert_eq!(doubtful.reason(), "too poor in all");
-            assert!(
-                doubtful.to_string().ends_with("Use another picture."),
-                "{doubtful}"
-            );
-        }
-    }
-
-    #[test]
-    fn more_of_anything_bad_never_makes_a_face_better() {
-        type Worsen = fn(&mut Quality, f32);
-        let ways: [(Part, Worsen); 7] = [
-            (Part::Detector, |quality, by| quality.detector = 1.0 - by),
-            (Part::Size, |quality, by| {
-                quality.size_px = 110.0 * (1.0 - by);
-            }),
-            (Part::Edge, |quality, by| quality.cut = by),
-            (Part::Light, |quality, by| {
-                quality.brightness = 120.0 * (1.0 - by);
-            }),
-            (Part::Sharpness, |quality, by| {
-                quality.sharpness = 0.2 * (1.0 - by);
-            }),
-            (Part::Pose, |quality, by| quality.yaw = -2.0 * by),
-            (Part::Pose, |quality, by| quality.pitch = by),
-        ];
-        for (part, worsen) in ways {
-            let at = |by: f32| {
-                let mut quality = good();
-                worsen(&mut quality, by);
-                quality.part(part)
-            };
-            let values: Vec<f32> = (0..=10).map(|step| at(step as f32 / 10.0)).collect();
-            assert!(values.is_sorted_by(|a, b| a >= b), "{part:?}: {values:?}");
-            assert!(
-                values[0] > 0.99 && values[10] < 0.25,
-                "{part:?}: {values:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_share_beyond_the_edge_is_that_of_the_box() {
-        let bounds = |left, top| Bounds {
-            left,
-            top,
-            right: left + 10.0,
-            bottom: top + 20.0,
-        };
-        assert_eq!(beyond(bounds(0.0, 0.0), 10.0, 20.0), 0.0);
-        assert_eq!(beyond(bounds(-5.0, 0.0), 100.0, 100.0), 0.5);
-        assert_eq!(beyond(bounds(95.0, 90.0), 100.0, 100.0), 0.75);
-        assert_eq!(beyond(bounds(200.0, 0.0), 100.0, 100.0), 1.0);
-    }
-
-    #[test]
-    fn brightness_is_that_of_the_middle() {
-        let mut chip = Rgb {
-            width: 64,
-            height: 64,
-            pixels: vec![200; 3 * 64 * 64],
-        };
-        for y in 16..48 {
-            chip.pixels[3 * (64 * y + 16)..3 * (64 * y + 48)].fill(30);
-        }
-        assert!(
-            (brightness(&grey(&chip)) - 30.0).abs() < 0.5,
-            "{}",
-            brightness(&grey(&chip))
-        );
-    }
-}
+mod tests;

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::detect::yunet;
-use crate::embed::Recogniser;
 use crate::manifest::DetectorSpec;
+use crate::recogniser::Recogniser;
 use crate::runtime::Network;
 use crate::{Device, Pack, Precision, Rgb, VisionError};
 
@@ -63,11 +63,11 @@ pub fn time_networks(
         }
     }
     let side = pack.manifest.alignment.size;
-    let chip = Rgb::new(side, side, noise(3 * side * side))?;
+    let crop = Rgb::new(side, side, noise(3 * side * side))?;
     for precision in Precision::ALL {
         if pack.offers(precision) && device.has_arithmetic_for(precision) {
             let recogniser = Recogniser::load(pack, precision, device)?;
-            let times = time(rounds, || recogniser.look(&chip).map(drop))?;
+            let times = time(rounds, || recogniser.forward(&crop).map(drop))?;
             found.push(NetworkTime {
                 network: "recogniser",
                 precision,

@@ -76,9 +76,9 @@ def faces(wheel):
     session = ort.InferenceSession(published.SerializeToString(), providers=["CPUExecutionProvider"])
     pipeline = reference.Pipeline(build.SFACE)
     photos = [MODELS.parent / "daemon" / "tests" / "photos" / f"{name}_1.jpg" for name in ("astronaut", "obama", "biden")]
-    chips = [pipeline.main_chip(reference.read_picture(photo)) for photo in photos]
-    cv2.imwrite(str(MODELS / "tests" / "faces.png"), np.concatenate(chips)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
-    answers = [session.run(None, {"data": chip.transpose(2, 0, 1)[None].astype(np.float32)})[0][0] for chip in chips]
+    crops = [pipeline.main_crop(reference.read_picture(photo)) for photo in photos]
+    cv2.imwrite(str(MODELS / "tests" / "faces.png"), np.concatenate(crops)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    answers = [session.run(None, {"data": crop.transpose(2, 0, 1)[None].astype(np.float32)})[0][0] for crop in crops]
     rows = ",\n".join(json.dumps([float(f"{value:.7g}") for value in answer]) for answer in answers)
     (MODELS / "tests" / "faces.json").write_text(f"[\n{rows}\n]\n")
 

@@ -39,20 +39,20 @@ pub async fn show(State(view): State<View>) -> Json<Engines> {
 /// A command to the circuit breaker.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Word {
+pub struct BreakerRequest {
     command: BreakerCommand,
 }
 
 /// Opens or closes the breaker, or returns it to automatic control.
 ///
 /// Returns its new state.
-#[utoipa::path(post, path = "/v1/breaker", tag = "board", request_body = Word,
+#[utoipa::path(post, path = "/v1/breaker", tag = "board", request_body = BreakerRequest,
     responses((status = 200, body = Engines), Problem))]
 pub async fn tell(
     State(api): State<Api>,
-    word: Result<Json<Word>, JsonRejection>,
+    request: Result<Json<BreakerRequest>, JsonRejection>,
 ) -> Result<Json<Engines>, Problem> {
-    let Json(Word { command }) = word.map_err(|_| {
+    let Json(BreakerRequest { command }) = request.map_err(|_| {
         Problem::bad_request(
             "The body is {\"command\": \"open\"}, \"close\" or \"auto\", as application/json.",
         )
@@ -65,11 +65,11 @@ pub async fn tell(
 /// `POST /breaker`.
 pub async fn tell_form(
     State(api): State<Api>,
-    word: Result<Form<Word>, FormRejection>,
+    request: Result<Form<BreakerRequest>, FormRejection>,
 ) -> Response {
-    let told = word
+    let told = request
         .map_err(|_| Problem::bad_request("Say open, close or auto."))
-        .map(|Form(Word { command })| {
+        .map(|Form(BreakerRequest { command })| {
             let state = api.people.engines.command(command);
             format!("The circuit breaker is {state}.")
         });

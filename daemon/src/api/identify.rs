@@ -15,7 +15,7 @@ use crate::domain::PictureBytes;
 use crate::pipeline::Identifier;
 use crate::problem::Problem;
 use crate::queue::{Again, Failure};
-use crate::result::{Answer, answer};
+use crate::result::{IdentifyAnswer, answer};
 use crate::sources::http::parse;
 use crate::sources::upload::Loaded;
 
@@ -33,7 +33,7 @@ pub struct ByPath {
 // kinds cannot be loaded where there is no optional parameter beside them.
 #[utoipa::path(post, path = "/v1/identify", tag = "images",
     request_body(content((PictureBytes = "application/octet-stream"))),
-    responses((status = 200, body = inline(Answer<'static>)), Problem))]
+    responses((status = 200, body = inline(IdentifyAnswer<'static>)), Problem))]
 pub async fn identify(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
     let identifier = Identifier::of(&api.people).map_err(|failure| refusal(&failure))?;
     let brought = api.uploads.receive(request, None).await?;
@@ -42,28 +42,28 @@ pub async fn identify(State(api): State<Api>, request: Request) -> Result<Respon
         .as_ref()
         .map(|json| parse::<ByPath>(&json.bytes, r#"{"path":"/a.jpg"}"#))
         .transpose()?;
-    let _turn = api.engine_turn().await?;
-    // The room is kept until the engine has answered.
-    let (bytes, path, _room) = match path {
+    let admission = identifier.engines.admit().await?;
+    // The memory is reserved until the engine has answered.
+    let (bytes, path, _memory) = match path {
         Some(ByPath { path }) => {
-            let room = api
+            let memory = api
                 .uploads
-                .room(api.uploads.intake().max_bytes() as u64)
+                .reserve_memory(api.uploads.intake().max_bytes() as u64)
                 .await;
             let bytes = api
                 .reader
                 .read_path(&path)
                 .await
                 .map_err(|failure| refusal(&failure))?;
-            (bytes, Some(path), room)
+            (bytes, Some(path), memory)
         }
         None => {
-            let Loaded { bytes, room } = api.uploads.load(brought.picture()?).await?;
-            (bytes, None, room)
+            let Loaded { bytes, memory } = api.uploads.load(brought.picture()?).await?;
+            (bytes, None, memory)
         }
     };
     let identified = identifier
-        .identify(None, bytes, path)
+        .identify(&admission, None, bytes, path)
         .await
         .map_err(|failure| refusal(&failure))?;
     Ok(Json(answer(&identified)).into_response())

@@ -14,7 +14,7 @@ use super::{Api, View, back};
 use crate::domain::{ImageId, Outcome, PictureBytes, Source, State as ImageState};
 use crate::problem::Problem;
 use crate::queue::QueueError;
-use crate::store::{ImageDetail, ImageFilter, ImageRow, Told};
+use crate::store::{ImageChange, ImageDetail, ImageFilter, ImageRow};
 
 /// Filter for images, and position in the list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -207,12 +207,12 @@ pub async fn forget_form(State(api): State<Api>, Id(id): Id) -> Response {
 
 async fn again(api: &Api, id: ImageId) -> Result<(), Problem> {
     match api.queue.try_again(id).await? {
-        Told::Done { .. } => Ok(()),
-        Told::NotFound => Err(no_image(id)),
-        Told::Not(state) => Err(conflict(format!(
+        ImageChange::Done { .. } => Ok(()),
+        ImageChange::NotFound => Err(no_image(id)),
+        ImageChange::Not(state) => Err(conflict(format!(
             "Image {id} is {state}; only a failed image can be tried again."
         ))),
-        Told::BytesGone => Err(conflict(format!(
+        ImageChange::BytesGone => Err(conflict(format!(
             "The bytes of image {id} are no longer kept; send it again."
         ))),
     }
@@ -221,19 +221,19 @@ async fn again(api: &Api, id: ImageId) -> Result<(), Problem> {
 async fn remove(api: &Api, id: ImageId) -> Result<(), Problem> {
     let told = erase(api, id).await;
     match told.map_err(|error| Problem::later(format!("{error:#}.")))? {
-        Told::Done { .. } => Ok(()),
-        Told::NotFound => Err(no_image(id)),
-        Told::Not(_) | Told::BytesGone => Err(conflict(format!(
+        ImageChange::Done { .. } => Ok(()),
+        ImageChange::NotFound => Err(no_image(id)),
+        ImageChange::Not(_) | ImageChange::BytesGone => Err(conflict(format!(
             "Image {id} is being processed; try again in a moment."
         ))),
     }
 }
 
 /// Forgets an image and erases it from the spool, older copies of the database and the journal.
-async fn erase(api: &Api, id: ImageId) -> anyhow::Result<Told> {
+async fn erase(api: &Api, id: ImageId) -> anyhow::Result<ImageChange> {
     let people = &api.people;
     let told = api.queue.remove(id).await?;
-    let Told::Done {
+    let ImageChange::Done {
         counter_examples, ..
     } = told
     else {

@@ -16,7 +16,6 @@ pub mod request;
 mod strangers;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -26,13 +25,13 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::post;
 use percent_encoding::utf8_percent_encode;
 use serde_json::Value;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::request::{QUERY_VALUE, with_etag};
+use crate::engines::TooManyWait;
 use crate::people::People;
 use crate::pipeline::Reader;
 use crate::problem::{Problem, ProblemDetails};
@@ -47,9 +46,6 @@ use crate::store::Store;
 /// Version shown on the page, in the API and in the metrics.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Longest wait of a request for a permit of the engine.
-const TURN: Duration = Duration::from_secs(10);
-
 /// Everything that reading routes and pages show; clones share it.
 #[derive(Clone)]
 pub struct View {
@@ -59,7 +55,7 @@ pub struct View {
     pub health: Health,
     /// People and the gallery.
     pub people: People,
-    /// Room on the disk.
+    /// Space on the disk.
     pub disk: Disk,
     /// Temperature and throttling.
     pub board: Board,
@@ -88,28 +84,9 @@ pub struct Api {
     pub reader: Arc<Reader>,
     /// Spools pictures that come with a request.
     pub uploads: Uploads,
-    /// Permits to wait for the engine.
-    pub engine_turns: Arc<Semaphore>,
 }
 
 impl Api {
-    /// Returns the permits to wait for the engine. Requests beyond them are told to try again
-    /// later.
-    pub fn engine_turns() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(8))
-    }
-
-    /// Waits for a permit.
-    async fn engine_turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        // The semaphore is never closed.
-        match tokio::time::timeout(TURN, self.engine_turns.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            _ => Err(Problem::later(
-                "Too many requests wait for the engine; try again later.",
-            )),
-        }
-    }
-
     /// Returns people once their gallery is in memory.
     fn loaded(&self) -> Result<&People, Problem> {
         match self.people.matcher() {
@@ -227,6 +204,12 @@ async fn survive_hang_up(request: Request, next: Next) -> Response {
 /// Applies [`survive_hang_up`] to routes.
 pub fn surviving(routes: Router) -> Router {
     routes.layer(axum::middleware::from_fn(survive_hang_up))
+}
+
+impl From<TooManyWait> for Problem {
+    fn from(_: TooManyWait) -> Self {
+        Self::later("Too many requests wait for the engine; try again later.")
+    }
 }
 
 /// Refuses a request that was understood.

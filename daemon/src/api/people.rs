@@ -19,11 +19,11 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 use super::request::{Asked, Id, PageQuery, cut, jpeg_number, with_etag};
 use super::{Api, View, refused};
 use crate::domain::{PersonId, PictureBytes};
-use crate::people::{Enrolment, Forgotten, PictureRemark, Report};
+use crate::people::{Enrolment, EnrolmentReport, Forgotten, PictureRemark};
 use crate::problem::Problem;
 use crate::sources::http::LONGEST_NAME;
 use crate::sources::upload::{Loaded, Spooled};
-use crate::store::{Changed, PersonPicture, PersonRow};
+use crate::store::{PersonChange, PersonPicture, PersonRow};
 
 /// Longest wait of an enrolment for a gallery that is being loaded.
 const LOADING: Duration = Duration::from_secs(60);
@@ -210,7 +210,7 @@ pub struct EnrolledPerson {
     /// The person.
     person: PersonRow,
     /// Outcome for the picture, with remarks.
-    report: Report,
+    report: EnrolmentReport,
 }
 
 /// Enrols a person from a picture: its bytes, or a form with one file.
@@ -267,7 +267,7 @@ pub async fn add_picture(
 
 pub(super) async fn answer(
     api: &Api,
-    report: Report,
+    report: EnrolmentReport,
 ) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
     let status = match report.enrolment {
         Enrolment::Enrolled => StatusCode::CREATED,
@@ -278,7 +278,7 @@ pub(super) async fn answer(
     Ok((status, Json(EnrolledPerson { person, report })))
 }
 
-pub(super) fn rejected(report: &Report) -> Problem {
+pub(super) fn rejected(report: &EnrolmentReport) -> Problem {
     let why = report.remark.as_deref().unwrap_or("no reason was given");
     Problem::new(
         StatusCode::UNPROCESSABLE_ENTITY,
@@ -292,19 +292,22 @@ pub(super) async fn take(
     name: String,
     picture: Spooled,
     anyway: bool,
-) -> Result<Report, Problem> {
+) -> Result<EnrolmentReport, Problem> {
     let file_name = picture.name.clone();
     if file_name.chars().count() > LONGEST_NAME {
         return Err(refused("The file name of the picture is too long."));
     }
-    let _turn = api.engine_turn().await?;
     // A gallery that is still being loaded is waited for: the first command on a board enrols.
     let _ = tokio::time::timeout(LOADING, api.people.loaded()).await;
     let people = api.loaded()?;
-    // The room is kept until the picture is enrolled.
-    let Loaded { bytes, room: _room } = api.uploads.load(picture).await?;
+    let admission = people.engines.admit().await?;
+    // The memory is reserved until the picture is enrolled.
+    let Loaded {
+        bytes,
+        memory: _memory,
+    } = api.uploads.load(picture).await?;
     people
-        .enroll(&name, &file_name, bytes, anyway)
+        .enroll(&admission, &name, &file_name, bytes, anyway)
         .await
         .map_err(|error| Problem::later(format!("{error:#}")))
 }
@@ -415,11 +418,11 @@ fn no_person(id: PersonId) -> Problem {
     ))
 }
 
-fn changed(id: PersonId, changed: anyhow::Result<Changed>) -> Result<(), Problem> {
+fn changed(id: PersonId, changed: anyhow::Result<PersonChange>) -> Result<(), Problem> {
     match changed {
-        Ok(Changed::Done(())) => Ok(()),
-        Ok(Changed::NotFound) => Err(no_person(id)),
-        Ok(Changed::Refused(why)) => Err(Problem::new(
+        Ok(PersonChange::Done) => Ok(()),
+        Ok(PersonChange::NotFound) => Err(no_person(id)),
+        Ok(PersonChange::Refused(why)) => Err(Problem::new(
             StatusCode::CONFLICT,
             format!("Not done: {why}."),
         )),

@@ -17,7 +17,7 @@ use crate::config::{Config, Shared};
 use crate::people::People;
 use crate::pipeline::Reader;
 use crate::sinks::former_names::{self, FormerNames};
-use crate::sinks::health::Report;
+use crate::sinks::health::HealthReport;
 use crate::sinks::homeassistant::{HomeAssistant, birth_topic};
 use crate::sinks::{self, outbox::Outbox};
 use crate::sources::mqtt::{Door, Kind, Subscription};
@@ -35,7 +35,7 @@ pub struct Parts {
     /// Intake for messages.
     pub door: Door,
     /// State of the board.
-    pub report: Report,
+    pub report: HealthReport,
     /// Reads files that commands name.
     pub reader: Arc<Reader>,
     /// Adds and erases people.
@@ -272,7 +272,7 @@ fn carry_out(
         reader,
         people,
     } = parts;
-    let Report { store, health, .. } = report.clone();
+    let HealthReport { store, health, .. } = report.clone();
     let state = |text: &str| Message {
         topic: topics.status(),
         payload: text.into(),
@@ -367,7 +367,6 @@ fn carry_out(
         publisher,
         births: born,
         reserved,
-        engine_turns: Commands::engine_turns(),
     };
     tasks.work("commands", commands.run(deliveries, tasks.stop()));
 }

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Longest message.
-const LONGEST_WORD: usize = 1024;
+const LONGEST_MESSAGE: usize = 1024;
 
 /// A message of the camera process.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Word {
+pub enum Message {
     /// The camera sends frames.
     Alive {
         /// Number of broken frames so far.
@@ -39,12 +39,12 @@ pub enum WireError {
 }
 
 /// Writes a message and the bytes that belong to it; fails if the reader is gone.
-pub fn write(out: &mut impl Write, word: Word, bytes: &[u8]) -> std::io::Result<()> {
-    let word = serde_json::to_vec(&word)?;
+pub fn write(out: &mut impl Write, message: Message, bytes: &[u8]) -> std::io::Result<()> {
+    let message = serde_json::to_vec(&message)?;
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(std::io::Error::other);
-    out.write_all(&length(&word)?.to_be_bytes())?;
+    out.write_all(&length(&message)?.to_be_bytes())?;
     out.write_all(&length(bytes)?.to_be_bytes())?;
-    out.write_all(&word)?;
+    out.write_all(&message)?;
     out.write_all(bytes)?;
     out.flush()
 }
@@ -53,23 +53,23 @@ pub fn write(out: &mut impl Write, word: Word, bytes: &[u8]) -> std::io::Result<
 pub async fn read(
     from: &mut (impl AsyncRead + Unpin),
     limit: usize,
-) -> Result<(Word, Vec<u8>), WireError> {
-    let (word, follow) = (
+) -> Result<(Message, Vec<u8>), WireError> {
+    let (message, follow) = (
         from.read_u32().await? as usize,
         from.read_u32().await? as usize,
     );
-    if word > LONGEST_WORD || follow > limit {
+    if message > LONGEST_MESSAGE || follow > limit {
         return Err(WireError::Nonsense(format!(
-            "a word of {word} bytes and {follow} bytes after it"
+            "a message of {message} bytes and {follow} bytes after it"
         )));
     }
-    let mut buffer = vec![0; word];
+    let mut buffer = vec![0; message];
     from.read_exact(&mut buffer).await?;
-    let word =
+    let message =
         serde_json::from_slice(&buffer).map_err(|error| WireError::Nonsense(error.to_string()))?;
     let mut bytes = vec![0; follow];
     from.read_exact(&mut bytes).await?;
-    Ok((word, bytes))
+    Ok((message, bytes))
 }
 
 #[cfg(test)]
@@ -78,17 +78,17 @@ mod tests {
 
     #[tokio::test]
     async fn messages_survive_the_wire_but_large_or_malformed_ones_fail() {
-        let frame = Word::Frame {
+        let frame = Message::Frame {
             sharpness: 1.5,
             last: true,
         };
         let mut pipe = Vec::new();
-        write(&mut pipe, Word::Alive { broken: 7 }, &[]).unwrap();
+        write(&mut pipe, Message::Alive { broken: 7 }, &[]).unwrap();
         write(&mut pipe, frame, b"picture").unwrap();
         let mut reader = pipe.as_slice();
         assert_eq!(
             read(&mut reader, 7).await.unwrap(),
-            (Word::Alive { broken: 7 }, Vec::new())
+            (Message::Alive { broken: 7 }, Vec::new())
         );
         assert_eq!(
             read(&mut reader, 7).await.unwrap(),
@@ -119,7 +119,7 @@ mod tests {
         let mut nan = Vec::new();
         write(
             &mut nan,
-            Word::Frame {
+            Message::Frame {
                 sharpness: f32::NAN,
                 last: true,
             },

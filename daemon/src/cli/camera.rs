@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use tokio::process::ChildStdout;
 use tokio::time::timeout;
 
-use crate::camera_process::wire::{self, WireError, Word};
+use crate::camera_process::wire::{self, Message, WireError};
 use crate::camera_process::{self, Found};
 use crate::child::Child;
 use crate::config::{self, Config, PixelFormat};
@@ -196,7 +196,7 @@ async fn snapshot(config: &Config, args: &SnapshotArgs) -> anyhow::Result<ExitCo
 
 async fn first_picture(mut stdout: ChildStdout, max_bytes: usize) -> Result<Vec<u8>, WireError> {
     loop {
-        if let (Word::Frame { .. }, picture) = wire::read(&mut stdout, max_bytes).await? {
+        if let (Message::Frame { .. }, picture) = wire::read(&mut stdout, max_bytes).await? {
             return Ok(picture);
         }
     }

@@ -13,10 +13,11 @@ use serde_json::json;
 use super::{OwnEngines, own_people};
 use crate::config::Config;
 use crate::control::Client;
+use crate::engines::Admission;
 use crate::files::left_out::{self, LeftOut, Named, Why};
 use crate::files::{entries, file_name, open_beneath};
 use crate::names;
-use crate::people::{Enrolment, People, Report, person_of};
+use crate::people::{Enrolment, EnrolmentReport, People, person_of};
 use crate::pipeline::{read_below, read_given};
 use crate::state_dir::StateDir;
 
@@ -81,7 +82,7 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
             Err(failure) => Err(anyhow::anyhow!(failure.verdict().sentence)),
         };
         // A picture that cannot be enrolled must not stop the others, nor the final table.
-        let report = enrolled.unwrap_or_else(|error| Report {
+        let report = enrolled.unwrap_or_else(|error| EnrolmentReport {
             image_name: file_name(&picture),
             person: names::clean(&person),
             person_id: None,
@@ -152,10 +153,14 @@ impl Door {
         name: &str,
         bytes: Vec<u8>,
         anyway: bool,
-    ) -> anyhow::Result<Report> {
+    ) -> anyhow::Result<EnrolmentReport> {
         match self {
             Self::Daemon(client) => client.enroll(person, name, bytes, anyway).await,
-            Self::Own { people, .. } => people.enroll(person, name, bytes, anyway).await,
+            Self::Own { people, .. } => {
+                people
+                    .enroll(&Admission::queue(), person, name, bytes, anyway)
+                    .await
+            }
         }
     }
 
@@ -256,7 +261,7 @@ pub fn known_people(folder: &Path) -> anyhow::Result<Known> {
     Ok(known)
 }
 
-fn table(reports: &[Report]) -> String {
+fn table(reports: &[EnrolmentReport]) -> String {
     use std::fmt::Write;
 
     let mut by_person: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();

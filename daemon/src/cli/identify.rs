@@ -9,6 +9,7 @@ use serde_json::json;
 use super::OwnEngines;
 use crate::config::Config;
 use crate::domain::{Identified, IdentifiedFace, Outcome};
+use crate::engines::Admission;
 use crate::people::Matcher;
 use crate::pipeline::{Identifier, read_given};
 use crate::store::{Store, counter_examples, gallery};
@@ -50,7 +51,9 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
         let identified = match read_given(&path, config.intake.max_bytes) {
             Ok(bytes) => {
                 let path = std::path::absolute(&path).ok();
-                identifier.identify(None, bytes, path).await
+                identifier
+                    .identify(&Admission::queue(), None, bytes, path)
+                    .await
             }
             Err(failure) => Err(failure),
         };

@@ -8,7 +8,7 @@ use anyhow::bail;
 use super::{backup, own_gallery, person_id};
 use crate::config::Config;
 use crate::control::Client;
-use crate::store::{Changed, Store, people};
+use crate::store::{PersonChange, Store, people};
 
 /// Arguments of `kithd people`.
 #[derive(Debug, clap::Args)]
@@ -88,11 +88,11 @@ async fn merge(config: &Config, MergeArgs { person, into }: MergeArgs) -> anyhow
     told(changed)
 }
 
-fn told(changed: Changed) -> anyhow::Result<ExitCode> {
+fn told(changed: PersonChange) -> anyhow::Result<ExitCode> {
     match changed {
-        Changed::Done(()) => Ok(ExitCode::SUCCESS),
-        Changed::NotFound => bail!("there is no such person any more"),
-        Changed::Refused(why) => bail!(why),
+        PersonChange::Done => Ok(ExitCode::SUCCESS),
+        PersonChange::NotFound => bail!("there is no such person any more"),
+        PersonChange::Refused(why) => bail!(why),
     }
 }
 

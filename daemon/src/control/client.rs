@@ -20,7 +20,7 @@ use tokio_util::io::ReaderStream;
 use super::socket;
 use crate::api::request::QUERY_VALUE;
 use crate::domain::PersonId;
-use crate::people::{Forgotten, Imported, Report, Restored};
+use crate::people::{EnrolmentReport, Forgotten, Imported, Restored};
 
 const JSON: &str = "application/json";
 
@@ -36,13 +36,13 @@ struct Refused {
 struct Problem {
     detail: String,
     /// Outcome for a picture that was not enrolled.
-    report: Option<Report>,
+    report: Option<EnrolmentReport>,
 }
 
 /// Answer to an enrolment.
 #[derive(Deserialize)]
 struct Enrolled {
-    report: Report,
+    report: EnrolmentReport,
 }
 
 /// A command's connection to the running daemon.
@@ -73,7 +73,7 @@ impl Client {
         name: &str,
         picture: Vec<u8>,
         anyway: bool,
-    ) -> anyhow::Result<Report> {
+    ) -> anyhow::Result<EnrolmentReport> {
         let anyway = if anyway { "true" } else { "false" };
         let uri = uri(
             "/v1/people",
@@ -114,7 +114,7 @@ impl Client {
     pub async fn rename(&self, person: &str, name: &str) -> anyhow::Result<()> {
         let uri = format!("/v1/people/{}", self.person(person).await?);
         let body = json!({ "name": name }).to_string();
-        self.send(Method::PATCH, &uri, JSON, body.into()).await?;
+        drop(self.send(Method::PATCH, &uri, JSON, body.into()).await?);
         Ok(())
     }
 
@@ -122,7 +122,7 @@ impl Client {
     pub async fn merge(&self, person: &str, into: &str) -> anyhow::Result<()> {
         let uri = format!("/v1/people/{}/merge", self.person(person).await?);
         let body = json!({ "into": self.person(into).await? }).to_string();
-        self.send(Method::POST, &uri, JSON, body.into()).await?;
+        drop(self.send(Method::POST, &uri, JSON, body.into()).await?);
         Ok(())
     }
 

@@ -1,5 +1,5 @@
 //! Encodes JPEGs: the thumbnail of an image and the aligned crops of its faces. Reading pictures is
-//! `decode`'s; the chips that the networks see are `kith_vision`'s.
+//! `decode`'s; the crops that the networks see are `kith_vision`'s.
 
 use std::borrow::Cow;
 

@@ -157,7 +157,7 @@ impl Recogniser {
             quality: face.quality.score,
             objection,
             measures: Some(face.quality),
-            crop: encode::jpeg(&face.chip, CROP_QUALITY).map_err(failed)?,
+            crop: encode::jpeg(&face.crop, CROP_QUALITY).map_err(failed)?,
             embedding: face.embedding,
         })
     }
@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes a 4200×3150 picture with the pack's face twice: one large enough for its chip even in
+    /// Makes a 4200×3150 picture with the pack's face twice: one large enough for its crop even in
     /// half size, one not.
     fn two_faces(pack: &Pack) -> Rgb {
         let face = image::load_from_memory(&pack.self_test_picture().unwrap())

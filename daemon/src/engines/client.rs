@@ -44,7 +44,7 @@ pub struct Picture {
 
 /// Answer of an engine.
 #[derive(Debug)]
-pub enum Answer {
+pub enum EngineReply {
     /// Faces to compare with the gallery.
     Faces(Reply),
     /// Name of the matching enrolled image: a facerecog service has its own gallery.
@@ -153,7 +153,7 @@ impl Client {
         picture: Picture,
         pack: &Pack,
         deadline: Duration,
-    ) -> Result<Answer, EngineError> {
+    ) -> Result<EngineReply, EngineError> {
         match self {
             Self::Recognizer(client, paths) => {
                 let sent = match picture.path.filter(|_| *paths) {
@@ -168,7 +168,7 @@ impl Client {
                 )
                 .await?;
                 checked(reply, pack)
-                    .map(Answer::Faces)
+                    .map(EngineReply::Faces)
                     .map_err(|why| EngineError::new(EngineErrorKind::Malformed, why))
             }
             Self::Facerecog(client, _) => {
@@ -183,7 +183,7 @@ impl Client {
                 )
                 .await?
                 .image_name;
-                Ok(Answer::Name(
+                Ok(EngineReply::Name(
                     (!named.is_empty() && named != NOT_FOUND).then_some(named),
                 ))
             }

@@ -1,11 +1,10 @@
-//! [`Engines`], the handle for everyone who has a picture: it decides which engine a picture goes to
-//! and what a failure means for the breaker.
+//! [`Engines`], the handle for everyone who has a picture.
 //!
-//! Not for starting and testing engines (`supervisor`), not for the breaker's own rules (`breaker`)
-//! and not for what a failure means for the picture (`queue::Failure`).
+//! Not for the calls themselves (`calls`), not for starting and testing engines (`supervisor`) and
+//! not for the breaker's own rules (`breaker`).
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -15,17 +14,18 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::{self, Config, Elsewhere, Models};
-use crate::domain::{
-    BreakerCommand, BreakerReason, BreakerState, EngineError, EngineErrorKind, EngineRole, ImageId,
-};
+use crate::domain::{BreakerCommand, BreakerReason, BreakerState, EngineRole, ImageId};
 use crate::engine_process::JPEG_TIMES;
-use crate::engines::breaker::{Breaker, Ticket, Transition};
-use crate::engines::client::{Answer, Picture};
-use crate::engines::instance::{Deadlines, EngineInstance, EngineState, Place, RunningEngine};
+use crate::engines::admission::{Admission, Places, TooManyWait, queue_pictures};
+use crate::engines::breaker::{Breaker, Transition};
+use crate::engines::calls::{Recognised, Route};
+use crate::engines::client::{EngineReply, Picture};
+use crate::engines::instance::{EngineInstance, Place};
 use crate::engines::process::ChildSettings;
+use crate::engines::running::Deadlines;
 use crate::engines::status::{EngineReport, PrecisionTime};
 use crate::engines::supervisor::{EngineSupervisor, Persistence};
-use crate::queue::{Again, Failure};
+use crate::queue::Failure;
 use crate::status::health::Health;
 
 /// Settings of the engines.
@@ -81,6 +81,7 @@ pub(super) struct Inner {
     pub(super) fallback: Option<EngineInstance>,
     pub(super) breaker: Mutex<Breaker>,
     pub(super) health: Health,
+    places: Places,
     /// Changes whenever an engine may have become available.
     pub(super) changed: watch::Sender<u64>,
     /// Wakes the supervising task.
@@ -90,24 +91,6 @@ pub(super) struct Inner {
     pub(super) timings: watch::Sender<Vec<PrecisionTime>>,
     /// Transitions that the supervising task writes down.
     pub(super) transitions: mpsc::UnboundedSender<Transition>,
-}
-
-/// Answer of an engine.
-#[derive(Debug)]
-pub struct Recognised {
-    /// Faces or a name.
-    pub answer: Answer,
-    /// Pack, precision and device.
-    pub engine: String,
-    /// Role of the engine that answered.
-    pub role: EngineRole,
-}
-
-/// Destination of the next picture.
-pub(super) enum Route {
-    Primary(Arc<RunningEngine>),
-    Fallback(Arc<RunningEngine>),
-    Nowhere(String),
 }
 
 impl Engines {
@@ -145,6 +128,7 @@ impl Engines {
             settings,
             pack: OnceLock::new(),
             health,
+            places: Places::new(),
             changed: watch::Sender::new(0),
             wake: Notify::new(),
             fallback_calls: AtomicU64::new(0),
@@ -176,11 +160,11 @@ impl Engines {
         }
     }
 
-    /// Returns the number of pictures that may be in flight or being read; 0 while no engine takes
-    /// any.
+    /// Returns the number of pictures that the queue may have in flight or being read; 0 while no
+    /// engine takes any.
     pub fn capacity(&self) -> usize {
         match self.inner.route() {
-            Route::Primary(up) | Route::Fallback(up) => 2 * up.threads(),
+            Route::Primary(up) | Route::Fallback(up) => queue_pictures(up.threads()),
             Route::Nowhere(_) => 0,
         }
     }
@@ -227,30 +211,37 @@ impl Engines {
         }
     }
 
+    /// Admits a caller that waits for the answer. To be asked before its picture is in memory.
+    pub async fn admit(&self) -> Result<Admission, TooManyWait> {
+        self.inner.places.admit().await
+    }
+
     /// Recognises a picture with the engine that takes it now.
     pub async fn recognise(
         &self,
+        admission: &Admission,
         image: Option<ImageId>,
         picture: &Picture,
     ) -> Result<Recognised, Failure> {
-        let inner = &self.inner;
+        let (inner, class) = (&self.inner, admission.class);
         match inner.route() {
             Route::Nowhere(why) => Err(Failure::engine_away(why)),
-            Route::Fallback(up) => inner.call_fallback(&up, picture).await,
-            Route::Primary(up) => inner.call_primary(&up, image, picture).await,
+            Route::Fallback(up) => inner.call_fallback(&up, class, picture).await,
+            Route::Primary(up) => inner.call_primary(&up, class, image, picture).await,
         }
     }
 
-    /// Returns the quality of the best face in a picture, 0 to 1; `None` without a face.
+    /// Returns the quality of the best face in a camera's frame, 0 to 1; `None` without a face.
     pub async fn best_face(&self, bytes: Bytes) -> Result<Option<f32>, Failure> {
         let picture = Picture { bytes, path: None };
-        match self.recognise(None, &picture).await?.answer {
-            Answer::Faces(reply) => Ok(reply
+        let recognised = self.recognise(&Admission::queue(), None, &picture).await?;
+        match recognised.answer {
+            EngineReply::Faces(reply) => Ok(reply
                 .faces
                 .iter()
                 .map(|face| face.quality)
                 .max_by(f32::total_cmp)),
-            Answer::Name(_) => Err(Failure::engine_away(
+            EngineReply::Name(_) => Err(Failure::engine_away(
                 "the configured engine does not return faces",
             )),
         }
@@ -272,163 +263,6 @@ impl Engines {
 impl Inner {
     pub(super) fn breaker(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock()
-    }
-
-    pub(super) fn route(&self) -> Route {
-        let ticket = self.breaker().begin();
-        if let (Some(_), Some(up)) = (ticket, self.primary.running()) {
-            return Route::Primary(up);
-        }
-        if let Some(up) = self.fallback.as_ref().and_then(EngineInstance::running) {
-            return Route::Fallback(up);
-        }
-        Route::Nowhere(match ticket {
-            Some(_) => match &*self.primary.watch().borrow() {
-                EngineState::Failed(error) => error.sentence.clone(),
-                _ => "the engine is being started".into(),
-            },
-            None => format!("the circuit breaker is {}", self.report().sentence()),
-        })
-    }
-
-    fn fallback_may_come(&self) -> bool {
-        self.fallback
-            .as_ref()
-            .is_some_and(|fallback| !matches!(&*fallback.watch().borrow(), EngineState::Failed(_)))
-    }
-
-    async fn call_fallback(
-        &self,
-        up: &Arc<RunningEngine>,
-        picture: &Picture,
-    ) -> Result<Recognised, Failure> {
-        let Some(fallback) = &self.fallback else {
-            return Err(Failure::engine_away("there is no fallback engine"));
-        };
-        let permit = up.acquire().await.map_err(Failure::Engine)?;
-        self.fallback_calls.fetch_add(1, Ordering::Relaxed);
-        match permit.call(picture.clone()).await {
-            Ok(answer) => Ok(Recognised {
-                answer,
-                engine: up.name(),
-                role: EngineRole::Fallback,
-            }),
-            Err(error) => Err(self.judged(fallback, up, error, EngineRole::Fallback).await),
-        }
-    }
-
-    async fn call_primary(
-        &self,
-        up: &Arc<RunningEngine>,
-        image: Option<ImageId>,
-        picture: &Picture,
-    ) -> Result<Recognised, Failure> {
-        let permit = up.acquire().await.map_err(Failure::Engine)?;
-        // The breaker may have opened while the picture waited for its permit.
-        let Some(ticket) = self.breaker().begin() else {
-            return Err(Failure::engine_away("the circuit breaker opened"));
-        };
-        let begun = Instant::now();
-        let called = permit.call(picture.clone()).await;
-        let (now, took) = (Instant::now(), begun.elapsed());
-        match called {
-            Ok(answer) => {
-                let transition =
-                    self.breaker()
-                        .answered(ticket, image.unwrap_or_default(), took, now);
-                self.announce(transition);
-                if up.resident_bytes() > Some(self.settings.engine.memory_limit_bytes) {
-                    self.wake.notify_one();
-                }
-                Ok(Recognised {
-                    answer,
-                    engine: up.name(),
-                    role: EngineRole::Primary,
-                })
-            }
-            Err(error) => {
-                let reason = error.reason();
-                let failure = self
-                    .judged(&self.primary, up, error, EngineRole::Primary)
-                    .await;
-                Err(self.counted(ticket, image, reason, failure, took))
-            }
-        }
-    }
-
-    /// Turns an engine's error into the picture's failure. If the engine died over this picture
-    /// alone, the self-test of the next run decides: passed, the picture is at fault.
-    async fn judged(
-        &self,
-        instance: &EngineInstance,
-        up: &RunningEngine,
-        error: EngineError,
-        by: EngineRole,
-    ) -> Failure {
-        let lone = matches!(
-            error.kind,
-            EngineErrorKind::Died { lone: true } | EngineErrorKind::TimedOut { lone: true, .. }
-        );
-        if lone {
-            self.wake.notify_one();
-            if let Err(why) = instance.restarted_after(up.generation).await {
-                return Failure::engine_away(why);
-            }
-        }
-        match error.kind {
-            EngineErrorKind::Unreadable => Failure::Unreadable {
-                why: error.sentence,
-                by,
-            },
-            _ => Failure::Engine(error),
-        }
-    }
-
-    /// Reports a failure to the breaker. A failure that opens the breaker, or that comes while it
-    /// is open, is not the picture's fault.
-    fn counted(
-        &self,
-        ticket: Ticket,
-        image: Option<ImageId>,
-        reason: BreakerReason,
-        failure: Failure,
-        took: Duration,
-    ) -> Failure {
-        let verdict = failure.verdict();
-        let now = Instant::now();
-        if let Failure::Unreadable { .. } = failure {
-            // For the breaker the engine has answered.
-            let transition = self
-                .breaker()
-                .answered(ticket, image.unwrap_or_default(), took, now);
-            self.announce(transition);
-            return failure;
-        }
-        // `record_exit` counts a death once, however many pictures were in the engine.
-        let shared_death = matches!(
-            &failure,
-            Failure::Engine(error) if error.kind == EngineErrorKind::Died { lone: false }
-        );
-        if !verdict.counts_for_breaker || shared_death {
-            return failure;
-        }
-        // A picture whose attempt was not counted gets no refund.
-        let charged = image.filter(|_| verdict.again == Again::Attempt);
-        let transition =
-            self.breaker()
-                .failed(ticket, charged, reason, verdict.sentence.clone(), now);
-        // If one picture alone opened the breaker, the picture is as likely at fault. Its attempt
-        // stands, so that it fails in the end.
-        let by_one = transition
-            .as_ref()
-            .is_some_and(|transition| transition.blamed.is_empty());
-        self.announce(transition);
-        let closed = self.breaker().begin() == Some(ticket);
-        if by_one || closed {
-            failure
-        } else {
-            Failure::engine_away(verdict.sentence)
-        }
     }
 
     pub(super) fn instance(&self, role: EngineRole) -> Option<&EngineInstance> {

@@ -2,15 +2,20 @@
 //!
 //! `pipeline` has what happens to a picture before and after.
 
+mod admission;
 pub mod breaker;
+mod calls;
 pub mod client;
 mod handle;
 pub mod instance;
 pub mod process;
 mod report;
+pub mod running;
 pub mod status;
 pub mod supervisor;
 
+pub use admission::{Admission, TooManyWait};
+pub use calls::Recognised;
 pub use client::Picture;
-pub use handle::{Engines, Recognised, Settings};
+pub use handle::{Engines, Settings};
 pub use supervisor::Persistence;

@@ -16,7 +16,8 @@ use crate::domain::{BreakerReason, BreakerState, EngineError, EngineErrorKind, E
 use crate::engine_process::load_pack;
 use crate::engines::breaker::Transition;
 use crate::engines::handle::Inner;
-use crate::engines::instance::{EngineInstance, Exit, ExitCause, RunningEngine};
+use crate::engines::instance::EngineInstance;
+use crate::engines::running::{Exit, ExitCause, RunningEngine};
 use crate::status::health::Condition;
 
 pub use persistence::Persistence;

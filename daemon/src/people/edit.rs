@@ -20,10 +20,8 @@ use crate::people::matcher::Snapshot;
 use crate::people::resemblance::described;
 use crate::people::{GalleryNotLoaded, Matcher, People};
 use crate::status::health::{Condition, Health};
-use crate::store::{Amounts, Changed, Contents, LeftOut};
+use crate::store::{Amounts, Contents, LeftOut, PersonChange};
 
-/// Time for results that were matched against the old gallery to reach the database.
-const LAST_MATCHES: Duration = Duration::from_secs(1);
 /// Delay before an interrupted erasure is continued.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Interval of comparing the gallery with its backup.
@@ -91,10 +89,10 @@ pub struct Imported {
 
 impl People {
     /// Renames a person; past results show the new name.
-    pub async fn rename(&self, id: PersonId, name: &str) -> anyhow::Result<Changed> {
+    pub async fn rename(&self, id: PersonId, name: &str) -> anyhow::Result<PersonChange> {
         let name = match names::given_to_person(name) {
             Ok(name) => name,
-            Err(why) => return Ok(Changed::Refused(why)),
+            Err(why) => return Ok(PersonChange::Refused(why)),
         };
         let _turn = self.turn.lock().await;
         let changed = self.store.rename_person(id, name).await?;
@@ -103,22 +101,25 @@ impl People {
     }
 
     /// Merges two people under the name of `into`.
-    pub async fn merge(&self, id: PersonId, into: PersonId) -> anyhow::Result<Changed> {
+    pub async fn merge(&self, id: PersonId, into: PersonId) -> anyhow::Result<PersonChange> {
         let _turn = self.turn.lock().await;
         let changed = self.store.merge_people(id, into).await?;
         self.refresh().await?;
-        if changed == Changed::Done(()) {
-            self.await_last_matches().await;
+        if changed == PersonChange::Done {
             self.store.follow_merges().await?;
         }
         Ok(changed)
     }
 
     /// Takes an enrolled picture out of the gallery and erases it, even the person's last one.
-    pub async fn delete_picture(&self, person: PersonId, picture: i64) -> anyhow::Result<Changed> {
+    pub async fn delete_picture(
+        &self,
+        person: PersonId,
+        picture: i64,
+    ) -> anyhow::Result<PersonChange> {
         let _turn = self.turn.lock().await;
         if !self.store.delete_person_picture(person, picture).await? {
-            return Ok(Changed::NotFound);
+            return Ok(PersonChange::NotFound);
         }
         self.refresh().await?;
         self.delete_copies_before()?;
@@ -128,7 +129,7 @@ impl People {
                 "the journal that still holds a picture taken out of the gallery is being read"
             );
         }
-        Ok(Changed::Done(()))
+        Ok(PersonChange::Done)
     }
 
     /// Erases a person by name: embeddings, pictures, crops, thumbnails, kept bytes, unsent
@@ -160,7 +161,6 @@ impl People {
         };
         // A repeated call continues an interrupted erasure.
         self.refresh().await?;
-        self.await_last_matches().await;
         let rest = self.finish_forgetting().await;
         // The erasure deleted counter-examples that were faces of this person.
         self.refresh().await?;
@@ -274,13 +274,6 @@ impl People {
         match self.matcher() {
             Ok(matcher) => refresh(&self.store, &matcher).await,
             Err(GalleryNotLoaded) => Ok(()),
-        }
-    }
-
-    /// Waits for results that were matched before the change to reach the database.
-    async fn await_last_matches(&self) {
-        if self.matcher().is_ok() {
-            tokio::time::sleep(LAST_MATCHES).await;
         }
     }
 
@@ -443,7 +436,7 @@ fn newly_mistaken(matcher: &Matcher, before: &Snapshot) -> Result<Vec<String>, V
             continue;
         };
         let pair = (person.min(other.person), person.max(other.person));
-        if other.distance >= now.lines().known_below || !pairs.insert(pair) {
+        if other.distance >= now.limits().known_below || !pairs.insert(pair) {
             continue;
         }
         let own = now.named(&Candidate {
@@ -465,3 +458,6 @@ fn newly_mistaken(matcher: &Matcher, before: &Snapshot) -> Result<Vec<String>, V
     }
     Ok(resembling)
 }
+
+#[cfg(test)]
+mod tests;

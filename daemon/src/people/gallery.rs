@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Judging;
 use crate::domain::EngineErrorKind;
-use crate::engines::Engines;
-use crate::engines::client::{Answer, Picture};
+use crate::engines::client::{EngineReply, Picture};
+use crate::engines::{Admission, Engines};
 use crate::people::enroll::refresh;
 use crate::people::{Matcher, People};
 use crate::queue::{Again, Failure};
@@ -263,10 +263,10 @@ async fn embed(
     let reply = loop {
         engines.available(RETRY).await.map_err(|why| anyhow!(why))?;
         tries += 1;
-        let failure = match engines.recognise(None, &picture).await {
+        let failure = match engines.recognise(&Admission::queue(), None, &picture).await {
             Ok(recognised) => match recognised.answer {
-                Answer::Faces(reply) => break reply,
-                Answer::Name(_) => {
+                EngineReply::Faces(reply) => break reply,
+                EngineReply::Name(_) => {
                     return Ok(Err("the configured engine gives no embeddings".into()));
                 }
             },

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 pub use calibration::{Calibration, CalibrationPoint, PictureRemark, calibrate};
 pub use edit::{Forgotten, Imported, Restored};
-pub use enroll::{Enrolment, Report};
+pub use enroll::{Enrolment, EnrolmentReport};
 pub use folder_names::person_of;
 pub use matcher::Matcher;
 pub use relabel::{NamedStranger, RelabelError};

@@ -2,7 +2,7 @@
 //! does it resemble the pictures of its own? `matcher` names faces found in images.
 
 use kith_vision::calibration::redundant_below;
-use kith_vision::{Lines, VisionError};
+use kith_vision::{Limits, VisionError};
 
 use crate::domain::{NamedCandidate, PersonId};
 use crate::people::Matcher;
@@ -21,7 +21,7 @@ pub(super) struct Resemblance {
     other: Option<NamedCandidate>,
     threshold: f32,
     redundant_below: f32,
-    lines: Lines,
+    limits: Limits,
 }
 
 impl Resemblance {
@@ -57,7 +57,7 @@ impl Resemblance {
             other,
             threshold,
             redundant_below,
-            lines: snapshot.lines(),
+            limits: snapshot.limits(),
         })
     }
 
@@ -74,17 +74,17 @@ impl Resemblance {
     pub(super) fn somebody_else(&self) -> Option<&NamedCandidate> {
         let other = self.other.as_ref()?;
         let distance = other.distance?;
-        let known = distance < self.lines.known_below;
+        let known = distance < self.limits.known_below;
         let as_near = self
             .own
             .as_ref()
-            .is_some_and(|own| own.1 <= distance + self.lines.min_margin);
+            .is_some_and(|own| own.1 <= distance + self.limits.min_margin);
         (known && !as_near).then_some(other)
     }
 
     /// Returns another person it resembles, clearly or perhaps.
     pub(super) fn resembles(&self) -> Option<&NamedCandidate> {
-        let may_be = |distance: f32| distance <= self.lines.unknown_above;
+        let may_be = |distance: f32| distance <= self.limits.unknown_above;
         self.other
             .as_ref()
             .filter(|other| other.distance.is_some_and(may_be))
@@ -122,7 +122,7 @@ impl Resemblance {
                 remarks.push(format!(
                     "it adds nothing: the same face as {image}, distance {distance:.2}"
                 ));
-            } else if *distance > self.lines.unknown_above {
+            } else if *distance > self.limits.unknown_above {
                 remarks.push(format!(
                     "it does not resemble the earlier pictures of {name} (distance {distance:.2} to the nearest, {image})"
                 ));

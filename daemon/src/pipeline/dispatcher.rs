@@ -17,8 +17,8 @@ use crate::domain::{
     Outcome, Standing, Timings, sha256,
 };
 use crate::engine_process::StageTimes;
-use crate::engines::Engines;
-use crate::engines::client::{Answer, Picture};
+use crate::engines::client::{EngineReply, Picture};
+use crate::engines::{Admission, Engines};
 use crate::people::{Matcher, People, person_of};
 use crate::pipeline::Reader;
 use crate::queue::{Failure, Queue, QueueError};
@@ -73,12 +73,11 @@ impl Dispatcher {
         loop {
             changes.borrow_and_update();
             engines.borrow_and_update();
-            // Claims one picture per engine thread and as many to be read meanwhile. Claims none
-            // while no engine takes pictures: the breaker stands before the claim.
-            let room = people.engines.capacity().saturating_sub(in_flight.len());
+            // Claims none while no engine takes pictures: the breaker stands before the claim.
+            let free = people.engines.capacity().saturating_sub(in_flight.len());
             let mut sleep = LONGEST_SLEEP;
-            if room > 0 {
-                let claim = match queue.claim(room, in_flight.is_empty()).await {
+            if free > 0 {
+                let claim = match queue.claim(free, in_flight.is_empty()).await {
                     Ok(claim) => claim,
                     Err(error) => {
                         show_database_trouble(&health, error)?;
@@ -110,9 +109,9 @@ impl Dispatcher {
                 () = stop.cancelled() => break,
                 () = pulse.answer() => {}
                 Some(ended) = in_flight.join_next() => ended??,
-                changed = changes.changed(), if room > 0 => changed?,
+                changed = changes.changed(), if free > 0 => changed?,
                 changed = engines.changed() => changed?,
-                () = tokio::time::sleep(sleep), if room > 0 => {}
+                () = tokio::time::sleep(sleep), if free > 0 => {}
             }
         }
         while let Some(ended) = in_flight.join_next().await {
@@ -192,7 +191,9 @@ async fn identify_read(
                 .zip(standing)
                 .and_then(|(queued, now)| queued.objection(&now));
             let path = image.file.is_none().then_some(path);
-            let identified = identifier.identify(Some(image.id), bytes, path).await;
+            let identified = identifier
+                .identify(&Admission::queue(), Some(image.id), bytes, path)
+                .await;
             identified.map(|identified| with_remark(identified, replaced))
         }
         Err(failure) => Err(failure),
@@ -238,6 +239,7 @@ impl Identifier {
     /// Turns the bytes of a picture into a result.
     pub async fn identify(
         &self,
+        admission: &Admission,
         image: Option<ImageId>,
         bytes: Vec<u8>,
         path: Option<PathBuf>,
@@ -247,10 +249,10 @@ impl Identifier {
             bytes: bytes.into(),
             path,
         };
-        let recognised = self.engines.recognise(image, &picture).await?;
+        let recognised = self.engines.recognise(admission, image, &picture).await?;
         let mut remark = None;
         let (size, faces, thumbnail, timings) = match recognised.answer {
-            Answer::Faces(reply) => {
+            EngineReply::Faces(reply) => {
                 let faces = self.matcher.identify(reply.faces);
                 let faces = faces.map_err(|error| {
                     Failure::Engine(EngineError::new(
@@ -266,13 +268,13 @@ impl Identifier {
                     Some(timings(&reply.times)),
                 )
             }
-            Answer::Name(None) => (
+            EngineReply::Name(None) => (
                 None,
                 vec![named_face(Outcome::Unknown, None, None)],
                 Vec::new(),
                 None,
             ),
-            Answer::Name(Some(image_name)) => {
+            EngineReply::Name(Some(image_name)) => {
                 let name = person_of(Path::new(""), Path::new(&image_name))
                     .unwrap_or_else(|| image_name.clone());
                 let (person_id, name) = match &self.store {

@@ -4,10 +4,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
@@ -22,28 +20,19 @@ use crate::rpc::facerecog::{Empty, HealthCheckResponse, IdentifyRequest, Identif
 
 /// Largest request, which is a path.
 const REQUEST_BYTES: usize = 8 << 10;
-/// Most pictures in memory at once. Further requests wait before their files are read…
-const TURNS: usize = 8;
-/// …for at most this long.
-const TURN: Duration = Duration::from_secs(30);
 
 /// Everything that the contract's two services need; clones share it.
 #[derive(Clone)]
 pub struct Facerecog {
     reader: Arc<Reader>,
     people: People,
-    turns: Arc<Semaphore>,
 }
 
 impl Facerecog {
     /// Makes the services: `reader` opens the paths, `people` has engines and gallery once they are
     /// up.
     pub fn new(reader: Arc<Reader>, people: People) -> Self {
-        Self {
-            reader,
-            people,
-            turns: Arc::new(Semaphore::new(TURNS)),
-        }
+        Self { reader, people }
     }
 
     /// Returns the routes of the contract.
@@ -51,16 +40,6 @@ impl Facerecog {
         let identify = IdentifyServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES);
         let health = HealthCheckServer::new(self).max_decoding_message_size(REQUEST_BYTES);
         Routes::new(identify).add_service(health).into_axum_router()
-    }
-
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
-        // The semaphore is never closed.
-        match tokio::time::timeout(TURN, self.turns.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            _ => Err(Status::resource_exhausted(
-                "too many pictures are being identified; try again later",
-            )),
-        }
     }
 }
 
@@ -72,14 +51,18 @@ impl Identify for Facerecog {
     ) -> Result<Response<IdentifyResponse>, Status> {
         let path = PathBuf::from(request.into_inner().image_path);
         let identifier = Identifier::of(&self.people).map_err(|failure| status(&failure))?;
-        let _turn = self.turn().await?;
+        let admission = identifier
+            .engines
+            .admit()
+            .await
+            .map_err(|refused| Status::resource_exhausted(refused.to_string()))?;
         let bytes = self
             .reader
             .read_path(&path)
             .await
             .map_err(|failure| status(&failure))?;
         let identified = identifier
-            .identify(None, bytes, Some(path))
+            .identify(&admission, None, bytes, Some(path))
             .await
             .map_err(|failure| status(&failure))?;
         let best = identified

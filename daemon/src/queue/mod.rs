@@ -22,7 +22,7 @@ use crate::domain::{
     Accepted, Claimed, EngineRole, Identified, ImageId, NewImage, Source, wall_clock_ms,
 };
 use crate::result::{Stamp, message};
-use crate::store::{End, Place, PutBack, Store, StoreError, Told};
+use crate::store::{End, ImageChange, Place, PutBack, Store, StoreError};
 use clock::QueueClock;
 use missing::longest_wait_ms;
 
@@ -164,7 +164,7 @@ impl Queue {
     }
 
     /// Checks whether another camera frame of this size may wait, before it is written.
-    pub fn camera_room(&self, bytes: u64) -> Result<(), QueueError> {
+    pub fn check_camera_capacity(&self, bytes: u64) -> Result<(), QueueError> {
         match self.rules.max_camera_bytes {
             Some(limit) if self.camera_bytes.load(Ordering::Relaxed) + bytes > limit => {
                 Err(QueueError::CameraFull { limit })
@@ -266,9 +266,9 @@ impl Queue {
         self.store.work()
     }
 
-    /// Claims up to `room` due images. An image that must run alone is claimed only when `idle`,
+    /// Claims at most `most` due images. An image that must run alone is claimed only when `idle`,
     /// and by itself.
-    pub async fn claim(&self, room: usize, idle: bool) -> Result<Claim, QueueError> {
+    pub async fn claim(&self, most: usize, idle: bool) -> Result<Claim, QueueError> {
         if self.store.claims_are_held() {
             return Ok(Claim {
                 images: Vec::new(),
@@ -285,7 +285,7 @@ impl Queue {
             });
         }
         let images = match due.next_ms {
-            Some(next_ms) if next_ms <= now_ms => self.store.claim(room, due.alone, now_ms).await?,
+            Some(next_ms) if next_ms <= now_ms => self.store.claim(most, due.alone, now_ms).await?,
             _ => Vec::new(),
         };
         Ok(Claim {
@@ -436,13 +436,13 @@ impl Queue {
         Ok(count)
     }
 
-    /// Retries a failed image for the operator. `Told::Done`: it waits.
-    pub async fn try_again(&self, id: ImageId) -> Result<Told, QueueError> {
+    /// Retries a failed image for the operator. `ImageChange::Done`: it waits.
+    pub async fn try_again(&self, id: ImageId) -> Result<ImageChange, QueueError> {
         // Runs in its own task: an operator who hangs up must not interrupt the counting.
         let queue = self.clone();
         let telling = tokio::spawn(async move {
             let told = queue.store.try_again(id, queue.clock.now_ms()).await?;
-            if let Told::Done { camera_bytes, .. } = told {
+            if let ImageChange::Done { camera_bytes, .. } = told {
                 queue.unfinished.fetch_add(1, Ordering::Relaxed);
                 queue
                     .camera_bytes
@@ -453,13 +453,13 @@ impl Queue {
         telling.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Removes an image and its data for the operator. `Told::Done`: it is gone, except for its
-    /// file, which [`Store::delete_discarded`] deletes.
-    pub async fn remove(&self, id: ImageId) -> Result<Told, QueueError> {
+    /// Removes an image and its data for the operator. `ImageChange::Done`: it is gone, except for
+    /// its file, which [`Store::delete_discarded`] deletes.
+    pub async fn remove(&self, id: ImageId) -> Result<ImageChange, QueueError> {
         let queue = self.clone();
         let telling = tokio::spawn(async move {
             let told = queue.store.remove_image(id).await?;
-            if let Told::Done {
+            if let ImageChange::Done {
                 camera_bytes,
                 waiting: true,
                 ..

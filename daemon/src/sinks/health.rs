@@ -18,7 +18,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// Publishes on every change and periodically, until `finish` is cancelled.
 pub async fn run(
-    report: Report,
+    report: HealthReport,
     publisher: Publisher,
     topic: String,
     finish: CancellationToken,
@@ -72,20 +72,20 @@ pub async fn run(
 
 /// The board's health, for the retained message and for requests; clones share it.
 #[derive(Clone)]
-pub struct Report {
+pub struct HealthReport {
     /// Source of the counts.
     pub store: Store,
     /// All parts, including the sources.
     pub health: Health,
     /// Engines and breaker.
     pub engines: Engines,
-    /// Room.
+    /// Space on the disk.
     pub disk: Disk,
     /// The board's number, by which it recognises its own retained health.
     pub board: String,
 }
 
-impl Report {
+impl HealthReport {
     /// Returns the current health.
     pub async fn now(&self) -> Result<serde_json::Value, StoreError> {
         Ok(json!({

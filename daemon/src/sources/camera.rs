@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{Intake, IntakeError};
-use crate::camera_process::wire::{self, WireError, Word};
+use crate::camera_process::wire::{self, Message, WireError};
 use crate::child::Child;
 use crate::config;
 use crate::domain::{Moment, Source, wall_clock_ms};
@@ -196,17 +196,17 @@ impl Camera {
         let limit = self.intake.max_bytes().min(self.settings.max_frame_bytes());
         let mut burst = Vec::new();
         loop {
-            let word = match timeout(self.patience(), wire::read(&mut stdout, limit)).await {
-                Ok(Ok(word)) => word,
+            let message = match timeout(self.patience(), wire::read(&mut stdout, limit)).await {
+                Ok(Ok(message)) => message,
                 Ok(Err(WireError::Ended(_))) => return End::Ended,
                 Ok(Err(error @ WireError::Nonsense(_))) => {
                     return End::Misbehaved(error.to_string());
                 }
                 Err(_) => return End::Stalled,
             };
-            match word {
-                (Word::Alive { broken }, _) => self.alive(broken),
-                (Word::Frame { sharpness, last }, jpeg) => {
+            match message {
+                (Message::Alive { broken }, _) => self.alive(broken),
+                (Message::Frame { sharpness, last }, jpeg) => {
                     burst.push(Frame {
                         sharpness,
                         jpeg: jpeg.into(),
@@ -233,7 +233,7 @@ impl Camera {
             .map(|frame| frame.jpeg.len())
             .max()
             .unwrap_or_default();
-        if let Err(error) = self.intake.camera_room(size) {
+        if let Err(error) = self.intake.check_camera_capacity(size) {
             return self.pause(&error, size);
         }
         let Some(best) = self.best(&burst).await else {
@@ -320,7 +320,7 @@ impl Camera {
         }
         // Checked at once, since the next picture may be hours away.
         let paused = self.state().paused.as_ref().map(|(_, size)| *size);
-        if paused.is_some_and(|size| self.intake.camera_room(size).is_ok()) {
+        if paused.is_some_and(|size| self.intake.check_camera_capacity(size).is_ok()) {
             self.go_on();
         }
         self.show();

@@ -177,7 +177,7 @@ async fn picture(
     }
     let (intake, key) = (uploads.intake(), idempotency_key(&headers)?);
     // Checked before the whole body is read.
-    intake.room()?;
+    intake.check_capacity()?;
     let Brought {
         pictures,
         fields,

@@ -5,6 +5,7 @@
 //! Whether a picture can be decoded is left to the engine.
 
 pub mod camera;
+mod error;
 pub mod folder;
 pub mod http;
 mod incoming;
@@ -29,88 +30,18 @@ use crate::queue::{Queue, QueueError};
 use crate::spool;
 use crate::status::health::{Condition, Health};
 use crate::status::heartbeat::Pulse;
-use crate::store::{Place, StoreError};
+use crate::store::Place;
+pub use error::IntakeError;
 use incoming::{Incoming, Spooled};
 
-const ROOM_CHECK: Duration = Duration::from_secs(2);
+const CAPACITY_CHECK: Duration = Duration::from_secs(2);
 /// Wait before a message that cannot be taken or kept now is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Least free space on a usable disk, whatever the reserve: the database's journal needs this much
 /// to end accepted images.
-const ROOM_BYTES: u64 = 4 << 20;
+const LEAST_FREE_BYTES: u64 = 4 << 20;
 /// Time that a deleted state folder may take to come back.
 const GONE_FOR: Duration = Duration::from_secs(60);
-
-/// Reason for not accepting a picture.
-#[derive(Debug, thiserror::Error)]
-pub enum IntakeError {
-    /// The sender must change the request.
-    #[error("{0}")]
-    Refused(String),
-    /// The picture exceeds the size limit.
-    #[error("the picture is larger than intake.max_bytes = {limit} bytes")]
-    TooLarge {
-        /// `intake.max_bytes`.
-        limit: usize,
-    },
-    /// The queue holds as many unfinished images as allowed; retry later.
-    #[error(transparent)]
-    Full(QueueError),
-    /// Waiting camera frames take as many bytes as allowed; retry later.
-    #[error(transparent)]
-    CameraFull(QueueError),
-    /// The data is not a picture: its name, and the reason.
-    #[error("{0} {1}")]
-    NotAPicture(String, NotAPicture),
-    /// The disk reserve is reached; retry later.
-    #[error(
-        "the disk of the state folder is full: less than intake.disk_reserve is free; nothing is \
-         accepted until there is room"
-    )]
-    DiskReserve,
-    /// The disk is full; retry later.
-    #[error("the disk of the state folder is full; nothing is accepted until there is room")]
-    DiskFull,
-    /// The database or the spool folder failed.
-    #[error("nothing can be stored: {0}")]
-    Storage(String),
-}
-
-impl IntakeError {
-    /// Returns whether the same submission may succeed later.
-    pub fn is_temporary(&self) -> bool {
-        !matches!(
-            self,
-            Self::Refused(_) | Self::TooLarge { .. } | Self::NotAPicture(..)
-        )
-    }
-}
-
-impl From<QueueError> for IntakeError {
-    fn from(error: QueueError) -> Self {
-        match error {
-            QueueError::Full { .. } => Self::Full(error),
-            QueueError::CameraFull { .. } => Self::CameraFull(error),
-            QueueError::TooMany { .. } | QueueError::KeyReused { .. } => {
-                Self::Refused(error.to_string())
-            }
-            QueueError::Store(StoreError::DiskFull) => Self::DiskFull,
-            // The path must not reach clients on the LAN.
-            QueueError::Store(StoreError::Io { source, .. }) => (&source).into(),
-            other => Self::Storage(other.to_string()),
-        }
-    }
-}
-
-impl From<&std::io::Error> for IntakeError {
-    fn from(error: &std::io::Error) -> Self {
-        match disk::trouble(error) {
-            _ if is_full(error) => Self::DiskFull,
-            Some(sentence) => Self::Storage(sentence.into()),
-            None => Self::Storage(error.to_string()),
-        }
-    }
-}
 
 /// The door to the queue; clones share it.
 #[derive(Clone)]
@@ -165,7 +96,7 @@ impl Intake {
     }
 
     /// Checks whether anything is accepted now.
-    pub fn room(&self) -> Result<(), IntakeError> {
+    pub fn check_capacity(&self) -> Result<(), IntakeError> {
         self.check_disk()?;
         match self.queue.load() {
             (unfinished, limit) if unfinished >= limit => Err(QueueError::Full {
@@ -179,12 +110,12 @@ impl Intake {
     }
 
     /// Checks whether a camera frame of this size is accepted now.
-    pub fn camera_room(&self, bytes: usize) -> Result<(), IntakeError> {
-        self.room()?;
+    pub fn check_camera_capacity(&self, bytes: usize) -> Result<(), IntakeError> {
+        self.check_capacity()?;
         if free_bytes(&self.state_dir).is_some_and(|free| free < bytes as u64) {
             return Err(IntakeError::DiskFull);
         }
-        Ok(self.queue.camera_room(bytes as u64)?)
+        Ok(self.queue.check_camera_capacity(bytes as u64)?)
     }
 
     /// Returns the largest picture size in bytes.
@@ -260,11 +191,12 @@ impl Intake {
         }
         if source == Source::Camera {
             // The camera pauses and reports it; other sources go on.
-            self.queue.camera_room(bytes.len() as u64)?;
+            self.queue.check_camera_capacity(bytes.len() as u64)?;
         }
         // Checked before writing: a waiting MQTT message would otherwise be spooled, hashed and
         // flushed again each second.
-        self.room().map_err(|error| self.kept_back(error))?;
+        self.check_capacity()
+            .map_err(|error| self.kept_back(error))?;
         let mut incoming = Incoming::raw(self, source, name, self.max_bytes());
         for piece in bytes.chunks(incoming::PIECE) {
             incoming.push(piece).await?;
@@ -368,7 +300,7 @@ impl Intake {
                     .set("intake", Condition::Ok, "accepting pictures")
             }
             // A smaller batch would be accepted, so the queue is not full.
-            Err(IntakeError::Full(_)) if self.room().is_ok() => false,
+            Err(IntakeError::Full(_)) if self.check_capacity().is_ok() => false,
             Err(error) if error.is_temporary() => self.degraded(error),
             Err(_) => false,
         };
@@ -398,7 +330,7 @@ impl Intake {
             return Err(self.kept_back(IntakeError::Storage(disk::GONE.into())));
         }
         match free_bytes(&self.state_dir) {
-            Some(free) if free < ROOM_BYTES => Err(self.kept_back(IntakeError::DiskFull)),
+            Some(free) if free < LEAST_FREE_BYTES => Err(self.kept_back(IntakeError::DiskFull)),
             Some(free) if free < self.limits.disk_reserve_bytes => {
                 Err(self.kept_back(IntakeError::DiskReserve))
             }
@@ -448,7 +380,7 @@ impl Intake {
 /// Clears the "full" and "broken" conditions from health once they are over, so that a load
 /// balancer returns. Fails when the state folder stays away: rows written to a deleted file are
 /// lost, and only a restart opens the current one.
-pub async fn watch_room(
+pub async fn watch_capacity(
     intake: Intake,
     mut pulse: Pulse,
     stop: CancellationToken,
@@ -465,11 +397,11 @@ pub async fn watch_room(
             }
             Place::Gone => {}
         }
-        let room = match intake.room() {
+        let capacity = match intake.check_capacity() {
             Ok(()) if intake.broken.load(Ordering::Relaxed) => intake.try_disk().await,
-            room => room,
+            capacity => capacity,
         };
-        match room {
+        match capacity {
             Ok(()) => {
                 _ = intake
                     .health
@@ -480,16 +412,9 @@ pub async fn watch_room(
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = pulse.answer_during(tokio::time::sleep(ROOM_CHECK)) => {}
+            () = pulse.answer_during(tokio::time::sleep(CAPACITY_CHECK)) => {}
         }
     }
-}
-
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-    )
 }
 
 #[cfg(test)]

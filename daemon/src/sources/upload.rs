@@ -1,25 +1,21 @@
 //! Reads request bodies for every route: a picture, a form with files, or JSON.
 //!
-//! Bodies go to the spool as they arrive. A few are read at a time while others wait unread; a body
-//! that stalls, or has used up its turn, gives up its place. The caller decides what becomes of the
-//! pictures.
+//! Bodies go to the spool as they arrive, in turns (`reading`). The caller decides what becomes of
+//! the pictures.
 
-use std::borrow::Cow;
+mod headers;
+mod reading;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, Bytes};
+use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use axum::http::{HeaderMap, StatusCode, header};
-use futures_util::{Stream, StreamExt};
-use mime::Mime;
-use parking_lot::Mutex;
-use percent_encoding::percent_decode_str;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 
+use self::headers::{content_type, file_name};
+use self::reading::{Reading, SMALL, Watch, in_turns, too_long};
 use super::incoming::Incoming;
 pub use super::incoming::Spooled;
 use super::{Intake, IntakeError};
@@ -33,12 +29,6 @@ use crate::problem::Problem;
 const READ_AT_ONCE: usize = 4;
 /// Bodies in progress, whether read or waiting; requests beyond are asked to retry.
 const UNDER_WAY: usize = 128;
-/// Time without data after which a body gives up its place.
-const STALL: Duration = Duration::from_millis(500);
-/// Time a body is read before it yields to others.
-const TURN: Duration = Duration::from_secs(2);
-/// Size up to which a body needs no place: its connection may buffer as much anyway.
-const SMALL: usize = 64 << 10;
 /// Largest JSON body.
 const JSON_LIMIT: usize = 1 << 20;
 /// Bytes of pictures in memory for the engine at a time, or one larger picture.
@@ -85,7 +75,7 @@ pub struct Loaded {
     /// The bytes.
     pub bytes: Vec<u8>,
     /// Permit, held until the bytes are no longer needed.
-    pub room: Option<OwnedSemaphorePermit>,
+    pub memory: Option<OwnedSemaphorePermit>,
 }
 
 impl Brought {
@@ -146,7 +136,7 @@ impl Uploads {
     }
 
     /// Waits for memory for this many bytes.
-    pub async fn room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+    pub async fn reserve_memory(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(bytes.div_ceil(1024))
             .unwrap_or(u32::MAX)
             .min(self.memory_kib);
@@ -156,12 +146,12 @@ impl Uploads {
 
     /// Reads a picture back, once there is memory for it.
     pub async fn load(&self, picture: Spooled) -> Result<Loaded, Problem> {
-        let room = self.room(picture.bytes).await;
+        let memory = self.reserve_memory(picture.bytes).await;
         let reading = tokio::task::spawn_blocking(move || picture.file.read());
         let read = reading.await.unwrap_or_else(|error| Err(error.into()));
         Ok(Loaded {
             bytes: read.map_err(|error| self.intake.not_written(&error))?,
-            room,
+            memory,
         })
     }
 
@@ -234,7 +224,7 @@ impl Uploads {
                 None => {
                     return Ok(Loaded {
                         bytes: text,
-                        room: None,
+                        memory: None,
                     });
                 }
             }
@@ -369,21 +359,6 @@ impl Uploads {
     }
 }
 
-fn too_long(limit: usize) -> Problem {
-    let detail = if limit == JSON_LIMIT {
-        format!(
-            "JSON has at most {limit} bytes here; send fewer paths at a time, and pictures as \
-             their bytes"
-        )
-    } else {
-        format!(
-            "the body has more than {limit} bytes, {FORM_PICTURES} pictures of intake.max_bytes; \
-             send fewer at a time"
-        )
-    };
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
-}
-
 /// Keeps the text of a field, or its beginning.
 async fn text(
     mut part: Field<'_>,
@@ -424,200 +399,11 @@ impl From<IntakeError> for PartError {
     }
 }
 
-/// A body that is being read, or waits for its turn.
-struct Reading {
-    body: BodyDataStream,
-    limit: usize,
-    read: usize,
-    /// Semaphore of places; `None` when the body needs none.
-    places: Option<Arc<Semaphore>>,
-    place: Option<(OwnedSemaphorePermit, Instant)>,
-    _under_way: Option<OwnedSemaphorePermit>,
-}
-
-impl Reading {
-    /// Reads enough bytes to identify the content, or all of them.
-    async fn head(&mut self) -> Result<Vec<u8>, Problem> {
-        let mut head = Vec::new();
-        while head.len() < HEAD_BYTES
-            && let Some(bytes) = self.next().await?
-        {
-            head.extend_from_slice(&bytes);
-        }
-        Ok(head)
-    }
-
-    /// Returns the next bytes, once it is this body's turn.
-    async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
-        let bytes = match &self.places {
-            None => self.body.next().await,
-            Some(places) => {
-                if self
-                    .place
-                    .as_ref()
-                    .is_some_and(|(_, since)| since.elapsed() > TURN)
-                {
-                    self.place = None;
-                }
-                if self.place.is_none() {
-                    // The semaphore is never closed.
-                    let place = Arc::clone(places).acquire_owned().await;
-                    self.place = place.ok().map(|place| (place, Instant::now()));
-                }
-                match tokio::time::timeout(STALL, self.body.next()).await {
-                    Ok(bytes) => bytes,
-                    Err(_) => {
-                        self.place = None;
-                        self.body.next().await
-                    }
-                }
-            }
-        };
-        let bytes = bytes.transpose().map_err(|error| {
-            // axum's own message has no details; its source has.
-            let cause = std::error::Error::source(&error)
-                .map_or_else(|| error.to_string(), ToString::to_string);
-            Problem::bad_request(format!("the body could not be read: {cause}"))
-        })?;
-        self.read += bytes.as_ref().map_or(0, Bytes::len);
-        if self.read > self.limit {
-            Err(too_long(self.limit))
-        } else {
-            Ok(bytes)
-        }
-    }
-}
-
-/// State of a form beyond what its parser reports.
-#[derive(Default)]
-struct Watch {
-    /// Bytes read since the parser's last progress.
-    swallowed: AtomicUsize,
-    failure: Mutex<Option<Problem>>,
-}
-
-impl Watch {
-    fn progress(&self) {
-        self.swallowed.store(0, Ordering::Relaxed);
-    }
-}
-
-/// Limits the body given to the form parser, which reads all it can before it yields and buffers
-/// the part whose end it seeks: it gets one piece at a time, and not without end.
-fn in_turns(
-    reading: Reading,
-    watch: Arc<Watch>,
-) -> impl Stream<Item = Result<Bytes, axum::BoxError>> {
-    futures_util::stream::unfold(Some((reading, watch)), async |state| {
-        let (mut reading, watch) = state?;
-        tokio::task::yield_now().await;
-        let next = reading.next().await.and_then(|bytes| {
-            let read = bytes.as_ref().map_or(0, Bytes::len);
-            match watch.swallowed.fetch_add(read, Ordering::Relaxed) {
-                HEADERS.. => Err(Problem::bad_request(
-                    "the multipart body is broken: the headers of a part do not end",
-                )),
-                _ => Ok(bytes),
-            }
-        });
-        match next {
-            Ok(bytes) => bytes.map(|bytes| (Ok(bytes), Some((reading, watch)))),
-            Err(problem) => {
-                *watch.failure.lock() = Some(problem);
-                Some((Err("refused".into()), None))
-            }
-        }
-    })
-}
-
-/// Returns the content type by RFC 9110: without case, parameters and blanks.
-fn content_type(headers: &HeaderMap) -> Option<Mime> {
-    headers
-        .get(header::CONTENT_TYPE)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
-}
-
 fn looks_like_json(head: &[u8]) -> bool {
     matches!(
         without_mark(head).trim_ascii_start().first(),
         Some(b'{' | b'[')
     )
-}
-
-/// Returns the file name of a part; `None` when it declares no file. `filename*` in UTF-8 (RFC
-/// 8187) is preferred; invalid UTF-8 is read as Latin-1, which browsers once sent.
-fn file_name(headers: &HeaderMap) -> Option<String> {
-    let header = headers.get(header::CONTENT_DISPOSITION)?.as_bytes();
-    let header = match str::from_utf8(header) {
-        Ok(text) => text.to_string(),
-        Err(_) => header.iter().copied().map(char::from).collect(),
-    };
-    let (mut plain, mut extended) = (None, None);
-    for (key, value) in parameters(&header) {
-        match key.as_str() {
-            "filename" => plain = plain.or(Some(value)),
-            "filename*" => extended = extended.or_else(|| percent_decoded(&value)),
-            _ => {}
-        }
-    }
-    // An unreadable name still declares a file.
-    extended.or(plain).or_else(|| {
-        header
-            .to_ascii_lowercase()
-            .contains("filename")
-            .then(|| UNNAMED.into())
-    })
-}
-
-/// Returns a header's parameters, keys in lower case, values unquoted.
-fn parameters(header: &str) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    let mut rest = header.split_once(';').map_or("", |(_, rest)| rest);
-    while let Some((key, after)) = rest.split_once('=') {
-        let key = key.trim_matches([' ', '\t', ';']).to_ascii_lowercase();
-        let after = after.trim_start();
-        let mut value = String::new();
-        let mut characters = after.char_indices();
-        let quoted = after.starts_with('"');
-        if quoted {
-            characters.next();
-        }
-        let mut end = after.len();
-        while let Some((at, c)) = characters.next() {
-            match c {
-                '\\' if quoted => value.extend(characters.next().map(|(_, c)| c)),
-                '"' if quoted => {
-                    end = at + 1;
-                    break;
-                }
-                ';' if !quoted => {
-                    end = at;
-                    break;
-                }
-                c => value.push(c),
-            }
-        }
-        found.push((key, if quoted { value } else { value.trim().into() }));
-        rest = &after[end..];
-    }
-    found
-}
-
-/// Decodes an extended value such as `UTF-8''na%C3%AFve.jpg`.
-fn percent_decoded(value: &str) -> Option<String> {
-    let mut parts = value.splitn(3, '\'');
-    let charset = parts.next()?;
-    let (_, text) = (parts.next()?, parts.next()?);
-    let bytes = percent_decode_str(text);
-    if charset.eq_ignore_ascii_case("UTF-8") {
-        bytes.decode_utf8().ok().map(Cow::into_owned)
-    } else {
-        Some(bytes.map(char::from).collect())
-    }
 }
 
 /// Strips a byte order mark, which Windows writes and JSON forbids.

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use kith_vision::Centroid;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::facts::store_fact;
@@ -28,16 +29,6 @@ pub struct UngroupedFace {
     pub crop: Vec<u8>,
 }
 
-/// Centroid of a group, as stored.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StrangerShape {
-    /// Sum of the embeddings that count.
-    pub total: Vec<f32>,
-    /// Number of those embeddings; 0 after a face has left the group, until the sum is computed
-    /// again.
-    pub weight: u32,
-}
-
 /// A face that joins a group, or founds one.
 #[derive(Debug, Clone)]
 pub struct Joining {
@@ -49,10 +40,10 @@ pub struct Joining {
     pub accepted_at_ms: i64,
     /// Embedding space of face and group.
     pub space: String,
-    /// The group with its current weight; `None` founds a new one.
+    /// The group with the current count of its centroid; `None` founds a new one.
     pub group: Option<(StrangerId, u32)>,
     /// Centroid of the group from now on.
-    pub shape: StrangerShape,
+    pub centroid: Centroid,
 }
 
 /// Outcome of joining a group.
@@ -148,28 +139,29 @@ impl Store {
         .await
     }
 
-    /// Returns every group of a space with its centroid.
-    pub async fn stranger_shapes(
+    /// Returns every group of a space with its centroid (columns `total` and `weight`). Its count is
+    /// 0 after a face has left the group, until the centroid is computed again.
+    pub async fn stranger_centroids(
         &self,
         space: String,
-    ) -> Result<Vec<(StrangerId, StrangerShape)>, StoreError> {
+    ) -> Result<Vec<(StrangerId, Centroid)>, StoreError> {
         // Readers do not see uncommitted rows, so commit them first.
         self.write(Urgency::Now, |_| Ok(())).await?;
         self.read(move |connection| {
-            let mut shapes = connection.prepare(
+            let mut centroids = connection.prepare(
                 "SELECT id, total, weight FROM strangers WHERE space = ?1 AND person_id IS NULL ORDER BY id",
             )?;
-            let shape = |row: &Row<'_>| {
+            let centroid = |row: &Row<'_>| {
                 let total: Vec<u8> = row.get(1)?;
-                Ok((row.get(0)?, StrangerShape { total: blob_to_vector(&total), weight: row.get(2)? }))
+                Ok((row.get(0)?, Centroid { sum: blob_to_vector(&total), count: row.get(2)? }))
             };
-            shapes.query_map([space], shape)?.collect()
+            centroids.query_map([space], centroid)?.collect()
         })
         .await
     }
 
-    /// Has the centroid of a group with a damaged sum computed again.
-    pub async fn sum_stranger_up_again(&self, id: StrangerId) -> Result<(), StoreError> {
+    /// Discards the damaged centroid of a group; it is computed again.
+    pub async fn discard_centroid(&self, id: StrangerId) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
             connection
                 .prepare_cached("UPDATE strangers SET total = x'', weight = 0 WHERE id = ?1")?
@@ -218,16 +210,17 @@ impl Store {
         .await
     }
 
-    /// Recomputes a group's centroid with `shape` from the embeddings of its newest faces: those of
-    /// sufficient quality, or else the newest face alone. Drops a group without usable embeddings.
-    pub async fn reshape_stranger(
+    /// Recomputes a group's centroid with `average` from the embeddings of its newest faces: those
+    /// of sufficient quality, or else the newest face alone. Drops a group without usable
+    /// embeddings.
+    pub async fn recompute_centroid(
         &self,
         id: StrangerId,
         space: String,
-        quality: f32,
+        min_quality: f32,
         limit: u32,
-        shape: impl Fn(&[Vec<f32>]) -> Option<StrangerShape> + Send + 'static,
-    ) -> Result<Option<StrangerShape>, StoreError> {
+        average: impl Fn(&[Vec<f32>]) -> Option<Centroid> + Send + 'static,
+    ) -> Result<Option<Centroid>, StoreError> {
         self.write(Urgency::Note, move |connection| {
             let mut newest = connection.prepare_cached(
                 "SELECT f.embedding FROM stranger_faces m JOIN faces f ON f.image_id = m.image_id AND f.number = m.number
@@ -240,18 +233,18 @@ impl Store {
                 // Damaged embeddings are skipped.
                 found.filter(|vector| !vector.as_ref().is_ok_and(Vec::is_empty)).collect()
             };
-            let mut found = vectors(quality, limit)?;
+            let mut found = vectors(min_quality, limit)?;
             if found.is_empty() {
                 found = vectors(0.0, 1)?;
             }
-            let Some(shape) = shape(&found) else {
+            let Some(centroid) = average(&found) else {
                 connection.prepare_cached("DELETE FROM strangers WHERE id = ?1")?.execute([id])?;
                 return Ok(None);
             };
             connection
                 .prepare_cached("UPDATE strangers SET total = ?2, weight = ?3 WHERE id = ?1")?
-                .execute(params![id, vector_to_blob(&shape.total), shape.weight])?;
-            Ok(Some(shape))
+                .execute(params![id, vector_to_blob(&centroid.sum), centroid.count])?;
+            Ok(Some(centroid))
         })
         .await
     }
@@ -265,9 +258,9 @@ impl Store {
     /// Merges two groups under the lower number. The result is ignored if either was.
     pub async fn merge_strangers(
         &self,
-        (one, weight): (StrangerId, u32),
-        (other, other_weight): (StrangerId, u32),
-        shape: StrangerShape,
+        (one, count): (StrangerId, u32),
+        (other, other_count): (StrangerId, u32),
+        centroid: Centroid,
     ) -> Result<bool, StoreError> {
         let (keep, gone) = (one.min(other), one.max(other));
         self.write(Urgency::Note, move |connection| {
@@ -276,7 +269,7 @@ impl Store {
                     "SELECT count(*) FROM strangers WHERE ((id = ?1 AND weight = ?2) OR (id = ?3 AND weight = ?4))
                         AND person_id IS NULL",
                 )?
-                .query_row(params![one, weight, other, other_weight], |row| row.get(0))?;
+                .query_row(params![one, count, other, other_count], |row| row.get(0))?;
             if as_they_were < 2 {
                 return Ok(false);
             }
@@ -291,7 +284,7 @@ impl Store {
                             last_seen_ms = max(strangers.last_seen_ms, o.last_seen_ms)
                        FROM strangers o WHERE strangers.id = ?1 AND o.id = ?2",
                 )?
-                .execute(params![keep, gone, vector_to_blob(&shape.total), shape.weight])?;
+                .execute(params![keep, gone, vector_to_blob(&centroid.sum), centroid.count])?;
             connection.prepare_cached("DELETE FROM strangers WHERE id = ?1")?.execute([gone])?;
             Ok(true)
         })
@@ -405,18 +398,18 @@ fn join(connection: &Connection, face: &Joining) -> rusqlite::Result<Joined> {
     if !unknown {
         return Ok(Joined::NoStranger);
     }
-    let total = vector_to_blob(&face.shape.total);
+    let total = vector_to_blob(&face.centroid.sum);
     let id = match face.group {
-        Some((id, weight)) => {
+        Some((id, count)) => {
             // The centroid is written only when it changes, which saves a page write for each face
             // of frequent visitors.
-            let joined = if weight == face.shape.weight {
+            let joined = if count == face.centroid.count {
                 connection
                     .prepare_cached(
                         "UPDATE strangers SET faces = faces + 1, last_seen_ms = max(last_seen_ms, ?2)
                           WHERE id = ?1 AND weight = ?3 AND person_id IS NULL",
                     )?
-                    .execute(params![id, face.accepted_at_ms, weight])?
+                    .execute(params![id, face.accepted_at_ms, count])?
             } else {
                 connection
                     .prepare_cached(
@@ -424,7 +417,7 @@ fn join(connection: &Connection, face: &Joining) -> rusqlite::Result<Joined> {
                                 weight = ?5
                           WHERE id = ?1 AND weight = ?3 AND person_id IS NULL",
                     )?
-                    .execute(params![id, face.accepted_at_ms, weight, total, face.shape.weight])?
+                    .execute(params![id, face.accepted_at_ms, count, total, face.centroid.count])?
             };
             if joined == 0 {
                 return Ok(Joined::GroupChanged);
@@ -437,7 +430,7 @@ fn join(connection: &Connection, face: &Joining) -> rusqlite::Result<Joined> {
                     "INSERT INTO strangers (space, total, weight, faces, first_seen_ms, last_seen_ms)
                      VALUES (?1, ?2, ?3, 1, ?4, ?4)",
                 )?
-                .execute(params![face.space, total, face.shape.weight, face.accepted_at_ms])?;
+                .execute(params![face.space, total, face.centroid.count, face.accepted_at_ms])?;
             connection.last_insert_rowid()
         }
     };

@@ -333,7 +333,7 @@ mod tests {
     use super::*;
     use crate::domain::hex;
     use crate::store::fixtures::{blob, enroll, image, rows, run, store};
-    use crate::store::{Changed, vector_to_blob};
+    use crate::store::{PersonChange, vector_to_blob};
 
     #[test]
     fn a_result_forgets_one_person_and_keeps_the_others() {
@@ -372,7 +372,7 @@ mod tests {
         run(&store, &not(ann, [8.0, 8.0])).await;
         assert_eq!(
             store.merge_people(ann, bob).await.unwrap(),
-            Changed::Done(())
+            PersonChange::Done
         );
         store.follow_merges().await.unwrap();
         let left = "SELECT person_id || hex(vector) FROM counter_examples ORDER BY id";

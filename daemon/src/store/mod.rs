@@ -47,7 +47,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::files::disk;
 use crate::supervise::fault;
 pub use backup::{Contents, NoBackup, Origin, check_header, clean_copy, origin};
-pub use clustering::{Joined, Joining, StrangerShape, UngroupedFace};
+pub use clustering::{Joined, Joining, UngroupedFace};
 pub use damaged::{Waiting, empty_copy, people_of_damaged, waiting_of_damaged};
 pub use faces::{CounterExample, PersonBeside, Relabel, StoredFace, counter_examples};
 pub use find::ImageFilter;
@@ -60,10 +60,10 @@ pub use listing::{
     Counts, FaceBox, FaceRow, ImageDetail, ImageRow, counts, images as newest_images,
 };
 pub use missing::{Look, Looks};
-pub use operator::Told;
+pub use operator::ImageChange;
 pub use people::{
-    Changed, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, complete_names,
-    gallery, people,
+    EnrolledPicture, GalleryRow, PersonChange, PersonPicture, PersonRow, Unembedded,
+    complete_names, gallery, people,
 };
 pub use rejected::{NewRejected, REJECTED_BEGINNING, RejectedCaps, RejectedMessage};
 pub use restore::{Amounts, amounts};
@@ -86,8 +86,8 @@ const JOURNAL_BYTES: i64 = 4 * 1024 * 1024;
 
 /// Emergency reserve for a full disk: without space for its journal the database could not be
 /// opened, and no page could say so.
-const ROOM: &str = "kithd.room";
-const ROOM_BYTES: u64 = 1024 * 1024;
+const RESERVE: &str = "kithd.reserve";
+const RESERVE_BYTES: u64 = 1024 * 1024;
 /// Marker left by a run that met damage: the next start checks the whole database, however long
 /// that takes.
 const DOUBT: &str = "kithd.doubt";
@@ -106,7 +106,7 @@ const NEEDED: [&str; 8] = [
 ];
 
 /// Enough for a journal of a few pages and its index.
-const LEAST_ROOM_BYTES: u64 = 64 * 1024;
+const LEAST_RESERVE_BYTES: u64 = 64 * 1024;
 
 /// Database error, worded for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -242,14 +242,14 @@ impl Store {
                 migrate::set_aside(folder)?;
                 open_writable(&path)?
             }
-            Err(StoreError::DiskFull) if std::fs::remove_file(folder.join(ROOM)).is_ok() => {
+            Err(StoreError::DiskFull) if std::fs::remove_file(folder.join(RESERVE)).is_ok() => {
                 open_writable(&path)?
             }
             opened => opened?,
         };
         // Usually there is none.
         let _ = std::fs::remove_file(folder.join(DOUBT));
-        keep_room(folder, false);
+        keep_reserve(folder, false);
         let reader = |_| {
             let reader = open_read_only(&path)?;
             // The first query opens the journal, so that readers keep working if the folder
@@ -453,7 +453,7 @@ impl Store {
         self.writer.clone().stop().await;
         // The emptied journal has freed disk space that the next start needs; reserve it before
         // others fill the disk.
-        keep_room(self.state_dir(), true);
+        keep_reserve(self.state_dir(), true);
     }
 }
 
@@ -589,17 +589,17 @@ pub fn look_through(folder: &Path) -> Result<Option<LookedThrough>, StoreError> 
 
 /// Allocates the emergency reserve: at most a quarter of the free space, or, when the space was
 /// freed by this very program (`own`), as much as possible.
-fn keep_room(folder: &Path, own: bool) {
+fn keep_reserve(folder: &Path, own: bool) {
     // An existing reserve is kept.
     let opened = std::fs::File::options()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(folder.join(ROOM));
+        .open(folder.join(RESERVE));
     let Ok(file) = opened else { return };
     let free =
         rustix::fs::statvfs(folder).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-    let sizes = [ROOM_BYTES, ROOM_BYTES / 4, LEAST_ROOM_BYTES].into_iter();
+    let sizes = [RESERVE_BYTES, RESERVE_BYTES / 4, LEAST_RESERVE_BYTES].into_iter();
     for bytes in sizes.filter(|bytes| own || *bytes <= free / 4) {
         if rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).is_ok() {
             return;

@@ -8,7 +8,7 @@ use crate::domain::{ImageId, State};
 
 /// Outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum ImageChange {
     /// There is no such image.
     NotFound,
     /// The image is in another state.
@@ -36,14 +36,14 @@ struct Row {
 impl Store {
     /// Puts a failed image back to `pending` with fresh attempts. Its next result names the old
     /// one, if that may have left the board.
-    pub async fn try_again(&self, id: ImageId, now_ms: i64) -> Result<Told, StoreError> {
+    pub async fn try_again(&self, id: ImageId, now_ms: i64) -> Result<ImageChange, StoreError> {
         self.write(Urgency::Now, move |connection| {
-            let Some(row) = row(connection, id)? else { return Ok(Told::NotFound) };
+            let Some(row) = row(connection, id)? else { return Ok(ImageChange::NotFound) };
             if row.state != State::Failed {
-                return Ok(Told::Not(row.state));
+                return Ok(ImageChange::Not(row.state));
             }
             if row.bytes_gone {
-                return Ok(Told::BytesGone);
+                return Ok(ImageChange::BytesGone);
             }
             store_queue_clock(connection, now_ms)?;
             connection
@@ -59,17 +59,17 @@ impl Store {
                       WHERE id = :id",
                 )?
                 .execute(named_params! { ":now": now_ms, ":id": id })?;
-            Ok(Told::Done { camera_bytes: row.camera_bytes, waiting: true, counter_examples: 0 })
+            Ok(ImageChange::Done { camera_bytes: row.camera_bytes, waiting: true, counter_examples: 0 })
         })
         .await
     }
 
     /// Removes an image with its dependent rows, unless the engine holds it.
-    pub async fn remove_image(&self, id: ImageId) -> Result<Told, StoreError> {
+    pub async fn remove_image(&self, id: ImageId) -> Result<ImageChange, StoreError> {
         self.write(Urgency::Now, move |connection| {
-            let Some(row) = row(connection, id)? else { return Ok(Told::NotFound) };
+            let Some(row) = row(connection, id)? else { return Ok(ImageChange::NotFound) };
             if row.state == State::Processing {
-                return Ok(Told::Not(row.state));
+                return Ok(ImageChange::Not(row.state));
             }
             let counter_examples = connection
                 .prepare_cached(
@@ -80,7 +80,7 @@ impl Store {
                 .execute([id])?;
             connection.prepare_cached("DELETE FROM images WHERE id = ?1")?.execute([id])?;
             let waiting = row.state == State::Pending;
-            Ok(Told::Done { camera_bytes: row.camera_bytes, waiting, counter_examples })
+            Ok(ImageChange::Done { camera_bytes: row.camera_bytes, waiting, counter_examples })
         })
         .await
     }

@@ -386,9 +386,9 @@ impl Store {
 
 /// Outcome of a change to people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changed<T = ()> {
+pub enum PersonChange {
     /// Done.
-    Done(T),
+    Done,
     /// There is no such person or picture.
     NotFound,
     /// Refused, with a sentence that says why.
@@ -402,19 +402,23 @@ const BATCH: usize = 50;
 
 impl Store {
     /// Gives a person another name.
-    pub async fn rename_person(&self, id: PersonId, name: String) -> Result<Changed, StoreError> {
+    pub async fn rename_person(
+        &self,
+        id: PersonId,
+        name: String,
+    ) -> Result<PersonChange, StoreError> {
         self.write(Urgency::Now, move |connection| {
             let holder = person_named(connection, &name)?;
             if holder.is_some_and(|holder| holder != id) {
-                return Ok(Changed::Refused(format!(
+                return Ok(PersonChange::Refused(format!(
                     "another person is called {name}; merge the two if they are one"
                 )));
             }
             let renamed = write_name(connection, id, &name)?;
             Ok(if renamed == 0 {
-                Changed::NotFound
+                PersonChange::NotFound
             } else {
-                Changed::Done(())
+                PersonChange::Done
             })
         })
         .await
@@ -422,15 +426,19 @@ impl Store {
 
     /// Merges two people: pictures, past faces and counter-examples of `id` become those of `into`.
     /// [`Self::follow_merges`] does the rest.
-    pub async fn merge_people(&self, id: PersonId, into: PersonId) -> Result<Changed, StoreError> {
+    pub async fn merge_people(
+        &self,
+        id: PersonId,
+        into: PersonId,
+    ) -> Result<PersonChange, StoreError> {
         if id == into {
-            return Ok(Changed::Refused("they are one person already".into()));
+            return Ok(PersonChange::Refused("they are one person already".into()));
         }
         self.write(Urgency::Now, move |connection| {
             let uid = |id: PersonId| -> rusqlite::Result<Option<Vec<u8>>> {
                 connection.query_row("SELECT uid FROM person WHERE id = ?1", [id], |row| row.get(0)).optional()
             };
-            let (Some(from_uid), Some(into_uid)) = (uid(id)?, uid(into)?) else { return Ok(Changed::NotFound) };
+            let (Some(from_uid), Some(into_uid)) = (uid(id)?, uid(into)?) else { return Ok(PersonChange::NotFound) };
             // Drop counter-examples that say one of the two is not the other. Compare crops as well
             // as vectors: a crop survives a change of model pack.
             for (whose, other) in [(into, id), (id, into)] {
@@ -456,7 +464,7 @@ impl Store {
             let mut merging = merging(connection)?;
             merging.push((id, into));
             store_fact(connection, MERGING, &serde_json::json!(merging).to_string())?;
-            Ok(Changed::Done(()))
+            Ok(PersonChange::Done)
         })
         .await
     }
@@ -829,10 +837,10 @@ mod tests {
             .unwrap()
             .unwrap();
         let refused = store.rename_person(jose, "EILEEN".into()).await.unwrap();
-        assert!(matches!(refused, Changed::Refused(_)), "{refused:?}");
+        assert!(matches!(refused, PersonChange::Refused(_)), "{refused:?}");
         assert_eq!(
             store.rename_person(jose, "JOSÉ".into()).await.unwrap(),
-            Changed::Done(())
+            PersonChange::Done
         );
         assert_eq!(store.person(jose).await.unwrap().unwrap().name, "JOSÉ");
         // A key that an earlier version made is made anew at the start.

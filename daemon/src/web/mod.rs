@@ -8,13 +8,13 @@ mod assets;
 pub mod auth;
 mod charts;
 mod encoding;
-mod live;
+mod events;
+mod format;
 mod login;
 mod metrics;
 pub mod page;
 mod relative;
 mod visitor;
-mod wording;
 
 #[cfg(test)]
 mod tests;
@@ -34,7 +34,7 @@ pub fn router(view: View) -> Router {
     Router::new()
         .merge(page::routes())
         .route("/assets/{file}", get(assets::asset))
-        .route("/events", get(live::events))
+        .route("/events", get(events::events))
         .route("/v1/status", get(api::health::status))
         .route("/openapi.json", get(api::document))
         .route("/healthz", get(|| async { "ok\n" }))

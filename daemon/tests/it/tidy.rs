@@ -105,7 +105,7 @@ fn sql_stands_only_in_the_store() {
 
 #[test]
 fn the_arrows_of_the_design_hold() {
-    // Each room, and the others that it may not name.
+    // Each module, and the others that it may not name.
     let forbidden = [
         (
             "sources",
@@ -139,8 +139,8 @@ fn the_arrows_of_the_design_hold() {
             "store queue sources engines people pipeline api web",
         ),
     ];
-    for (room, names) in forbidden {
-        for (path, text) in files(&format!("daemon/src/{room}"), "rs") {
+    for (module, names) in forbidden {
+        for (path, text) in files(&format!("daemon/src/{module}"), "rs") {
             for name in names.split(' ') {
                 let name = match name {
                     "kith_mqtt" => name.to_owned(),

@@ -1,5 +1,6 @@
 //! Kernels for every processor, vectorised by the compiler as far as it can.
 
+use super::finish::{Lane, activated, larger, whole};
 use super::lanes::{self, *};
 use super::*;
 

@@ -6,9 +6,9 @@ mod nms;
 mod turned;
 pub(crate) mod yunet;
 
-use crate::area::{Pyramid, Window};
-use crate::cores::Cores;
 use crate::manifest::DetectorSpec;
+use crate::pyramid::{Pyramid, Window};
+use crate::thread_budget::ThreadBudget;
 use crate::{Bounds, Pack, Rgb, Search, VisionError};
 use turned::Turn;
 
@@ -116,17 +116,17 @@ impl Detector {
         &self,
         picture: &Pyramid,
         search: &Search,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Vec<Detection>, VisionError> {
-        let mut faces = self.look(picture, search, self.sure, cores)?;
+        let mut faces = self.find(picture, search, self.sure, budget)?;
         if faces.is_empty() {
-            faces = self.look_with_border(picture, search, cores)?;
+            faces = self.find_with_border(picture, search, budget)?;
         }
         // A face on its side or upside down is often found with upright landmarks, but hardly ever
         // with a sure score.
         if search.turned && surest(&faces) < self.sure {
             faces = self
-                .look_turned(picture, search, &faces, cores)?
+                .find_turned(picture, search, &faces, budget)?
                 .unwrap_or(faces);
         }
         faces.truncate(search.max_faces);
@@ -135,15 +135,15 @@ impl Detector {
 
     /// Returns the plausible faces, the most prominent first. Faces from the score `sure` on get no
     /// second look.
-    fn look(
+    fn find(
         &self,
         picture: &Pyramid,
         search: &Search,
         sure: f32,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Vec<Detection>, VisionError> {
         let mut faces = match &self.networks {
-            Networks::Mtcnn(mtcnn) => mtcnn.detect(picture, search, sure, cores)?,
+            Networks::Mtcnn(mtcnn) => mtcnn.detect(picture, search, sure, budget)?,
             Networks::Yunet(yunet) => yunet.detect(picture, search)?,
         };
         faces.retain(Detection::is_plausible);
@@ -154,11 +154,11 @@ impl Detector {
     }
 
     /// Returns the faces that fill the picture, in its coordinates.
-    fn look_with_border(
+    fn find_with_border(
         &self,
         picture: &Pyramid,
         search: &Search,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Vec<Detection>, VisionError> {
         let (width, height) = (picture.width() as f64, picture.height() as f64);
         let side = width.max(height) * (1.0 + 2.0 * BORDER);
@@ -175,7 +175,7 @@ impl Detector {
             min_face_px: wanted.max(BORDERED_SMALLEST_PX),
             ..*search
         };
-        let mut faces = self.look(&Pyramid::new(&bordered), &large, TWICE, cores)?;
+        let mut faces = self.find(&Pyramid::new(&bordered), &large, TWICE, budget)?;
         let place = |[x, y]: [f32; 2]| {
             [
                 (f64::from(x) * scale + window.left) as f32,
@@ -195,15 +195,15 @@ impl Detector {
     /// Returns the faces of a picture that is not upright, the most prominent first, in the
     /// coordinates of the given picture. `None` if one of the doubtful faces is confirmed, or if
     /// turning does not remove a quarter of the doubt about the surest face.
-    fn look_turned(
+    fn find_turned(
         &self,
         picture: &Pyramid,
         search: &Search,
         doubtful: &[Detection],
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Option<Vec<Detection>>, VisionError> {
         for face in doubtful.iter().take(DOUBTFUL) {
-            if self.stands(face, picture, search, cores)? {
+            if self.stands(face, picture, search, budget)? {
                 return Ok(None);
             }
         }
@@ -218,12 +218,12 @@ impl Detector {
             min_face_px: (smallest as f64 * shrink) as usize,
             ..*search
         };
-        let (score, turn) = self.surest_turn(reduced, &coarse, cores)?;
+        let (score, turn) = self.surest_turn(reduced, &coarse, budget)?;
         if score < needed {
             return Ok(None);
         }
         let turned = turn.of(picture.whole());
-        let faces = self.look(&Pyramid::new(&turned), search, TWICE, cores)?;
+        let faces = self.find(&Pyramid::new(&turned), search, TWICE, budget)?;
         // The reduced copy may show a face that the whole picture does not.
         if surest(&faces) < needed {
             return Ok(None);
@@ -242,7 +242,7 @@ impl Detector {
         face: &Detection,
         picture: &Pyramid,
         search: &Search,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<bool, VisionError> {
         // YuNet needs as long for a part as for the whole picture.
         let Networks::Mtcnn(_) = self.networks else {
@@ -253,11 +253,9 @@ impl Detector {
             min_face_px: AROUND_SMALLEST_PX,
             ..*search
         };
-        let upright = surest(&self.look(&Pyramid::new(&around), &search, TWICE, cores)?);
-        Ok(
-            upright >= STANDS
-                && self.surest_turn(&around, &search, cores)?.0 < self.needed(upright),
-        )
+        let upright = surest(&self.find(&Pyramid::new(&around), &search, TWICE, budget)?);
+        Ok(upright >= STANDS
+            && self.surest_turn(&around, &search, budget)?.0 < self.needed(upright))
     }
 
     /// Returns the score from which a face counts as surer in a turned picture.
@@ -270,19 +268,21 @@ impl Detector {
         &self,
         picture: &Rgb,
         search: &Search,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<(f32, Turn), VisionError> {
         // All three turns are needed: in the opposite one a face can be found upside down, but with
         // a lower score.
-        let looks = cores.each(&Turn::ALL, |turn| {
+        let scores = budget.each(&Turn::ALL, |turn| {
             let turned = turn.of(picture);
-            self.look(&Pyramid::new(&turned), search, TWICE, cores)
+            self.find(&Pyramid::new(&turned), search, TWICE, budget)
                 .map(|faces| (surest(&faces), *turn))
         });
-        looks.into_iter().try_fold((0.0, Turn::Half), |best, look| {
-            let look = look?;
-            Ok(if look.0 > best.0 { look } else { best })
-        })
+        scores
+            .into_iter()
+            .try_fold((0.0, Turn::Half), |best, score| {
+                let score = score?;
+                Ok(if score.0 > best.0 { score } else { best })
+            })
     }
 }
 

@@ -6,11 +6,11 @@ use std::ops::Range;
 
 use super::Detection;
 use super::nms::{Overlap, Scored, suppress};
-use crate::area::{Pyramid, Window};
-use crate::cores::Cores;
 use crate::manifest::MtcnnSpec;
 use crate::pixels::{Colour, Pixels};
+use crate::pyramid::{Pyramid, Window};
 use crate::runtime::{Network, Outputs, Plan};
+use crate::thread_budget::ThreadBudget;
 use crate::{Bounds, Pack, Search, VisionError};
 
 /// Side of P-Net's receptive field, and so of the smallest face it can see.
@@ -129,16 +129,16 @@ impl Mtcnn {
         picture: &Pyramid,
         search: &Search,
         sure: f32,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Vec<Detection>, VisionError> {
-        let mut boxes = self.propose(picture, search.min_face_px, cores)?;
+        let mut boxes = self.propose(picture, search.min_face_px, budget)?;
         boxes.truncate(PROPOSALS);
         for candidate in &mut boxes {
             candidate.bounds = squared(candidate.shifted(0.0));
         }
         let boxes = self
             .rnet
-            .refine(picture, &boxes, self.thresholds[1], cores)?;
+            .refine(picture, &boxes, self.thresholds[1], budget)?;
         let mut boxes = suppress(boxes, self.overlap, Overlap::Union, 1.0);
         boxes.truncate(
             search
@@ -153,25 +153,26 @@ impl Mtcnn {
         // 1.
         let faces = self
             .onet
-            .refine(picture, &boxes, 2.0 * self.thresholds[2] - 1.0, cores)?;
+            .refine(picture, &boxes, 2.0 * self.thresholds[2] - 1.0, budget)?;
         let faces = faces.iter().map(Candidate::detection).collect();
         self.confirm(
             picture,
             suppress(faces, 0.7, Overlap::Smaller, 1.0),
             sure,
-            cores,
+            budget,
         )
     }
 
     /// Looks again at faces, mirrored and with the corrected box, which false positives rarely
-    /// survive. A face's score becomes the mean of both looks, and its landmarks as well if the pack
-    /// wants every face looked at twice; otherwise faces from the score `sure` on are left out.
+    /// survive. A face's score becomes the mean of both looks, and its landmarks as well if the
+    /// pack wants every face looked at twice; otherwise faces from the score `sure` on are left
+    /// out.
     fn confirm(
         &self,
         picture: &Pyramid,
         mut faces: Vec<Detection>,
         sure: f32,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Vec<Detection>, VisionError> {
         let again = |face: &Detection| Candidate {
             bounds: squared(face.bounds),
@@ -186,17 +187,17 @@ impl Mtcnn {
             .filter(|face| is_seen_again(face))
             .map(again)
             .collect();
-        let looks = self
+        let second = self
             .onet
-            .refine(picture, &seen_again, f32::NEG_INFINITY, cores)?;
-        for (face, look) in faces
+            .refine(picture, &seen_again, f32::NEG_INFINITY, budget)?;
+        for (face, again) in faces
             .iter_mut()
             .filter(|face| is_seen_again(face))
-            .zip(&looks)
+            .zip(&second)
         {
-            face.score = (face.score + look.score) / 2.0;
+            face.score = (face.score + again.score) / 2.0;
             if self.every_face_twice {
-                for (first, second) in face.landmarks.iter_mut().zip(look.detection().landmarks) {
+                for (first, second) in face.landmarks.iter_mut().zip(again.detection().landmarks) {
                     *first = [(first[0] + second[0]) / 2.0, (first[1] + second[1]) / 2.0];
                 }
             }
@@ -210,7 +211,7 @@ impl Mtcnn {
         &self,
         picture: &Pyramid,
         min_face_px: usize,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Vec<Candidate>, VisionError> {
         let (width, height) = (picture.width() as f64, picture.height() as f64);
         let mut scale = largest_scale(width, height, min_face_px);
@@ -220,7 +221,7 @@ impl Mtcnn {
             tiles.extend(Tile::cut(sides, scale));
             scale *= self.pyramid_factor;
         }
-        let found = cores.each(&tiles, |tile| self.look(picture, tile));
+        let found = budget.each(&tiles, |tile| self.propose_in(picture, tile));
         let mut found = tiles.iter().zip(found).peekable();
         let mut proposals = Vec::new();
         while let Some((tile, candidates)) = found.next() {
@@ -239,7 +240,8 @@ impl Mtcnn {
         Ok(suppress(proposals, 0.7, Overlap::Union, 1.0))
     }
 
-    fn look(&self, picture: &Pyramid, tile: &Tile) -> Result<Vec<Candidate>, VisionError> {
+    /// Runs P-Net on one tile of a level.
+    fn propose_in(&self, picture: &Pyramid, tile: &Tile) -> Result<Vec<Candidate>, VisionError> {
         let whole = Window {
             left: 0.0,
             top: 0.0,
@@ -359,20 +361,20 @@ impl Refiner {
         picture: &Pyramid,
         boxes: &[Candidate],
         threshold: f32,
-        cores: &Cores,
+        budget: &ThreadBudget,
     ) -> Result<Vec<Candidate>, VisionError> {
         let at_once = boxes
             .len()
-            .div_ceil(cores.parts())
+            .div_ceil(budget.parts())
             .clamp(LEAST_BATCH, BATCH);
         let batches: Vec<_> = boxes.chunks(at_once).collect();
-        let kept = cores.each(&batches, |batch| self.look(picture, batch, threshold));
+        let kept = budget.each(&batches, |batch| self.forward(picture, batch, threshold));
         kept.into_iter()
             .collect::<Result<Vec<_>, _>>()
             .map(|kept| kept.concat())
     }
 
-    fn look(
+    fn forward(
         &self,
         picture: &Pyramid,
         batch: &[Candidate],
@@ -493,122 +495,4 @@ fn squared(b: Bounds) -> Bounds {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Rgb;
-    use crate::manifest::DetectorSpec;
-
-    #[test]
-    fn levels_are_cut_where_p_net_finds_the_same_in_the_tiles() {
-        // 67 cells make pieces of 23. Each piece begins at an even row and ends with the last row
-        // that its 23rd cell covers.
-        let pieces = |side, most| {
-            Tile::cut_side(side, most)
-                .iter()
-                .map(|r| (r.start, r.end))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(pieces(144, 30), [(0, 56), (46, 102), (92, 144)]);
-        assert_eq!(pieces(145, 30), [(0, 56), (46, 102), (92, 145)]);
-        assert_eq!(pieces(144, 67), [(0, 144)]);
-        assert_eq!(pieces(12, 30), [(0, 12)]);
-        let tiles = Tile::cut([1000, 200], 1.0);
-        assert_eq!(tiles.len(), 9);
-        assert_eq!(
-            (tiles[4].columns.clone(), tiles[4].rows.clone()),
-            (330..670, 64..138)
-        );
-    }
-
-    #[test]
-    fn p_net_finds_the_same_in_tiles_as_in_the_whole_level() {
-        let pack =
-            Pack::load(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("packs/dlib-mtcnn"))
-                .unwrap();
-        let DetectorSpec::Mtcnn(spec) = &pack.manifest.detector else {
-            panic!("the bundled pack has another detector")
-        };
-        let mtcnn = Mtcnn::load(&pack, spec).unwrap();
-        let picture = image::load_from_memory(&pack.self_test_picture().unwrap())
-            .unwrap()
-            .into_rgb8();
-        let picture = Rgb::new(
-            picture.width() as usize,
-            picture.height() as usize,
-            picture.into_raw(),
-        )
-        .unwrap();
-        let pyramid = Pyramid::new(&picture);
-        // With odd sides, pooling makes half a cell at both ends.
-        for level in [[515, 301], [400, 400]] {
-            let scale = level[0] as f64 / picture.width as f64;
-            let whole = Tile {
-                level,
-                scale,
-                columns: 0..level[0],
-                rows: 0..level[1],
-            };
-            let tiles = Tile::cut(level, scale);
-            assert!(tiles.len() > 4);
-            let found = |tile: &Tile| mtcnn.look(&pyramid, tile).unwrap();
-            let by_place = |mut found: Vec<Candidate>| {
-                found.sort_by(|a, b| {
-                    a.bounds
-                        .top
-                        .total_cmp(&b.bounds.top)
-                        .then(a.bounds.left.total_cmp(&b.bounds.left))
-                });
-                found
-                    .iter()
-                    .map(|one| (one.bounds, one.score, one.shift))
-                    .collect::<Vec<_>>()
-            };
-            let (expected, got) = (
-                by_place(found(&whole)),
-                by_place(tiles.iter().flat_map(found).collect()),
-            );
-            assert!(expected.len() > 20, "only {} proposals", expected.len());
-            assert_eq!(got, expected);
-        }
-    }
-
-    #[test]
-    fn squaring_keeps_the_middle_and_the_longer_side() {
-        let square = squared(Bounds {
-            left: 10.0,
-            top: 0.0,
-            right: 20.0,
-            bottom: 40.0,
-        });
-        assert_eq!(
-            square,
-            Bounds {
-                left: -5.0,
-                top: 0.0,
-                right: 35.0,
-                bottom: 40.0
-            }
-        );
-    }
-
-    #[test]
-    fn landmarks_are_read_as_five_across_then_five_down() {
-        let points = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
-        let bounds = Bounds {
-            left: 11.0,
-            top: 21.0,
-            right: 20.0,
-            bottom: 30.0,
-        };
-        let face = Candidate {
-            bounds,
-            score: 0.9,
-            shift: [0.0; 4],
-            points,
-            mirrored: false,
-        }
-        .detection();
-        assert_eq!(face.landmarks[0], [11.0, 26.0]);
-        assert_eq!(face.landmarks[4], [15.0, 30.0]);
-    }
-}
+mod tests;

@@ -41,7 +41,7 @@ impl Turn {
     }
 
     /// Maps a face of the turned picture back to the given one of `width`×`height` pixels.
-    /// Landmarks keep their order, so that the chip cut by them comes out upright.
+    /// Landmarks keep their order, so that the crop cut by them comes out upright.
     pub(crate) fn back(self, face: &Detection, width: usize, height: usize) -> Detection {
         let (right, bottom) = ((width - 1) as f32, (height - 1) as f32);
         let point = |[x, y]: [f32; 2]| match self {

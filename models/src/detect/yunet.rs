@@ -2,9 +2,9 @@
 
 use super::Detection;
 use super::nms::{Overlap, suppress};
-use crate::area::{Pyramid, Window};
 use crate::manifest::YunetSpec;
 use crate::pixels::{Colour, Pixels};
+use crate::pyramid::{Pyramid, Window};
 use crate::runtime::{Network, Outputs, Plan};
 use crate::{Bounds, Device, Pack, Search, VisionError};
 

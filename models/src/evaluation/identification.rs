@@ -102,7 +102,7 @@ impl Searches {
                 enrolled.push(picture.person.into(), at, picture.embedding)?;
             }
             pictures += enrolled.len();
-            let lines = Caution::ALL.map(|caution| matching.lines(caution, enrolled.len()));
+            let limits = Caution::ALL.map(|caution| matching.limits(caution, enrolled.len()));
             for probe in probes {
                 let nearest = if probe.embedding.is_empty() {
                     Vec::new()
@@ -115,7 +115,7 @@ impl Searches {
                     enrolled: is_enrolled(probe.person),
                     right: first.is_some_and(|first| first.person == i64::from(probe.person)),
                     distance: first.map_or(f32::INFINITY, |first| first.distance),
-                    outcomes: lines.map(|lines| match lines.judge(&nearest).outcome {
+                    outcomes: limits.map(|limits| match limits.judge(&nearest).outcome {
                         Outcome::Known if probe.quality < known_from => Outcome::Uncertain,
                         outcome => outcome,
                     }),

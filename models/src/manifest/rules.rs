@@ -59,7 +59,7 @@ impl Manifest {
             "alignment.template",
             template,
             template.as_flattened().iter().all(inside),
-            "five points on the chip",
+            "five points on the crop",
         )?;
         self.check_recogniser()?;
         self.check_matching()

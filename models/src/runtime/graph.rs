@@ -118,7 +118,7 @@ impl<'a> Reading<'a> {
             .filter(|input| !self.values.contains_key(input.name.as_str()));
         for input in inputs.collect::<Vec<_>>() {
             let layer = self.push(
-                Kind::Enter {
+                Kind::Input {
                     multiply: [1.0; 3],
                     add: [0.0; 3],
                 },

@@ -32,7 +32,7 @@ pub(super) struct GraphOutput {
 
 pub(super) enum Kind {
     /// The graph's input, scaled and shifted per channel.
-    Enter {
+    Input {
         multiply: [f32; 3],
         add: [f32; 3],
     },

@@ -11,7 +11,7 @@ use super::Pixels;
 use super::graph::{Unsupported, read};
 use super::layers::{Added, Bytes, ConvolutionLayer, GraphOutput, Kind, Layer, Order};
 use super::operators::{
-    Chain, Convolution, Enter, EnterTable, LONGEST, Layout, MaxPool, Mean, ResidualLayer, Sum,
+    Chain, Convolution, Input, InputTable, LONGEST, Layout, MaxPool, Mean, ResidualLayer, Sum,
 };
 
 /// Builds the model, with the outputs in the order asked for. Sides that are `None` stay open.
@@ -94,12 +94,12 @@ fn wire(
         );
         let mut chain = None;
         let outlet = match &layer.kind {
-            Kind::Enter { multiply, add } => {
+            Kind::Input { multiply, add } => {
                 let value = |plane: usize, pixel: usize| {
                     pixels.table[plane][pixel] * multiply[plane] + add[plane]
                 };
                 let table = match layer.bytes {
-                    None => EnterTable::Float(Box::new(
+                    None => InputTable::Float(Box::new(
                         [0, 1, 2].map(|plane| std::array::from_fn(|pixel| value(plane, pixel))),
                     )),
                     Some(Bytes { scale, zero }) => {
@@ -109,12 +109,12 @@ fn wire(
                         let byte = |plane: usize, pixel: usize| whole(plane, pixel) as u8 ^ flip;
                         let table =
                             [0, 1, 2].map(|plane| std::array::from_fn(|pixel| byte(plane, pixel)));
-                        EnterTable::Bytes(Box::new(table), zero ^ flip)
+                        InputTable::Bytes(Box::new(table), zero ^ flip)
                     }
                 };
                 model.wire_node(
                     name,
-                    Enter {
+                    Input {
                         border,
                         table,
                         reversed: pixels.reversed,
@@ -272,7 +272,7 @@ fn uses(layers: &[Layer]) -> Vec<usize> {
                 .iter()
                 .for_each(|added| uses[added.layer] += 1),
             Kind::Sum { doubled } => uses[*doubled] += 1,
-            Kind::Enter { .. } | Kind::MaxPool { .. } | Kind::Mean => {}
+            Kind::Input { .. } | Kind::MaxPool { .. } | Kind::Mean => {}
         }
     }
     uses
@@ -281,7 +281,7 @@ fn uses(layers: &[Layer]) -> Vec<usize> {
 /// Tells whether the layer has an additional channel of zeros that the graph does not have: a
 /// picture as bytes has one, and only convolutions ignore it.
 fn is_widened(layer: &Layer) -> bool {
-    matches!(layer.kind, Kind::Enter { .. }) && layer.bytes.is_some()
+    matches!(layer.kind, Kind::Input { .. }) && layer.bytes.is_some()
 }
 
 /// Returns the byte that stands for 0.

@@ -4,7 +4,7 @@
 
 mod chain;
 mod convolution;
-mod enter;
+mod input;
 mod pooling;
 mod spare;
 mod sum;
@@ -13,7 +13,7 @@ use tract_onnx::tract_core::internal::*;
 
 pub(super) use chain::{Chain, LONGEST};
 pub(super) use convolution::{Convolution, Layout, ResidualLayer};
-pub(super) use enter::{Enter, EnterTable, picture};
+pub(super) use input::{Input, InputTable, picture};
 pub(super) use pooling::{MaxPool, Mean};
 use spare::SPARE;
 pub(super) use sum::Sum;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use kith_vision::{Clusters, Metric, Pack, Precision, SHAPED_BY, Shape, VisionError};
+use kith_vision::{Centroid, Clusters, MOST_AVERAGED, Metric, Pack, Precision, VisionError};
 
 use crate::shared::{analyse, bundled, bundled_pack, crate_folder, read, shared};
 
@@ -60,23 +60,23 @@ impl Kept {
     fn add(&mut self, face: &[f32]) -> i64 {
         let mut id = match self.groups.nearest(face).unwrap() {
             Some(id) => {
-                let shape = self.groups.shape_with(id, face).unwrap();
-                self.groups.set(id, shape).unwrap();
+                let centroid = self.groups.centroid_with(id, face).unwrap();
+                self.groups.set(id, centroid).unwrap();
                 id
             }
             None => {
                 let id = self.next;
                 self.next += 1;
                 self.groups
-                    .set(id, Shape::of(Metric::Euclidean, [face]).unwrap())
+                    .set(id, Centroid::of(Metric::Euclidean, [face]).unwrap())
                     .unwrap();
                 id
             }
         };
-        while let Some((other, shape)) = self.groups.alike(id) {
+        while let Some((other, centroid)) = self.groups.alike(id) {
             let (keep, gone) = (id.min(other), id.max(other));
             self.groups.remove(gone);
-            self.groups.set(keep, shape).unwrap();
+            self.groups.set(keep, centroid).unwrap();
             self.became.insert(gone, keep);
             id = keep;
         }
@@ -104,7 +104,7 @@ fn a_face_stays_in_its_group_unless_that_merges_into_a_lower() {
             let spread = 0.02 + 0.05 * (random.next() % 3) as f32;
             let embedding = random.around(&people[person], spread);
             let id = kept.add(&embedding);
-            assert!(id < kept.next && kept.groups.shape(id).is_some());
+            assert!(id < kept.next && kept.groups.centroid(id).is_some());
             first_number.entry(face).or_insert(id);
             if random.next().is_multiple_of(50) {
                 // Everybody in the group was erased; its id must not be used again.
@@ -116,7 +116,7 @@ fn a_face_stays_in_its_group_unless_that_merges_into_a_lower() {
         }
         for (gone, keep) in &kept.became {
             assert!(keep < gone, "{gone} became {keep}");
-            assert!(kept.groups.shape(*gone).is_none());
+            assert!(kept.groups.centroid(*gone).is_none());
         }
         for (face, first) in &first_number {
             assert!(kept.now(*first) <= *first, "face {face}");
@@ -141,7 +141,7 @@ fn distant_people_are_told_apart_also_by_groups_from_a_store() {
     assert!(
         kept.groups
             .ids()
-            .all(|id| kept.groups.shape(id).unwrap().weight == SHAPED_BY),
+            .all(|id| kept.groups.centroid(id).unwrap().count == MOST_AVERAGED),
         "shaped by enough"
     );
     let mut loaded = Clusters::new(Metric::Euclidean, 64, 0.5);
@@ -149,7 +149,7 @@ fn distant_people_are_told_apart_also_by_groups_from_a_store() {
     ids.reverse();
     for id in ids {
         loaded
-            .set(id, kept.groups.shape(id).unwrap().clone())
+            .set(id, kept.groups.centroid(id).unwrap().clone())
             .unwrap();
     }
     for person in 0..people.len() {
@@ -166,15 +166,15 @@ fn distant_people_are_told_apart_also_by_groups_from_a_store() {
 #[test]
 fn two_halves_of_a_person_become_one_group() {
     let mut groups = Clusters::new(Metric::Euclidean, 2, 0.5);
-    let shape = |x: f32| Shape {
-        total: vec![4.0 * x, 4.0],
-        weight: 4,
+    let centroid = |x: f32| Centroid {
+        sum: vec![4.0 * x, 4.0],
+        count: 4,
     };
-    groups.set(7, shape(0.0)).unwrap();
-    groups.set(3, shape(0.34)).unwrap();
-    groups.set(5, shape(2.0)).unwrap();
+    groups.set(7, centroid(0.0)).unwrap();
+    groups.set(3, centroid(0.34)).unwrap();
+    groups.set(5, centroid(2.0)).unwrap();
     let (other, both) = groups.alike(7).unwrap();
-    assert_eq!((other, both.weight), (3, 8));
+    assert_eq!((other, both.count), (3, 8));
     assert_eq!(groups.alike(5), None);
     groups.remove(3);
     assert_eq!(groups.alike(7), None);
@@ -188,9 +188,9 @@ fn two_halves_of_a_person_become_one_group() {
         groups
             .set(
                 9,
-                Shape {
-                    total: vec![1.0],
-                    weight: 1
+                Centroid {
+                    sum: vec![1.0],
+                    count: 1
                 }
             )
             .is_err()
@@ -209,9 +209,9 @@ fn of_a_hundred_thousand_groups_the_right_one_is_found() {
         groups
             .set(
                 id,
-                Shape {
-                    total: person.clone(),
-                    weight: 1,
+                Centroid {
+                    sum: person.clone(),
+                    count: 1,
                 },
             )
             .unwrap();

@@ -157,12 +157,12 @@ fn a_turned_picture_gives_the_same_upright_face_in_its_place() {
                 b.left < nx && nx < b.right && b.top < ny && ny < b.bottom,
                 "{name}: {degrees}°: {b:?}"
             );
-            let chips = found[0].chip.pixels.iter().zip(&upright.chip.pixels);
-            let off: u64 = chips.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
-            let mean = off as f32 / upright.chip.pixels.len() as f32;
+            let crops = found[0].crop.pixels.iter().zip(&upright.crop.pixels);
+            let off: u64 = crops.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+            let mean = off as f32 / upright.crop.pixels.len() as f32;
             assert!(
                 mean < 6.0,
-                "{name}: {degrees}°: the chips are {mean} grey steps apart"
+                "{name}: {degrees}°: the crops are {mean} grey steps apart"
             );
         }
     }
@@ -555,7 +555,7 @@ fn a_picture_on_several_cores_gives_the_same_as_on_one() {
         );
         assert!(
             alone == together,
-            "the same places, other embeddings or chips"
+            "the same places, other embeddings or crops"
         );
     }
 }

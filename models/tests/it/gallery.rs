@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kith_vision::{
-    Candidate, Caution, Gallery, Lines, Matching, Metric, Outcome, Templates, VisionError,
+    Candidate, Caution, Gallery, Limits, Matching, Metric, Outcome, Templates, VisionError,
 };
 
 /// A small generator with a fixed seed, so that a failure can be repeated.
@@ -194,8 +194,8 @@ fn matching() -> Matching {
     }
 }
 
-fn lines() -> Lines {
-    matching().lines(Caution::Balanced, 1)
+fn limits() -> Limits {
+    matching().limits(Caution::Balanced, 1)
 }
 
 fn at(distances: &[f32]) -> Vec<Candidate> {
@@ -219,7 +219,7 @@ fn a_face_is_known_below_the_band_uncertain_in_it_else_unknown() {
         (0.629, Outcome::Uncertain),
         (0.631, Outcome::Unknown),
     ] {
-        let verdict = lines().judge(&at(&[distance]));
+        let verdict = limits().judge(&at(&[distance]));
         assert_eq!(
             (verdict.outcome, verdict.distance, verdict.margin),
             (outcome, Some(distance), None)
@@ -230,14 +230,17 @@ fn a_face_is_known_below_the_band_uncertain_in_it_else_unknown() {
 
 #[test]
 fn a_second_person_nearly_as_near_makes_a_known_face_uncertain() {
-    assert_eq!(lines().judge(&at(&[0.4, 0.43])).outcome, Outcome::Uncertain);
-    assert_eq!(lines().judge(&at(&[0.4, 0.45])).outcome, Outcome::Known);
-    assert_eq!(lines().judge(&at(&[0.9, 0.91])).outcome, Outcome::Unknown);
+    assert_eq!(
+        limits().judge(&at(&[0.4, 0.43])).outcome,
+        Outcome::Uncertain
+    );
+    assert_eq!(limits().judge(&at(&[0.4, 0.45])).outcome, Outcome::Known);
+    assert_eq!(limits().judge(&at(&[0.9, 0.91])).outcome, Outcome::Unknown);
 }
 
 #[test]
 fn nobody_enrolled_makes_everybody_unknown() {
-    let verdict = lines().judge(&[]);
+    let verdict = limits().judge(&[]);
     assert_eq!(
         (verdict.outcome, verdict.person, verdict.distance),
         (Outcome::Unknown, None, None)
@@ -332,7 +335,7 @@ fn by_mean(threshold: f32) -> Matching {
 }
 
 /// Returns a direction that is `share` of a person and otherwise random.
-fn looks(random: &mut Random, person: &[f32], share: f32) -> Vec<f32> {
+fn embedding_like(random: &mut Random, person: &[f32], share: f32) -> Vec<f32> {
     let noise = random.embedding(person.len());
     let length = |v: &[f32]| v.iter().map(|v| v * v).sum::<f32>().sqrt();
     let (person_length, noise_length) = (length(person), length(&noise));
@@ -375,19 +378,19 @@ fn a_wrong_picture_among_good_ones_spoils_no_mean() {
     let (person, other) = (random.embedding(128), random.embedding(128));
     for wrong_first in [false, true] {
         let [mut good, mut spoilt] = [(), ()].map(|()| Gallery::of(&by_mean(0.6), 128));
-        let wrong = looks(&mut random, &other, 0.8);
+        let wrong = embedding_like(&mut random, &other, 0.8);
         if wrong_first {
             spoilt.push(1, 0, &wrong).unwrap();
         }
         for picture in 1..5 {
-            let of_person = looks(&mut random, &person, 0.8);
+            let of_person = embedding_like(&mut random, &person, 0.8);
             good.push(1, picture, &of_person).unwrap();
             spoilt.push(1, picture, &of_person).unwrap();
         }
         if !wrong_first {
             spoilt.push(1, 5, &wrong).unwrap();
         }
-        let probe = looks(&mut random, &person, 0.8);
+        let probe = embedding_like(&mut random, &person, 0.8);
         assert_eq!(
             good.nearest(&probe, 1).unwrap()[0].distance,
             spoilt.nearest(&probe, 1).unwrap()[0].distance
@@ -417,11 +420,13 @@ fn more_pictures_of_a_person_name_no_more_strangers() {
         let mut gallery = Gallery::of(&matching, 128);
         for (id, person) in (0..).zip(&people) {
             for _ in 0..pictures {
-                gallery.push(id, 0, &looks(random, person, 0.8)).unwrap();
+                gallery
+                    .push(id, 0, &embedding_like(random, person, 0.8))
+                    .unwrap();
             }
         }
-        let lines = matching.lines(Caution::Balanced, gallery.len());
-        let outcome = |face: &Vec<f32>| lines.judge(&gallery.nearest(face, 2).unwrap()).outcome;
+        let limits = matching.limits(Caution::Balanced, gallery.len());
+        let outcome = |face: &Vec<f32>| limits.judge(&gallery.nearest(face, 2).unwrap()).outcome;
         strangers
             .iter()
             .filter(|face| outcome(face) != Outcome::Unknown)

@@ -206,11 +206,11 @@ fn a_face_cut_by_the_edge_has_a_finite_box_and_embedding() {
                     "{name}"
                 );
                 assert_eq!(
-                    (face.chip.width, face.chip.height, face.chip.pixels.len()),
+                    (face.crop.width, face.crop.height, face.crop.pixels.len()),
                     (
-                        face.chip.height,
-                        face.chip.width,
-                        3 * face.chip.width.pow(2)
+                        face.crop.height,
+                        face.crop.width,
+                        3 * face.crop.width.pow(2)
                     )
                 );
             }
@@ -508,11 +508,11 @@ fn colour_order_matters_to_the_recogniser_of_each_pack() {
         let analysis = analyse(vision, &portrait);
         let face = only(&analysis);
         assert_eq!(
-            vision.embed(&face.chip).unwrap(),
+            vision.embed(&face.crop).unwrap(),
             face.embedding,
-            "{name}: a kept chip gives the same embedding"
+            "{name}: a kept crop gives the same embedding"
         );
-        let mut swapped = face.chip.clone();
+        let mut swapped = face.crop.clone();
         swapped
             .pixels
             .chunks_exact_mut(3)
@@ -528,15 +528,15 @@ fn a_mirrored_face_has_the_same_embedding_unless_flip_is_off() {
         return;
     };
     let picture = bundled(Precision::Float32);
-    let chip = only(&analyse(picture, &portrait)).chip.clone();
-    let mut mirrored = chip.clone();
-    mirrored.pixels = chip
+    let crop = only(&analyse(picture, &portrait)).crop.clone();
+    let mut mirrored = crop.clone();
+    mirrored.pixels = crop
         .pixels
         .chunks_exact(450)
         .flat_map(|row| row.rchunks_exact(3).flatten().copied())
         .collect();
     let apart = |vision: &Vision| {
-        let [a, b] = [&chip, &mirrored].map(|chip| vision.embed(chip).unwrap());
+        let [a, b] = [&crop, &mirrored].map(|crop| vision.embed(crop).unwrap());
         Metric::Euclidean.distance(&a, &b)
     };
     assert!(apart(picture) < 1e-4, "{}", apart(picture));
@@ -584,7 +584,7 @@ fn an_embedding_is_as_long_as_the_packs_means_make_it() {
 }
 
 #[test]
-fn pictures_and_chips_of_the_wrong_length_are_refused() {
+fn pictures_and_crops_of_the_wrong_length_are_refused() {
     let vision = bundled(Precision::Float32);
     let torn = Rgb {
         width: 10,
@@ -599,10 +599,10 @@ fn pictures_and_chips_of_the_wrong_length_are_refused() {
         vision.embed(&torn),
         Err(VisionError::PictureLength { .. })
     ));
-    let chip = Rgb::new(10, 10, vec![0; 300]).unwrap();
+    let crop = Rgb::new(10, 10, vec![0; 300]).unwrap();
     assert!(matches!(
-        vision.embed(&chip),
-        Err(VisionError::ChipSides { expected: 150, .. })
+        vision.embed(&crop),
+        Err(VisionError::CropSides { expected: 150, .. })
     ));
 }
 

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use kith_vision::{
-    Caution, Clusters, Device, Face, Gallery, Lines, Outcome, Pack, Rgb, Shape, Vision,
+    Caution, Centroid, Clusters, Device, Face, Gallery, Limits, Outcome, Pack, Rgb, Vision,
 };
 
 use crate::shared::{analyse, crate_folder, load, read, shared};
 
-/// Lowest quality of a face that shapes a group of strangers, as in the daemon.
+/// Lowest quality of a face that counts in the centroid of a group of strangers, as in the daemon.
 const SHAPES_FROM: f32 = 0.8;
 
 fn pack() -> &'static (Pack, Vision) {
@@ -48,7 +48,7 @@ fn only_face(picture: &Rgb) -> Option<Face> {
 /// The gallery of one picture of each person, and further pictures, each with its person's number.
 struct Enrolled {
     gallery: Gallery,
-    lines: Lines,
+    limits: Limits,
     others: Vec<(i64, Rgb, Face)>,
 }
 
@@ -72,10 +72,10 @@ impl Enrolled {
                     .map(|(face, picture)| (person, picture, face)),
             );
         }
-        let lines = matching.lines(Caution::default(), gallery.len());
+        let limits = matching.limits(Caution::default(), gallery.len());
         Self {
             gallery,
-            lines,
+            limits,
             others,
         }
     }
@@ -83,7 +83,7 @@ impl Enrolled {
     /// Judges a face as the daemon does: a poor one is never known.
     fn judge(&self, face: &Face) -> (Outcome, Option<i64>) {
         let nearest = self.gallery.nearest(&face.embedding, 2).unwrap();
-        let verdict = self.lines.judge(&nearest);
+        let verdict = self.limits.judge(&nearest);
         let poor = face.quality.score < pack().0.quality_limits().known_from;
         match verdict.outcome {
             Outcome::Known if poor => (Outcome::Uncertain, verdict.person),
@@ -227,14 +227,14 @@ fn mixed_groups(faces: &[Face]) -> usize {
         if face.quality.score < SHAPES_FROM {
             continue;
         }
-        let (mut at, shape) = match groups.nearest(&face.embedding).unwrap() {
-            Some(near) => (near, groups.shape_with(near, &face.embedding).unwrap()),
+        let (mut at, centroid) = match groups.nearest(&face.embedding).unwrap() {
+            Some(near) => (near, groups.centroid_with(near, &face.embedding).unwrap()),
             None => {
-                let alone = Shape::of(matching.metric, [face.embedding.as_slice()]);
+                let alone = Centroid::of(matching.metric, [face.embedding.as_slice()]);
                 (id, alone.unwrap())
             }
         };
-        groups.set(at, shape).unwrap();
+        groups.set(at, centroid).unwrap();
         while let Some((other, both)) = groups.alike(at) {
             groups.remove(at.max(other));
             at = at.min(other);
@@ -243,9 +243,9 @@ fn mixed_groups(faces: &[Face]) -> usize {
     }
     groups
         .ids()
-        .filter_map(|id| groups.shape(id))
-        .map(|shape| shape.weight as usize)
-        .filter(|weight| *weight > 1)
+        .filter_map(|id| groups.centroid(id))
+        .map(|centroid| centroid.count as usize)
+        .filter(|count| *count > 1)
         .sum()
 }
 

@@ -9,7 +9,7 @@ use kith_vision::{Device, Pack, Precision};
 use super::EngineSupervisor;
 use crate::domain::{EngineError, EngineErrorKind, EngineRole};
 use crate::engines::breaker::{Snapshot, Transition};
-use crate::engines::instance::RunningEngine;
+use crate::engines::running::RunningEngine;
 use crate::engines::status::PrecisionTime;
 use crate::queue::Queue;
 use crate::rpc::recognizer::{Description, PrecisionTiming};

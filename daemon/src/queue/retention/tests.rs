@@ -507,10 +507,10 @@ async fn waiting_frames_fill_the_cameras_spool_over_a_restart() {
     let shelf = Shelf::new().await;
     shelf.queue.submit(vec![frame(1000)]).await.unwrap();
     shelf.queue.submit(vec![frame(1500)]).await.unwrap();
-    assert!(shelf.queue.camera_room(500).is_ok());
+    assert!(shelf.queue.check_camera_capacity(500).is_ok());
     let full = |queue: &Queue| {
         matches!(
-            queue.camera_room(501),
+            queue.check_camera_capacity(501),
             Err(QueueError::CameraFull { limit: 3000 })
         )
     };
@@ -523,13 +523,16 @@ async fn waiting_frames_fill_the_cameras_spool_over_a_restart() {
         .finish(claimed.remove(0), identified())
         .await
         .unwrap();
-    assert!(shelf.queue.camera_room(1500).is_ok() && shelf.queue.camera_room(1501).is_err());
+    assert!(
+        shelf.queue.check_camera_capacity(1500).is_ok()
+            && shelf.queue.check_camera_capacity(1501).is_err()
+    );
     shelf
         .queue
         .fail(claimed.remove(0), &Failure::OutsideRoots("/x".into()))
         .await
         .unwrap();
-    assert!(shelf.queue.camera_room(3000).is_ok());
+    assert!(shelf.queue.check_camera_capacity(3000).is_ok());
     assert_eq!(
         shelf
             .queue
@@ -539,7 +542,7 @@ async fn waiting_frames_fill_the_cameras_spool_over_a_restart() {
         1
     );
     assert!(
-        shelf.queue.camera_room(2001).is_err(),
+        shelf.queue.check_camera_capacity(2001).is_err(),
         "what is done again waits again"
     );
 }

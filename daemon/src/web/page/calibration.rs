@@ -8,7 +8,7 @@ use super::{Frame, Page, Visit, filled, frame};
 use crate::api::View;
 use crate::people::{Calibration, CalibrationPoint};
 use crate::web::charts::{self, Chart, Mark, round_up, tick};
-use crate::web::wording;
+use crate::web::format;
 
 /// Smallest error rate drawn; smaller ones lie at the bottom.
 const LOWEST: f64 = 0.0001;
@@ -56,19 +56,19 @@ pub async fn show(State(view): State<View>, visit: Visit) -> Page {
 impl From<Calibration> for Found {
     fn from(calibration: Calibration) -> Self {
         Self {
-            genuine: wording::number(calibration.genuine as u64),
-            impostors: wording::number(calibration.impostors as u64),
-            threshold: wording::distance(calibration.threshold.into()),
-            known_below: wording::distance(calibration.known_below.into()),
-            unknown_above: wording::distance(calibration.unknown_above.into()),
+            genuine: format::number(calibration.genuine as u64),
+            impostors: format::number(calibration.impostors as u64),
+            threshold: format::distance(calibration.threshold.into()),
+            known_below: format::distance(calibration.known_below.into()),
+            unknown_above: format::distance(calibration.unknown_above.into()),
             strangers: calibration
                 .strangers_named
                 .zip(calibration.strangers_known)
                 .map_or_else(String::new, |(named, known)| {
                     format!(
                         "{} get a name, {} are known",
-                        wording::percent(named),
-                        wording::percent(known)
+                        format::percent(named),
+                        format::percent(known)
                     )
                 }),
             reason: sentence(&calibration.reason),
@@ -94,9 +94,9 @@ fn sentence(text: &str) -> String {
 impl From<CalibrationPoint> for Errors {
     fn from(point: CalibrationPoint) -> Self {
         Self {
-            threshold: wording::distance(point.threshold.into()),
-            mistaken: wording::percent(point.fmr),
-            missed: wording::percent(point.fnmr),
+            threshold: format::distance(point.threshold.into()),
+            mistaken: format::percent(point.fmr),
+            missed: format::percent(point.fnmr),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::status::health::{Part, Trouble};
 use crate::status::thermal::BoardReport;
 use crate::store::BreakerChange;
 use crate::web::charts::{self, Chart};
-use crate::web::wording;
+use crate::web::format;
 
 const MINUTE_MS: i64 = 60_000;
 /// The periods of the charts: hours, name, and minutes drawn as one point.
@@ -138,15 +138,15 @@ pub async fn show(
             .iter()
             .map(|(span, name, _)| (*span, *name, *span == hours))
             .collect(),
-        free: disk.free_bytes.map(wording::bytes),
-        reserve: wording::bytes(disk.reserve_bytes),
+        free: disk.free_bytes.map(format::bytes),
+        reserve: format::bytes(disk.reserve_bytes),
         used: [
             ("database", disk.used_bytes.database),
             ("of that, thumbnails", disk.used_bytes.thumbnails),
             ("camera pictures", disk.used_bytes.camera),
             ("uploads", disk.used_bytes.uploads),
         ]
-        .map(|(name, bytes)| (name, wording::bytes(bytes)))
+        .map(|(name, bytes)| (name, format::bytes(bytes)))
         .into(),
         board: view.board.report().await,
         parts,
@@ -161,7 +161,7 @@ fn engines(report: &EngineReport) -> Vec<(&'static str, EngineLine, Option<Strin
         .into_iter()
         .chain(fallback);
     both.map(|(role, engine)| {
-        let memory = engine.resident_bytes.map(wording::bytes);
+        let memory = engine.resident_bytes.map(format::bytes);
         (role, engine, memory)
     })
     .collect()
@@ -175,11 +175,11 @@ fn calls(breaker: &BreakerLine) -> String {
     let failed = failed.map(|failed| {
         format!(
             ", {} failed ({})",
-            wording::number(failed.count),
-            wording::words(failed.reason.as_str())
+            format::number(failed.count),
+            format::words(failed.reason.as_str())
         )
     });
-    let answered = wording::number(breaker.successes);
+    let answered = format::number(breaker.successes);
     format!(
         "{answered} answered{}; {} since the start",
         failed.collect::<String>(),
@@ -191,7 +191,7 @@ fn opened(times: u64) -> String {
     match times {
         0 => "it never opened".into(),
         1 => "it opened once".into(),
-        _ => format!("it opened {} times", wording::number(times)),
+        _ => format!("it opened {} times", format::number(times)),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::api::View;
 use crate::domain::{PersonId, Timings};
 use crate::problem::Problem;
 use crate::store::{FaceRow, ImageDetail};
-use crate::web::wording;
+use crate::web::format;
 
 #[derive(Template)]
 #[template(path = "image.html")]
@@ -103,16 +103,16 @@ impl Face {
         Self {
             bounds: [left, top, (right - left).max(1), (bottom - top).max(1)],
             confidence: confidence
-                .map(|(outcome, distance)| wording::confidence(outcome, distance, threshold)),
-            distance: face.distance.map(wording::distance),
-            margin: face.margin.map(wording::distance),
+                .map(|(outcome, distance)| format::confidence(outcome, distance, threshold)),
+            distance: face.distance.map(format::distance),
+            margin: face.margin.map(format::distance),
             score: format!("{:.2}", face.score),
             quality: format!("{:.2}", face.quality),
             candidates: face
                 .candidates
                 .iter()
                 .filter_map(|candidate| {
-                    let distance = wording::distance(candidate.distance?.into());
+                    let distance = format::distance(candidate.distance?.into());
                     Some((candidate.person_id, candidate.name.clone(), distance))
                 })
                 .collect(),

@@ -17,7 +17,7 @@ use crate::domain::{ImageId, Moment, Outcome, PersonId, Source, State as ImageSt
 use crate::problem::Problem;
 use crate::status::health::{Condition, Part};
 use crate::store::{Counts, FaceBox, ImageFilter, ImageRow, RejectedMessage};
-use crate::web::wording;
+use crate::web::format;
 
 const PER_PAGE: usize = 50;
 const REJECTED_SHOWN: usize = 5;
@@ -177,9 +177,9 @@ pub async fn show(
         asked,
         before,
         rejected: rejected.into_iter().map(Rejected::from).collect(),
-        rejected_kept: wording::number(counts.rejected_messages),
+        rejected_kept: format::number(counts.rejected_messages),
         rejected_dropped: (counts.rejected_dropped > 0)
-            .then(|| wording::number(counts.rejected_dropped)),
+            .then(|| format::number(counts.rejected_dropped)),
         host: host(&headers),
         topic: view.topic.clone(),
         frame,
@@ -277,7 +277,7 @@ fn head(counts: &Counts) -> Vec<Count> {
     let count = |name, class, number, link| Count {
         name,
         class,
-        number: wording::number(number),
+        number: format::number(number),
         link,
     };
     let mut head = vec![
@@ -346,8 +346,8 @@ impl Line {
             .and_then(|outcome| outcome.parse().ok());
         let confidence = outcome.zip(row.distance).map(|(outcome, distance)| {
             (
-                wording::confidence(outcome, distance, threshold),
-                wording::distance(distance),
+                format::confidence(outcome, distance, threshold),
+                format::distance(distance),
             )
         });
         let size = row
@@ -377,7 +377,7 @@ impl Line {
             confidence,
             accepted: Ago::new(row.accepted_at_ms, now_ms),
             finished: row.finished_at_ms.map(Moment::from_ms),
-            duration: row.duration_ms.map(wording::duration),
+            duration: row.duration_ms.map(format::duration),
             thumbnail: row.thumbnail.then_some(Thumbnail {
                 width,
                 height,
@@ -413,7 +413,7 @@ impl From<RejectedMessage> for Rejected {
         if beginning.len() < message.beginning.len() {
             beginning.push('…');
         }
-        let mut what = format!("{} bytes", wording::number(message.bytes));
+        let mut what = format!("{} bytes", format::number(message.bytes));
         if let Some(kind) = &message.content_type {
             what = format!("{what}, sent as {kind}");
         }

@@ -1,5 +1,5 @@
 //! The documentation of this version, as pages: a reader on the LAN needs no internet for it.
-//! Not for what the API takes; `reference` has that.
+//! Not for what the API takes; `api_docs` has that.
 
 use askama::Template;
 use axum::extract::{Path, State};

@@ -2,6 +2,7 @@
 //!
 //! Pages only show; the routes that forms are sent to make the changes.
 
+mod api_docs;
 mod calibration;
 mod health;
 mod image;
@@ -9,7 +10,6 @@ mod images;
 pub mod login;
 mod manual;
 mod people;
-mod reference;
 mod strangers;
 
 use std::collections::HashMap;
@@ -25,8 +25,8 @@ use axum::routing::get;
 use serde::Deserialize;
 
 use super::assets::{ASSETS, Assets};
+use super::format;
 use super::visitor::Visitor;
-use super::wording;
 use crate::api::{VERSION, View};
 use crate::domain::{Moment, wall_clock_ms};
 use crate::problem::Problem;
@@ -45,7 +45,7 @@ pub fn routes() -> Router<View> {
         .route("/strangers/{id}", get(strangers::one))
         .route("/health", get(health::show))
         .route("/calibration", get(calibration::show))
-        .route("/api", get(reference::show))
+        .route("/api", get(api_docs::show))
         .route("/docs", get(manual::first))
         .route("/docs/{*name}", get(manual::one))
 }
@@ -72,17 +72,17 @@ pub struct Visit {
     csrf: Option<String>,
     /// Address of this page for the return from the login; empty if there is nothing to return to.
     address: String,
-    told: Option<Told>,
+    notice: Option<Notice>,
 }
 
 /// The outcome of a form sent before.
-struct Told {
+struct Notice {
     refused: bool,
     sentence: String,
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct NoticeQuery {
     done: Option<String>,
     refused: Option<String>,
 }
@@ -91,16 +91,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Visit {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let answer = Query::<Answer>::try_from_uri(&parts.uri).ok();
-        let told = answer.and_then(|Query(answer)| {
-            let refused = answer.refused.is_some();
-            let sentence = answer
+        let query = Query::<NoticeQuery>::try_from_uri(&parts.uri).ok();
+        let notice = query.and_then(|Query(query)| {
+            let refused = query.refused.is_some();
+            let sentence = query
                 .refused
-                .or(answer.done)?
+                .or(query.done)?
                 .chars()
                 .take(SENTENCE)
                 .collect();
-            Some(Told { refused, sentence })
+            Some(Notice { refused, sentence })
         });
         let visitor = parts
             .extensions
@@ -115,7 +115,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Visit {
         Ok(Self {
             csrf: visitor.csrf,
             address,
-            told,
+            notice,
         })
     }
 }
@@ -230,8 +230,8 @@ impl Ago {
         let ms = now_ms - at_ms;
         Self {
             moment: Moment::from_ms(at_ms),
-            age: wording::age(ms),
-            past: wording::past(ms),
+            age: format::age(ms),
+            past: format::past(ms),
         }
     }
 }

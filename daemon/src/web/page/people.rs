@@ -15,7 +15,7 @@ use crate::domain::{ImageId, PersonId};
 use crate::people::PictureRemark;
 use crate::problem::Problem;
 use crate::store::{PersonPicture, PersonRow};
-use crate::web::wording;
+use crate::web::format;
 
 const PER_PAGE: usize = 60;
 /// Pictures of a person on one page.
@@ -210,7 +210,7 @@ fn remark(remark: &PictureRemark, names: &HashMap<i64, String>) -> Remark {
                 format!("#picture-{like}"),
                 names.get(like).cloned().unwrap_or_else(|| "another".into()),
             )),
-            after: format!(" (distance {})", wording::distance((*distance).into())),
+            after: format!(" (distance {})", format::distance((*distance).into())),
         },
         PictureRemark::Outlier { distance } => Remark {
             kind: "outlier",
@@ -218,7 +218,7 @@ fn remark(remark: &PictureRemark, names: &HashMap<i64, String>) -> Remark {
             link: None,
             after: format!(
                 " (nearest at distance {})",
-                wording::distance((*distance).into())
+                format::distance((*distance).into())
             ),
         },
         PictureRemark::LooksLike {
@@ -231,7 +231,7 @@ fn remark(remark: &PictureRemark, names: &HashMap<i64, String>) -> Remark {
             link: Some((format!("/people/{person_id}"), name.clone())),
             after: format!(
                 " (distance {}): matches may be mixed up",
-                wording::distance((*distance).into())
+                format::distance((*distance).into())
             ),
         },
     }

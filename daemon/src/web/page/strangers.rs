@@ -13,7 +13,7 @@ use crate::domain::PersonId;
 use crate::problem::Problem;
 use crate::status::health::Condition;
 use crate::store::{StrangerFace, StrangerRow};
-use crate::web::wording;
+use crate::web::format;
 
 const PER_PAGE: usize = 48;
 const FACES: usize = 96;
@@ -153,7 +153,7 @@ async fn names(view: &View, frame: &Frame) -> Result<Vec<(PersonId, String)>, Pr
 impl Stranger {
     fn new(row: StrangerRow, frame: &Frame) -> Self {
         Self {
-            faces: wording::number(row.faces.into()),
+            faces: format::number(row.faces.into()),
             first: frame.ago(row.first_seen_ms),
             last: frame.ago(row.last_seen_ms),
             row,

@@ -86,7 +86,7 @@ impl Reading<'_> {
         let once = self.uses.get(node.input[0].as_str()) == Some(&1);
         match &mut self.layers[layer] {
             Layer {
-                kind: Kind::Enter { multiply, add },
+                kind: Kind::Input { multiply, add },
                 bytes: None,
                 shared: false,
                 ..

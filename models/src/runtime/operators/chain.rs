@@ -68,7 +68,7 @@ impl Stage<'_> {
 
     /// Returns the number of input rows to hold: those for one step, and as many as two steps are
     /// apart, so that rows do not have to be moved at every step.
-    fn room(&self) -> usize {
+    fn capacity(&self) -> usize {
         let Convolution {
             stride,
             kernel,
@@ -239,7 +239,7 @@ impl EvalOp for Chain {
         };
         let (first, to) = (&stages[0].from, last.to);
         let values = numbers::<f32>(&inputs[0])?;
-        let length = |stage: &Stage<'_>| stage.room() * stage.from.row_step();
+        let length = |stage: &Stage<'_>| stage.capacity() * stage.from.row_step();
         let channels = stages.iter().skip(1).map(length).sum();
         let sides = Sides {
             pictures: 1,

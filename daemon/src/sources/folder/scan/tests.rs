@@ -1,5 +1,7 @@
 //! The scan on real folders. `tests/it/folder.rs` tests the watching.
 
+use std::os::unix::ffi::OsStrExt;
+
 use super::*;
 use globset::{Glob, GlobSetBuilder};
 

@@ -5,7 +5,7 @@ use super::{MINUTE_MS, opened};
 use crate::domain::BreakerState;
 use crate::store::{BreakerChange, HistoryRow};
 use crate::web::charts::{self, Chart, round_up, tick};
-use crate::web::wording;
+use crate::web::format;
 
 const STAGES: [(&str, &str); 5] = [
     ("s1", "decode"),
@@ -134,7 +134,7 @@ fn throughput(period: &Period, rows: &[HistoryRow]) -> Chart {
     );
     let most = highest(accepted.iter().chain(&processed).chain(&failed));
     let frame = period.frame(round_up(most, 4.0));
-    let total = |count: fn(&HistoryRow) -> u64| wording::number(rows.iter().map(count).sum());
+    let total = |count: fn(&HistoryRow) -> u64| format::number(rows.iter().map(count).sum());
     Chart {
         id: "chart-throughput",
         title: "Pictures per minute",

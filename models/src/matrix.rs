@@ -36,7 +36,7 @@ pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
 
 /// The matrix.
 #[derive(Debug, Clone)]
-pub(crate) struct Rows {
+pub(crate) struct Matrix {
     dimension: usize,
     exact: Vec<f32>,
     /// Rounded rows: each number divided by its row's scale, padded with zeros to whole blocks.
@@ -55,7 +55,7 @@ pub(crate) struct Bounds {
     pub upper: Vec<f32>,
 }
 
-impl Rows {
+impl Matrix {
     pub fn new(dimension: usize) -> Self {
         Self {
             dimension,

@@ -1,10 +1,10 @@
-//! The recogniser: turns an aligned chip into an embedding, and checks every embedding.
+//! The recogniser: turns an aligned crop into an embedding, and checks every embedding.
 
 use crate::cohort::Cohort;
-use crate::cores::Cores;
 use crate::embedding::{Embedding, check_embedding, merged, norm};
 use crate::manifest::RecogniserSpec;
 use crate::runtime::{self, Network, Plan};
+use crate::thread_budget::ThreadBudget;
 use crate::{Device, Pack, Precision, Rgb, VisionError};
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Recogniser {
             pixels: vec![128; 3 * side * side],
         };
         recogniser
-            .embed(&[&grey], &Cores::new(0))
+            .embed(&[&grey], &ThreadBudget::new(0))
             .map_err(|error| VisionError::Network {
                 file,
                 reason: error.to_string(),
@@ -64,54 +64,57 @@ impl Recogniser {
         Ok(recogniser)
     }
 
-    /// Embeds each chip; with `flip`, averaged with the embedding of the mirror image.
+    /// Embeds each crop; with `flip`, averaged with the embedding of the mirror image.
     pub(crate) fn embed(
         &self,
-        chips: &[&Rgb],
-        cores: &Cores,
+        crops: &[&Rgb],
+        budget: &ThreadBudget,
     ) -> Result<Vec<Embedding>, VisionError> {
         let sides: &[bool] = if self.flip { &[false, true] } else { &[false] };
-        let looks: Vec<_> = chips
+        let inputs: Vec<_> = crops
             .iter()
-            .flat_map(|chip| sides.iter().map(move |mirror| (*chip, *mirror)))
+            .flat_map(|crop| sides.iter().map(move |mirror| (*crop, *mirror)))
             .collect();
-        let look = |(chip, mirror): &(&Rgb, bool)| {
+        let forward = |(crop, mirror): &(&Rgb, bool)| {
             if *mirror {
-                self.look(&mirrored(chip))
+                self.forward(&mirrored(crop))
             } else {
-                self.look(chip)
+                self.forward(crop)
             }
         };
-        let looks = match self.device {
-            Device::Cpu => cores.each(&looks, look),
+        let outputs = match self.device {
+            Device::Cpu => budget.each(&inputs, forward),
             // Each thread would create a stream of its own, and one forward pass fills the GPU.
-            Device::Cuda => looks.iter().map(look).collect(),
+            Device::Cuda => inputs.iter().map(forward).collect(),
         };
-        let mut looks = looks.into_iter();
-        let of_chip = |_: &&Rgb| {
-            let looks: Vec<Vec<f32>> =
-                looks.by_ref().take(sides.len()).collect::<Result<_, _>>()?;
-            let length = looks.iter().map(|look| norm(look)).sum::<f32>() / sides.len() as f32;
-            let values = merged(looks, self.spec.normalise, self.cohort.as_ref());
+        let mut outputs = outputs.into_iter();
+        let of_crop = |_: &&Rgb| {
+            let outputs: Vec<Vec<f32>> = outputs
+                .by_ref()
+                .take(sides.len())
+                .collect::<Result<_, _>>()?;
+            let length =
+                outputs.iter().map(|output| norm(output)).sum::<f32>() / sides.len() as f32;
+            let values = merged(outputs, self.spec.normalise, self.cohort.as_ref());
             // Two opposite embeddings would cancel out.
             check_embedding(&values, self.spec.dimension)?;
             Ok(Embedding { values, length })
         };
-        chips.iter().map(of_chip).collect()
+        crops.iter().map(of_crop).collect()
     }
 
     /// Runs the network and returns its output unchanged.
-    pub(crate) fn look(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
-        chip.check()?;
+    pub(crate) fn forward(&self, crop: &Rgb) -> Result<Vec<f32>, VisionError> {
+        crop.check()?;
         let side = self.side;
-        if (chip.width, chip.height) != (side, side) {
-            return Err(VisionError::ChipSides {
+        if (crop.width, crop.height) != (side, side) {
+            return Err(VisionError::CropSides {
                 expected: side,
-                width: chip.width,
-                height: chip.height,
+                width: crop.width,
+                height: crop.height,
             });
         }
-        let outputs = self.plan.run([1, 3, side, side], &chip.pixels)?;
+        let outputs = self.plan.run([1, 3, side, side], &crop.pixels)?;
         let embedding = outputs.get(0).to_vec();
         check_embedding(&embedding, self.spec.dimension)?;
         Ok(embedding)
@@ -139,16 +142,16 @@ pub fn recogniser_file(pack: &Pack, precision: Precision) -> Result<Vec<u8>, Vis
     Ok(network(pack, precision)?.file())
 }
 
-/// Mirrors a chip left to right.
-fn mirrored(chip: &Rgb) -> Rgb {
+/// Mirrors a crop left to right.
+fn mirrored(crop: &Rgb) -> Rgb {
     let row = |row: &[u8]| row.rchunks_exact(3).flatten().copied().collect::<Vec<_>>();
     Rgb {
-        pixels: chip
+        pixels: crop
             .pixels
-            .chunks_exact(3 * chip.width)
+            .chunks_exact(3 * crop.width)
             .flat_map(row)
             .collect(),
-        ..*chip
+        ..*crop
     }
 }
 
@@ -157,24 +160,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mirrored_chip_swaps_left_and_right_and_keeps_its_colours() {
-        let chip = Rgb {
+    fn a_mirrored_crop_swaps_left_and_right_and_keeps_its_colours() {
+        let crop = Rgb {
             width: 3,
             height: 2,
             pixels: (0..18).collect(),
         };
         let expected = [6, 7, 8, 3, 4, 5, 0, 1, 2, 15, 16, 17, 12, 13, 14, 9, 10, 11];
-        assert_eq!(mirrored(&chip).pixels, expected);
-        assert_eq!(mirrored(&mirrored(&chip)), chip);
+        assert_eq!(mirrored(&crop).pixels, expected);
+        assert_eq!(mirrored(&mirrored(&crop)), crop);
     }
 
     #[test]
-    fn looks_are_averaged_as_they_are_or_by_direction() {
-        let looks = || vec![vec![3.0, 0.0], vec![0.0, 1.0]];
-        assert_eq!(merged(looks(), false, None), [1.5, 0.5]);
+    fn outputs_are_averaged_as_they_are_or_by_direction() {
+        let outputs = || vec![vec![3.0, 0.0], vec![0.0, 1.0]];
+        assert_eq!(merged(outputs(), false, None), [1.5, 0.5]);
         let half = 0.5_f32.sqrt();
         assert!(
-            merged(looks(), true, None)
+            merged(outputs(), true, None)
                 .iter()
                 .all(|v| (v - half).abs() < 1e-6)
         );
@@ -185,7 +188,7 @@ mod tests {
             .collect();
         let cohort = Cohort::new(&means, 2, 0.5, 3.0).unwrap();
         let length = ((half - 0.5) * 3.0).exp();
-        let lengthened = merged(looks(), true, Some(&cohort));
+        let lengthened = merged(outputs(), true, Some(&cohort));
         assert!(
             lengthened.iter().all(|v| (v - half * length).abs() < 1e-6),
             "once, after the mean: {lengthened:?}"

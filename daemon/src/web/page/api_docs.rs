@@ -12,7 +12,7 @@ use crate::api::View;
 const METHODS: [&str; 6] = ["get", "post", "put", "patch", "delete", "head"];
 
 #[derive(Template)]
-#[template(path = "reference.html")]
+#[template(path = "api_docs.html")]
 struct ReferencePage {
     frame: Frame,
     about: Vec<(bool, String)>,

@@ -6,15 +6,15 @@ use super::*;
 
 /// Maps pixels to the network's numbers, by a table for each channel.
 #[derive(Clone, PartialEq)]
-pub(in crate::runtime) struct Enter {
+pub(in crate::runtime) struct Input {
     pub(in crate::runtime) border: usize,
-    pub(in crate::runtime) table: EnterTable,
+    pub(in crate::runtime) table: InputTable,
     /// True if the network takes blue, green, red.
     pub(in crate::runtime) reversed: bool,
 }
 
 #[derive(Clone, PartialEq)]
-pub(in crate::runtime) enum EnterTable {
+pub(in crate::runtime) enum InputTable {
     Float(Box<[[f32; 256]; 3]>),
     /// Table, and the byte in the border; a fourth channel of that byte completes a group of
     /// inputs.
@@ -24,7 +24,7 @@ pub(in crate::runtime) enum EnterTable {
 /// Channels of a picture as bytes.
 const BYTE_CHANNELS: usize = 4;
 
-/// Makes the input of `Enter` from pixels.
+/// Makes the input of `Input` from pixels.
 pub(in crate::runtime) fn picture(
     [pictures, channels, rows, columns]: [usize; 4],
     pixels: &[u8],
@@ -41,15 +41,15 @@ pub(in crate::runtime) fn picture(
     sides.made(0, |values| values.copy_from_slice(pixels))
 }
 
-impl Op for Enter {
+impl Op for Input {
     fn name(&self) -> StaticName {
-        "Enter".into()
+        "Input".into()
     }
 
     op_as_typed_op!();
 }
 
-impl EvalOp for Enter {
+impl EvalOp for Input {
     op_out_of_plan!();
 
     fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
@@ -66,12 +66,12 @@ impl EvalOp for Enter {
             ..from
         };
         let output = match &self.table {
-            EnterTable::Float(table) => to.made(0.0_f32, |values| {
+            InputTable::Float(table) => to.made(0.0_f32, |values| {
                 self.fill::<f32, 3>(&from, pixels, &to, values, 0.0, |plane, pixel| {
                     table[plane][usize::from(pixel)]
                 });
             })?,
-            EnterTable::Bytes(table, zero) => to.made(*zero, |values| {
+            InputTable::Bytes(table, zero) => to.made(*zero, |values| {
                 self.fill::<u8, BYTE_CHANNELS>(
                     &from,
                     pixels,
@@ -87,11 +87,11 @@ impl EvalOp for Enter {
     }
 }
 
-impl Enter {
+impl Input {
     fn channels(&self) -> usize {
         match self.table {
-            EnterTable::Float(_) => 3,
-            EnterTable::Bytes(..) => BYTE_CHANNELS,
+            InputTable::Float(_) => 3,
+            InputTable::Bytes(..) => BYTE_CHANNELS,
         }
     }
 
@@ -125,19 +125,19 @@ impl Enter {
     }
 }
 
-impl fmt::Debug for Enter {
+impl fmt::Debug for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Enter with a border of {}", self.border)
+        write!(f, "Input with a border of {}", self.border)
     }
 }
 
-impl TypedOp for Enter {
+impl TypedOp for Input {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let shape = inputs[0].shape.to_tvec();
         let [pictures, rows, columns, _] = &*shape else {
             bail!("not four axes")
         };
-        let datum = if let EnterTable::Float(_) = self.table {
+        let datum = if let InputTable::Float(_) = self.table {
             f32::datum_type()
         } else {
             u8::datum_type()
@@ -155,4 +155,4 @@ impl TypedOp for Enter {
     as_op!();
 }
 
-impl Eq for Enter {}
+impl Eq for Input {}

@@ -1,21 +1,21 @@
-//! A budget of processor cores: each picture works on one core and borrows idle ones for the parts
-//! of its work that can run in parallel.
+//! A budget of threads, one for each core: each picture works on one of them and borrows idle ones
+//! for the parts of its work that can run in parallel.
 
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::thread;
 
-/// The cores that all pictures share.
+/// The threads that all pictures share, one for each core.
 #[derive(Debug)]
-pub(crate) struct Cores {
-    /// Negative while there are more pictures than cores.
+pub(crate) struct ThreadBudget {
+    /// Negative while there are more pictures than threads.
     idle: AtomicIsize,
 }
 
-/// A core in use, returned on drop.
+/// A thread in use, returned on drop.
 #[derive(Debug)]
-pub(crate) struct Core<'a>(&'a Cores);
+pub(crate) struct ThreadPermit<'a>(&'a ThreadBudget);
 
-impl Cores {
+impl ThreadBudget {
     pub(crate) fn new(count: usize) -> Self {
         Self {
             idle: AtomicIsize::new(isize::try_from(count).unwrap_or(isize::MAX)),
@@ -23,9 +23,9 @@ impl Cores {
     }
 
     /// Takes the core a picture works on. Never waits.
-    pub(crate) fn take(&self) -> Core<'_> {
+    pub(crate) fn take(&self) -> ThreadPermit<'_> {
         self.idle.fetch_sub(1, Ordering::Relaxed);
-        Core(self)
+        ThreadPermit(self)
     }
 
     /// Returns the number of parts worth cutting work into: one for the caller's core and one for
@@ -41,7 +41,7 @@ impl Cores {
         items: &[T],
         work: impl Fn(&T) -> R + Sync,
     ) -> Vec<R> {
-        let borrowed: Vec<Core> = (1..items.len()).map_while(|_| self.borrow()).collect();
+        let borrowed: Vec<ThreadPermit> = (1..items.len()).map_while(|_| self.borrow()).collect();
         if borrowed.is_empty() {
             return items.iter().map(work).collect();
         }
@@ -57,10 +57,10 @@ impl Cores {
             }
         };
         let mut done = thread::scope(|scope| {
-            let begin = |core: Core<'a>| {
+            let begin = |permit: ThreadPermit<'a>| {
                 let share = move || {
                     // Returned as soon as no item is left, before the slowest thread is done.
-                    let _core = core;
+                    let _permit = permit;
                     share()
                 };
                 // If the system refuses another thread, the existing ones do the work.
@@ -83,16 +83,16 @@ impl Cores {
         done.into_iter().map(|(_, result)| result).collect()
     }
 
-    fn borrow(&self) -> Option<Core<'_>> {
+    fn borrow(&self) -> Option<ThreadPermit<'_>> {
         let one_less = |idle: isize| (idle > 0).then(|| idle - 1);
         self.idle
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
             .ok()
-            .map(|_| Core(self))
+            .map(|_| ThreadPermit(self))
     }
 }
 
-impl Drop for Core<'_> {
+impl Drop for ThreadPermit<'_> {
     fn drop(&mut self) {
         self.0.idle.fetch_add(1, Ordering::Relaxed);
     }
@@ -106,49 +106,49 @@ mod tests {
 
     #[test]
     fn results_come_in_the_order_of_the_items_whoever_made_them() {
-        let cores = Cores::new(4);
-        let _mine = cores.take();
+        let budget = ThreadBudget::new(4);
+        let _mine = budget.take();
         let items: Vec<usize> = (0..100).collect();
         assert_eq!(
-            cores.each(&items, |item| item * 2),
+            budget.each(&items, |item| item * 2),
             items.iter().map(|item| item * 2).collect::<Vec<_>>()
         );
-        assert!(cores.each(&[] as &[usize], |item| *item).is_empty());
+        assert!(budget.each(&[] as &[usize], |item| *item).is_empty());
     }
 
     #[test]
     fn a_picture_that_is_alone_uses_every_core_at_once() {
-        let cores = Cores::new(3);
-        let _mine = cores.take();
-        assert_eq!(cores.parts(), 3);
+        let budget = ThreadBudget::new(3);
+        let _mine = budget.take();
+        assert_eq!(budget.parts(), 3);
         // The barrier opens only when all three threads are here.
         let all = Barrier::new(3);
-        cores.each(&[1, 2, 3], |_| {
+        budget.each(&[1, 2, 3], |_| {
             all.wait();
         });
-        assert_eq!(cores.parts(), 3);
+        assert_eq!(budget.parts(), 3);
     }
 
     #[test]
     fn cores_that_other_pictures_use_are_not_borrowed() {
-        let cores = Cores::new(2);
+        let budget = ThreadBudget::new(2);
         let here = thread::current().id();
-        let pictures: Vec<Core> = (0..3).map(|_| cores.take()).collect();
-        assert_eq!(cores.parts(), 1);
+        let pictures: Vec<ThreadPermit> = (0..3).map(|_| budget.take()).collect();
+        assert_eq!(budget.parts(), 1);
         assert!(
-            cores
+            budget
                 .each(&[(); 20], |()| thread::current().id())
                 .iter()
                 .all(|id| *id == here)
         );
         drop(pictures);
-        let _mine = cores.take();
+        let _mine = budget.take();
         // A borrowed core is not idle: nested work stays on its thread.
         let all = Barrier::new(2);
-        let inner = cores.each(&[(); 2], |()| {
+        let inner = budget.each(&[(); 2], |()| {
             all.wait();
             let here = thread::current().id();
-            cores
+            budget
                 .each(&[(); 5], |()| thread::current().id())
                 .iter()
                 .all(|id| *id == here)
@@ -158,16 +158,16 @@ mod tests {
 
     #[test]
     fn a_panic_on_a_borrowed_core_fails_the_picture_and_frees_it() {
-        let cores = Cores::new(2);
-        let _mine = cores.take();
+        let budget = ThreadBudget::new(2);
+        let _mine = budget.take();
         let all = Barrier::new(2);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            cores.each(&[0, 1], |item| {
+            budget.each(&[0, 1], |item| {
                 all.wait();
                 assert_eq!(*item, 0, "the second item");
             })
         }));
         assert!(panicked.is_err());
-        assert_eq!(cores.parts(), 2);
+        assert_eq!(budget.parts(), 2);
     }
 }
