@@ -110,8 +110,8 @@ impl Connection {
         // The request channel has room for everything that can be requested at once
         // (acknowledgements, the window, unsubscribes, the Disconnect), so no request ever waits
         // for the event loop.
-        let room = MOST_OWED + usize::from(WINDOW) + settings.unsubscribe.len() + 1;
-        let (client, mut events) = wire::open(settings, room)?;
+        let capacity = MOST_OWED + usize::from(WINDOW) + settings.unsubscribe.len() + 1;
+        let (client, mut events) = wire::open(settings, capacity)?;
         let broker = tokio::select! {
             broker = events.connected(settings.keep_alive) => broker?,
             () = stop.as_mut() => return Ok(()),
@@ -150,12 +150,12 @@ impl Connection {
         let receive = async {
             let (mut said_dropped, mut waited) = (false, false);
             loop {
-                if self.inbox.has_room() {
+                if self.inbox.has_capacity() {
                     waited = false;
                 } else if !waited {
                     // Messages wait unread, in the socket and at the broker.
                     tokio::select! {
-                        room = timeout(settings.unread_most(), self.inbox.room()) => waited = room.is_err(),
+                        capacity = timeout(settings.unread_most(), self.inbox.capacity()) => waited = capacity.is_err(),
                         () = stopping.cancelled() => waited = true,
                     }
                 }
@@ -203,7 +203,7 @@ impl Connection {
         // Queued behind the last acknowledgement, so that no settled message is redelivered.
         let start_over = async {
             link.acks.drained().await;
-            self.inbox.room().await;
+            self.inbox.capacity().await;
             link.outgoing.disconnect();
             sleep(DISCONNECT_TIMEOUT).await;
         };
@@ -240,9 +240,9 @@ impl Drop for Link<'_> {
 impl Link<'_> {
     fn deliver(&self, arrival: Arrival, said_dropped: &mut bool, reporter: &Mutex<Reporter>) {
         let inbox = &self.connection.inbox;
-        let room = inbox.has_room();
+        let capacity = inbox.has_capacity();
         let waiting = usize::from(self.connection.settings.receive_maximum);
-        if arrival.pkid == 0 && (!room || inbox.len() >= waiting) {
+        if arrival.pkid == 0 && (!capacity || inbox.len() >= waiting) {
             inbox.count_dropped();
             if !std::mem::replace(said_dropped, true) {
                 warn!(
@@ -252,7 +252,7 @@ impl Link<'_> {
             }
             return;
         }
-        let Some(ack) = self.acks.arrived(&arrival, room) else {
+        let Some(ack) = self.acks.arrived(&arrival, capacity) else {
             return reporter.lock().turned_away();
         };
         let held = inbox.hold(arrival.payload.len());

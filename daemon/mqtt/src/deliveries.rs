@@ -101,14 +101,14 @@ impl Acks {
         }
     }
 
-    /// Notes an arrival; `room` says whether memory has room for it. Returns `None` when it is
+    /// Notes an arrival; `capacity` says whether memory has room for it. Returns `None` when it is
     /// turned away, and so is everything behind it on this connection: see [`Acks::drained`].
-    pub(super) fn arrived(self: &Arc<Self>, arrival: &Arrival, room: bool) -> Option<Ack> {
+    pub(super) fn arrived(self: &Arc<Self>, arrival: &Arrival, capacity: bool) -> Option<Ack> {
         if arrival.pkid == 0 {
             return Some(Ack(None));
         }
         let mut owed = self.owed.lock();
-        if owed.overflowed || !room || owed.queue.len() >= MOST_OWED {
+        if owed.overflowed || !capacity || owed.queue.len() >= MOST_OWED {
             owed.overflowed = true;
             if owed.queue.is_empty() {
                 self.emptied.notify_one();
@@ -219,15 +219,15 @@ impl Inbox {
     }
 
     /// Returns true if another message may be taken, whatever its size.
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn has_capacity(&self) -> bool {
         self.held.load(Ordering::Relaxed) < self.most_held
     }
 
     /// Resolves when there is room.
-    pub(super) async fn room(&self) {
+    pub(super) async fn capacity(&self) {
         loop {
             let released = self.released.notified();
-            if self.has_room() {
+            if self.has_capacity() {
                 return;
             }
             released.await;

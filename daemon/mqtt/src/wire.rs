@@ -82,7 +82,7 @@ pub(super) struct Arrival {
 
 /// Creates both halves of a connection, with room for this many waiting requests; the error
 /// concerns certificates.
-pub(super) fn open(settings: &Settings, room: usize) -> Result<(Client, Events), Lost> {
+pub(super) fn open(settings: &Settings, capacity: usize) -> Result<(Client, Events), Lost> {
     let transport = match &settings.tls {
         None => Transport::tcp(),
         Some(files) => {
@@ -105,13 +105,13 @@ pub(super) fn open(settings: &Settings, room: usize) -> Result<(Client, Events),
             options
                 .set_transport(transport)
                 .set_network_options(network);
-            let (client, events) = v5::AsyncClient::new(options, room);
+            let (client, events) = v5::AsyncClient::new(options, capacity);
             (Client::Five(client), Events::Five(Box::new(events)))
         }
         Version::Three => {
             let mut options = three_options(settings);
             options.set_transport(transport);
-            let (client, mut events) = rumqttc::AsyncClient::new(options, room);
+            let (client, mut events) = rumqttc::AsyncClient::new(options, capacity);
             events.set_network_options(network);
             (Client::Three(client), Events::Three(Box::new(events)))
         }
