@@ -1,5 +1,5 @@
-//! Sets of patterns of names and paths: written as globset reads them, matched by the lazy automaton of
-//! regex-automata. globset's own sets would bring every engine of that crate, half a megabyte.
+//! Sets of patterns of names and paths: written as globset reads them, matched by the lazy automaton
+//! of regex-automata. globset's own sets would bring every engine of that crate, half a megabyte.
 
 use std::cell::RefCell;
 use std::fmt;
