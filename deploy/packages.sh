@@ -40,11 +40,21 @@ use_architecture() {
   use_cross_toolchain
 }
 
-# Links the executable for an architecture and checks the libraries it needs.
+# Links the executable for an architecture and checks the libraries it needs, and its size. The
+# level is that of link-time optimisation: see the profile dist in Cargo.toml.
 build_kithd() {
   need_zig
-  "$compile" rustc --profile $profile --locked "${for_target[@]}" -p kithd --bin kithd -- -C linker="$(zig_linker "$1")"
+  "$compile" rustc --profile $profile --locked "${for_target[@]}" -p kithd --bin kithd -- \
+    -C opt-level=3 -C linker="$(zig_linker "$1")"
   check_libraries "$built/kithd"
+  [[ $profile-$1 != dist-amd64 ]] || check_size "$built/kithd" # arm64's was not measured yet
+}
+
+# check_size FILE: packages promise an executable of at most 30 MB.
+check_size() {
+  local bytes most=30000000
+  bytes=$(stat -c %s "$1")
+  ((bytes <= most)) || die "$1 has $bytes bytes, more than $most"
 }
 
 # Builds for arm64 and tests the result on two emulated processors. It runs in a subshell, like build_deb, so that the
@@ -227,13 +237,20 @@ need_zig() {
 }
 
 # zig_linker ARCHITECTURE: makes a linker for executables that need at most our glibc, and prints its path.
+# The linker folds identical functions and constants. zig's front end has no option for that, so
+# its ld.lld runs once more, with the same arguments and the two options.
 zig_linker() {
   local machine=x86_64 linker=$dev/zig/link-$1
   if [[ $1 == arm64 ]]; then machine=aarch64; fi
   cat >"$linker" <<LINKER
 #!/bin/sh
 export PATH="$dev/zig/bin:\$PATH" ZIG_GLOBAL_CACHE_DIR="$dev/zig/cache" ZIG_LOCAL_CACHE_DIR="$dev/zig/cache"
-exec cargo-zigbuild zig cc -- -target $machine-linux-gnu.$glibc "\$@"
+said=\$(mktemp) && trap 'rm -f "\$said"' EXIT
+ZIG_VERBOSE_LINK=1 cargo-zigbuild zig cc -- -target $machine-linux-gnu.$glibc "\$@" 2>"\$said" || { cat "\$said" >&2; exit 1; }
+command=\$(grep '^ld\.lld ' "\$said" | tail -n 1)
+[ -n "\$command" ] || { echo "zig did not say how it links" >&2; exit 1; }
+# shellcheck disable=SC2086 # a command's words
+python-zig \$command --icf=all --ignore-data-address-equality
 LINKER
   chmod +x "$linker"
   echo "$linker"

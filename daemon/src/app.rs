@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kith_pictures::decode::DecodeLimits;
 use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api, View};
 use crate::config::{Config, Http, Tls};
 use crate::control;
-use crate::engine_process::{DecodeLimits, EngineSettings};
+use crate::engine_process::EngineSettings;
 use crate::engines::{self, Engines, Persistence};
 use crate::http_server::tls::{Encryption, Source};
 use crate::http_server::{self, Protocol};

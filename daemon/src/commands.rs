@@ -24,7 +24,6 @@ use crate::domain::BreakerCommand;
 use crate::engines::Admission;
 use crate::files::file_name;
 use crate::people::People;
-use crate::picture_kind::plain;
 use crate::pipeline::{Identifier, Reader};
 use crate::queue::Failure;
 use crate::result;
@@ -34,6 +33,7 @@ use crate::sources::paths;
 use crate::sources::rejected::Rejected;
 use crate::supervise::guarded;
 use crate::topics::Topics;
+use kith_pictures::kind::plain;
 
 /// Commands at the same time, as many as may be unacknowledged.
 const AT_ONCE: usize = 16;

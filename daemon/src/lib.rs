@@ -21,7 +21,6 @@ pub mod for_bench;
 mod http_server;
 mod names;
 mod people;
-mod picture_kind;
 mod pipeline;
 mod problem;
 mod queue;

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use kith_pictures::shot::{Layout, PixelFormat};
 use nokhwa::Camera;
 use nokhwa::utils::{
     ApiBackend, CameraFormat, CameraIndex, FrameFormat, RequestedFormat, RequestedFormatType,
@@ -20,7 +21,7 @@ use v4l::video::Capture;
 use v4l::video::capture::Parameters;
 use v4l::{Format, FourCC};
 
-use crate::config::{self, PixelFormat};
+use crate::config;
 
 /// Number of device nodes to search: the kernel numbers no more.
 const NODES: u32 = 256;
@@ -85,19 +86,6 @@ impl CameraError {
             },
         }
     }
-}
-
-/// Layout of frames in memory.
-#[derive(Debug, Clone, Copy)]
-pub struct Layout {
-    /// Pixel format.
-    pub format: PixelFormat,
-    /// Width in pixels.
-    pub width: usize,
-    /// Height in pixels.
-    pub height: usize,
-    /// Bytes from one line to the next.
-    pub stride: usize,
 }
 
 /// An open camera that sends frames.

@@ -6,10 +6,8 @@
 //! module, and this module knows neither queue nor engine.
 
 mod device;
-mod mjpeg;
 mod motion;
 mod process;
-mod shot;
 pub mod wire;
 
 pub use device::{Found, found};

@@ -7,14 +7,14 @@ use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use kith_pictures::mjpeg::Buffers;
+use kith_pictures::shot::{PixelFormat, Shot};
 
 use super::device::Device;
-use super::mjpeg::Buffers;
 use super::motion::Gate;
-use super::shot::Shot;
 use super::wire::{self, Message};
 use crate::child;
-use crate::config::{self, PixelFormat};
+use crate::config;
 use crate::engine_process::{Profile, confine};
 
 /// Time between signs of life while frames come.

@@ -6,13 +6,14 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use kith_pictures::shot::PixelFormat;
 use tokio::process::ChildStdout;
 use tokio::time::timeout;
 
 use crate::camera_process::wire::{self, Message, WireError};
 use crate::camera_process::{self, Found};
 use crate::child::Child;
-use crate::config::{self, Config, PixelFormat};
+use crate::config::{self, Config};
 
 /// Time for all cameras of a board to report their formats.
 const ASKING: Duration = Duration::from_secs(20);

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kith_pictures::shot::PixelFormat;
+
 use super::raw::Raw;
 use super::secs;
 
@@ -44,40 +46,6 @@ impl Camera {
     pub fn max_frame_bytes(&self) -> usize {
         const HEADERS: usize = 64 << 10;
         3 * self.width as usize * self.height as usize + HEADERS
-    }
-}
-
-/// Pixel format of a camera's frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PixelFormat {
-    /// A JPEG for each frame: what webcams send at high resolution.
-    Mjpeg,
-    /// Two bytes a pixel; two adjacent pixels share their colour.
-    Yuyv,
-    /// Twelve bits a pixel: brightness first, then the colour of four pixels each.
-    Nv12,
-    /// Red, green, blue.
-    Rgb,
-    /// Blue, green, red.
-    Bgr,
-}
-
-impl PixelFormat {
-    /// Every format with its name in the configuration.
-    pub const ALL: [(Self, &str); 5] = [
-        (Self::Mjpeg, "mjpeg"),
-        (Self::Yuyv, "yuyv"),
-        (Self::Nv12, "nv12"),
-        (Self::Rgb, "rgb"),
-        (Self::Bgr, "bgr"),
-    ];
-
-    /// Returns its name in the configuration.
-    pub fn name(self) -> &'static str {
-        Self::ALL
-            .iter()
-            .find(|(format, _)| *format == self)
-            .map_or("", |(_, name)| name)
     }
 }
 

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-pub use camera::{Camera, PixelFormat};
+pub use camera::Camera;
 pub use http::{Http, Tls};
 use kith_vision::{Caution, Device, Matching, Pack, Precision};
 pub use mqtt::{HomeAssistant, Mqtt, MqttCommand, Shared};
@@ -183,7 +183,7 @@ pub struct Recognition {
     pub max_faces: usize,
     /// True if pictures without a face are searched turned, too.
     pub turned: bool,
-    /// Largest picture in memory; JPEGs may have more: see [`crate::engine_process::JPEG_TIMES`].
+    /// Largest picture in memory; JPEGs may have more: see [`kith_pictures::decode::JPEG_TIMES`].
     pub max_pixels: u64,
     /// Base time for one picture.
     pub deadline: Duration,
@@ -866,6 +866,13 @@ mod tests {
         }
         assert!(problems("[engine]\nprotocol = \"facerecog\"\n").contains("needs engine.address"));
         assert!(problems("[breaker]\ncool_down = \"1h\"\n").contains("breaker.longest_cool_down"));
+    }
+
+    #[test]
+    fn the_default_limits_are_those_that_decoding_is_tested_with() {
+        let config = Config::default();
+        assert_eq!(config.intake.max_bytes, 64 << 20);
+        assert_eq!(config.recognition.max_pixels, 65_000_000);
     }
 
     #[test]

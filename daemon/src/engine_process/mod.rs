@@ -3,11 +3,9 @@
 //!
 //! `kithd engine` serves it over gRPC from a process of its own; measuring commands use it in
 //! theirs. The daemon never does: it calls the process through `engines`. `kithd camera` shares its
-//! decoding, encoding and confinement.
+//! confinement.
 
 mod confine;
-mod decode;
-mod encode;
 mod process;
 mod recogniser;
 mod service;
@@ -17,14 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kith_pictures::decode::DecodeLimits;
 use kith_vision::{Comparison, Device, Pack, Precision, Quality};
 use tokio::sync::Semaphore;
 
 use crate::config::Models;
 
 pub use confine::{Profile, confine};
-pub use decode::{DecodeLimits, JPEG_TIMES, decode};
-pub use encode::jpeg;
 pub use process::{Args, run};
 pub use recogniser::Recogniser;
 

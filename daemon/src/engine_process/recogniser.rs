@@ -3,13 +3,14 @@
 
 use std::time::Instant;
 
+use kith_pictures::decode::{DecodeLimits, Remark, Sight, decode, look};
+use kith_pictures::encode;
 use kith_vision::{
     Comparison, Device, Face, Pack, Precision, QualityLimits, Search, Vision, VisionError,
     compare_precisions,
 };
 
-use super::decode::{DecodeLimits, Remark, Sight, decode, look};
-use super::{EngineError, EngineSettings, FoundFace, Reply, StageTimes, encode};
+use super::{EngineError, EngineSettings, FoundFace, Reply, StageTimes};
 
 const THUMBNAIL_SIDE: u32 = 240;
 const CROP_QUALITY: u8 = 85;

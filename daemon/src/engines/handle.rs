@@ -9,13 +9,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kith_pictures::decode::JPEG_TIMES;
 use kith_vision::{Device, Pack};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::{self, Config, Elsewhere, Models};
 use crate::domain::{BreakerCommand, BreakerReason, BreakerState, EngineRole, ImageId};
-use crate::engine_process::JPEG_TIMES;
 use crate::engines::admission::{Admission, Places, TooManyWait, queue_pictures};
 use crate::engines::breaker::{Breaker, Transition};
 use crate::engines::calls::{Recognised, Route};

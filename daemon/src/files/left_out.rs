@@ -16,7 +16,7 @@ use std::path::Path;
 use rustix::fs::{FileType, OFlags};
 
 use crate::files::open_beneath;
-use crate::picture_kind::{HEAD_BYTES, is_heic, sniff};
+use kith_pictures::kind::{HEAD_BYTES, is_heic, sniff};
 
 /// Extensions of the pictures that the engine reads.
 const PICTURES: [&str; 15] = [

@@ -1,9 +1,9 @@
 //! Reasons for not accepting a picture.
 
 use crate::files::disk;
-use crate::picture_kind::NotAPicture;
 use crate::queue::QueueError;
 use crate::store::StoreError;
+use kith_pictures::kind::NotAPicture;
 
 /// Reason for not accepting a picture.
 #[derive(Debug, thiserror::Error)]

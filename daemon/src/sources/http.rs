@@ -18,8 +18,8 @@ use super::paths::{self, NoPaths};
 use super::upload::{Brought, Uploads, no_file, without_mark};
 use super::{Intake, IntakeError, PathSubmission};
 use crate::domain::{Accepted, ImageId, PictureBytes, Source};
-use crate::picture_kind::{NotAPicture, not_a_picture, sniff};
 use crate::problem::Problem;
+use kith_pictures::kind::{NotAPicture, not_a_picture, sniff};
 
 /// Example of a body with a path.
 const ONE: &str = r#"{"path":"/folder/picture.jpg"}"#;

@@ -13,8 +13,8 @@ use tokio::runtime::Handle;
 use super::{Intake, IntakeError};
 use crate::domain::{ImageId, Source, hex};
 use crate::names;
-use crate::picture_kind::{Base64, HEAD_BYTES, Wrapping, wrapping};
 use crate::spool;
+use kith_pictures::kind::{Base64, HEAD_BYTES, Wrapping, wrapping};
 
 /// Bytes buffered before a write.
 pub const PIECE: usize = 128 << 10;

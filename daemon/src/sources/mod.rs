@@ -25,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 use crate::config;
 use crate::domain::{Accepted, FileKey, NewImage, SeenFile, Source, Stamp};
 use crate::files::disk::{self, free_bytes};
-use crate::picture_kind::NotAPicture;
 use crate::queue::{Queue, QueueError};
 use crate::spool;
 use crate::status::health::{Condition, Health};
@@ -33,6 +32,7 @@ use crate::status::heartbeat::Pulse;
 use crate::store::Place;
 pub use error::IntakeError;
 use incoming::{Incoming, Spooled};
+use kith_pictures::kind::NotAPicture;
 
 const CAPACITY_CHECK: Duration = Duration::from_secs(2);
 /// Wait before a message that cannot be taken or kept now is tried again.

@@ -17,8 +17,8 @@ use super::paths::NoPaths;
 use super::rejected::{Rejected, RejectedError};
 use super::{Intake, IntakeError, PathSubmission, RETRY, paths};
 use crate::domain::{Accepted, ImageId, Source, hex};
-use crate::picture_kind::{NotAPicture, not_a_picture, plain, wrapping};
 use crate::supervise::guarded;
+use kith_pictures::kind::{NotAPicture, not_a_picture, plain, wrapping};
 
 const EXPECTED: &str = r#"expected {"path":"…"}, {"paths":[{"path":"…"}]} or a bare path"#;
 

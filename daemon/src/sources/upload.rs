@@ -20,10 +20,10 @@ use super::incoming::Incoming;
 pub use super::incoming::Spooled;
 use super::{Intake, IntakeError};
 use crate::domain::Source;
-use crate::picture_kind::{
+use crate::problem::Problem;
+use kith_pictures::kind::{
     HEAD_BYTES, NotAPicture, picture_in_json, torn, unread_in_field, wrapping,
 };
-use crate::problem::Problem;
 
 /// Bodies read at a time.
 const READ_AT_ONCE: usize = 4;

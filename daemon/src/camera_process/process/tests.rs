@@ -4,7 +4,7 @@ use super::*;
 
 /// Makes a still grey frame with an object in it from `left` on.
 fn shot(left: usize) -> Result<Shot, String> {
-    let layout = super::super::device::Layout {
+    let layout = kith_pictures::shot::Layout {
         format: PixelFormat::Rgb,
         width: 64,
         height: 32,

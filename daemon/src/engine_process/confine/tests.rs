@@ -10,10 +10,11 @@ use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
+use kith_pictures::decode::DecodeLimits;
 use kith_vision::{Device, Pack, Precision};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::super::{DecodeLimits, EngineSettings, Recogniser};
+use super::super::{EngineSettings, Recogniser};
 use super::*;
 
 /// Environment variable set in the process that a test starts from its own program.

@@ -5,6 +5,7 @@
 //! it.
 
 mod listener;
+mod patterns;
 mod scan;
 
 use std::collections::HashMap;
@@ -13,12 +14,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use anyhow::anyhow;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use self::listener::{Listener, Touched};
+use self::patterns::Patterns;
 use self::scan::{Found, Looked, PutAway, Rules, Scanner};
 use super::{FolderFile, Intake, IntakeError};
 use crate::config;
@@ -88,9 +89,9 @@ impl Folder {
             include: if settings.include.is_empty() {
                 None
             } else {
-                Some(globs(&settings.include)?)
+                Some(Patterns::new(&settings.include)?)
             },
-            exclude: globs(&settings.exclude)?,
+            exclude: Patterns::new(&settings.exclude)?,
             settle: settings.settle,
             then: settings.then,
         };
@@ -343,18 +344,4 @@ impl Folder {
             *logged = Some(trouble.into());
         }
     }
-}
-
-/// Builds a set of patterns that ignore case. They were checked with the configuration.
-fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        set.add(
-            GlobBuilder::new(pattern)
-                .case_insensitive(true)
-                .build()
-                .with_context(|| format!("the pattern {pattern:?} is not valid"))?,
-        );
-    }
-    Ok(set.build()?)
 }

@@ -16,13 +16,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use globset::GlobSet;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 pub use self::put_away::PutAway;
 use self::put_away::{DONE, FAILED};
+use super::patterns::Patterns;
 use crate::config::Then;
 use crate::domain::{FileKey, Stamp};
 use crate::files::left_out::{self, LeftOut, Named, Why};
@@ -39,9 +39,9 @@ pub struct Rules {
     pub recursive: bool,
     /// Names or paths below the folder to take; `None` takes every picture, by its extension or its
     /// bytes.
-    pub include: Option<GlobSet>,
+    pub include: Option<Patterns>,
     /// Names or paths to leave out.
-    pub exclude: GlobSet,
+    pub exclude: Patterns,
     /// Time without change of size and modification time before a file is taken.
     pub settle: Duration,
     /// Action on finished files.

@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::{FORM_PICTURES, HEADERS, JSON_LIMIT};
-use crate::picture_kind::HEAD_BYTES;
 use crate::problem::Problem;
+use kith_pictures::kind::HEAD_BYTES;
 
 /// Time without data after which a body gives up its place.
 const STALL: Duration = Duration::from_millis(500);

@@ -3,23 +3,14 @@
 use std::os::unix::ffi::OsStrExt;
 
 use super::*;
-use globset::{Glob, GlobSetBuilder};
 
 const SETTLE: Duration = Duration::from_secs(2);
-
-fn globs(patterns: &[&str]) -> GlobSet {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        set.add(Glob::new(pattern).unwrap());
-    }
-    set.build().unwrap()
-}
 
 fn rules() -> Rules {
     Rules {
         recursive: true,
-        include: Some(globs(&["*.jpg"])),
-        exclude: globs(&["**/skip/**"]),
+        include: Some(Patterns::new(&["*.jpg"]).unwrap()),
+        exclude: Patterns::new(&["**/skip/**"]).unwrap(),
         settle: SETTLE,
         then: Then::Move,
     }

@@ -10,7 +10,7 @@ const LIMIT: usize = 1 << 20;
 fn jpeg() -> Vec<u8> {
     std::fs::read(concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/tests/photos/noface.jpg"
+        "/../tests/photos/noface.jpg"
     ))
     .unwrap()
 }

@@ -1,17 +1,63 @@
-//! A frame as pixels: input for the motion gate and for the choice among a burst, and the JPEG that
-//! is kept.
+//! A camera's frame as pixels: input for the motion gate and for the choice among a burst, and the
+//! JPEG that is kept.
 
 use kith_vision::Rgb;
 
-use super::device::Layout;
-use super::mjpeg;
-use crate::config::PixelFormat;
-use crate::engine_process::{DecodeLimits, decode, jpeg};
+use crate::decode::{DecodeLimits, decode};
+use crate::encode::jpeg;
+use crate::mjpeg;
 
 /// Quality of the JPEG made of a raw frame: its losses do not affect recognition.
 const QUALITY: u8 = 92;
 /// Cells across for the motion gate. Averaging over a cell removes sensor noise.
 const CELLS_ACROSS: usize = 64;
+
+/// Pixel format of a camera's frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PixelFormat {
+    /// A JPEG for each frame: what webcams send at high resolution.
+    Mjpeg,
+    /// Two bytes a pixel; two adjacent pixels share their colour.
+    Yuyv,
+    /// Twelve bits a pixel: brightness first, then the colour of four pixels each.
+    Nv12,
+    /// Red, green, blue.
+    Rgb,
+    /// Blue, green, red.
+    Bgr,
+}
+
+impl PixelFormat {
+    /// Every format with its name in the configuration.
+    pub const ALL: [(Self, &str); 5] = [
+        (Self::Mjpeg, "mjpeg"),
+        (Self::Yuyv, "yuyv"),
+        (Self::Nv12, "nv12"),
+        (Self::Rgb, "rgb"),
+        (Self::Bgr, "bgr"),
+    ];
+
+    /// Returns its name in the configuration.
+    pub fn name(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(format, _)| *format == self)
+            .map_or("", |(_, name)| name)
+    }
+}
+
+/// Layout of frames in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// Pixel format.
+    pub format: PixelFormat,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Bytes from one line to the next.
+    pub stride: usize,
+}
 
 /// A valid frame.
 pub struct Shot {

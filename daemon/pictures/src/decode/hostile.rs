@@ -9,7 +9,7 @@ use super::tests::{
     CMYK, LIMITS, LOSSY_WEBP, PROGRESSIVE, YCCK, encode, jpeg, quadrants, with_exif,
 };
 use super::*;
-use crate::picture_kind::sniff;
+use crate::kind::sniff;
 
 #[test]
 fn half_a_file_of_any_format_is_refused() {
@@ -222,7 +222,7 @@ const JPEGS: usize = 8;
 fn hostile_files() -> Vec<Vec<u8>> {
     let pack = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/../models/packs/dlib-mtcnn/selftest.jpg"
+        "/../../models/packs/dlib-mtcnn/selftest.jpg"
     );
     let photograph = image::load_from_memory(&std::fs::read(pack).unwrap())
         .unwrap()
@@ -328,7 +328,7 @@ fn hostile_bytes_never_panic_and_never_pass_the_limits() {
 
 /// Returns the shared collection, which is beside the clone in development and absent elsewhere.
 fn hard_files() -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared");
     let shared =
         std::env::var_os("KITHD_SHARED").map_or_else(|| PathBuf::from(beside), PathBuf::from);
     let folder = shared.join("faces/hard");

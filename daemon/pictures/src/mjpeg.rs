@@ -1,6 +1,6 @@
 //! Makes a well-formed JPEG of a camera's buffer: cuts what follows the end, adds missing Huffman
 //! tables, and drops other data that some cameras embed. It does not decode;
-//! `engine_process::decode` checks that the picture is complete.
+//! `decode` checks that the picture is complete.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -126,7 +126,7 @@ fn end(buffer: &[u8], mut at: usize) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine_process::{DecodeLimits, decode};
+    use crate::decode::{DecodeLimits, decode};
 
     const LIMITS: DecodeLimits = DecodeLimits {
         max_bytes: 1 << 24,
@@ -136,7 +136,7 @@ mod tests {
     fn photo() -> Vec<u8> {
         std::fs::read(concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/tests/photos/obama_1.jpg"
+            "/../tests/photos/obama_1.jpg"
         ))
         .unwrap()
     }
@@ -160,7 +160,7 @@ mod tests {
     fn a_frame_that_broke_off_is_known_by_the_end_of_the_one_before() {
         let other = std::fs::read(concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/tests/photos/biden_1.jpg"
+            "/../tests/photos/biden_1.jpg"
         ))
         .unwrap();
         let (photo, mut buffers) = (photo(), Buffers::default());

@@ -8,7 +8,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageBuffer, Rgba, RgbaImage};
 
 use super::*;
-use crate::picture_kind::sniff;
+use crate::kind::sniff;
 
 pub(super) const LIMITS: DecodeLimits = DecodeLimits {
     max_bytes: 20 << 20,
@@ -313,13 +313,13 @@ fn a_non_picture_is_named_and_leading_blanks_are_skipped() {
     assert!(decode(&jpeg, &LIMITS).is_ok());
 }
 
-/// The default limits, with pictures as phones make them.
+/// The default limits of kithd's configuration, whose own test names them, with pictures as phones
+/// make them.
 #[test]
 fn the_default_limits_pass_what_phones_sell_as_full_resolution() {
-    let config = crate::config::Config::default();
     let limits = DecodeLimits {
-        max_bytes: config.intake.max_bytes,
-        max_pixels: config.recognition.max_pixels,
+        max_bytes: 64 << 20,
+        max_pixels: 65_000_000,
     };
     let mut fifty = Vec::new();
     JpegEncoder::new(&mut fifty)

@@ -189,12 +189,12 @@ impl<'a> Jpeg<'a> {
             if row >= rows.start {
                 let line = &line[values * columns.start..values * columns.end];
                 if inks {
-                    pixels.extend(
-                        line.as_chunks::<4>()
-                            .0
-                            .iter()
-                            .flat_map(|&inks| of_inks(inks)),
-                    );
+                    let begin = pixels.len();
+                    pixels.resize(begin + 3 * columns.len(), 0);
+                    let colours = pixels[begin..].as_chunks_mut().0;
+                    for (colour, &inks) in colours.iter_mut().zip(line.as_chunks().0) {
+                        *colour = of_inks(inks);
+                    }
                 } else {
                     pixels.extend_from_slice(line);
                 }

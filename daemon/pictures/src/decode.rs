@@ -15,13 +15,13 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImag
 use jpeg::{Jpeg, Piece};
 use kith_vision::{Bounds, Rgb};
 
-use crate::picture_kind::{NotAPicture, Wrapping, wrapping};
+use crate::kind::{NotAPicture, Wrapping, wrapping};
 
 mod chunks;
 mod ending;
 mod jpeg;
 mod orientation;
-pub use crate::picture_kind::Format;
+pub use crate::kind::Format;
 
 /// Headroom for a decoder's own buffers when the pixel limit is very small.
 const SMALLEST_ALLOCATION_LIMIT: u64 = 64 << 20;
