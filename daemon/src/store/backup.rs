@@ -46,8 +46,6 @@ const PEOPLE: usize = 5;
 
 /// `application_id` in the header of each backup: "kith".
 const APPLICATION: i32 = 0x6B69_7468;
-/// First schema with backups of this form.
-const FIRST_SCHEMA: i64 = 9;
 /// Table that says where a backup comes from.
 const ORIGIN: &str = "CREATE TABLE backup (
   contents      TEXT    NOT NULL,
@@ -141,7 +139,9 @@ pub fn check_header(header: &[u8]) -> Result<i64, NoBackup> {
             "it is an SQLite database, but not one that kithd backup wrote".into(),
         )),
         found if found > known => Err(NoBackup::Newer { found, known }),
-        found if found < FIRST_SCHEMA => Err(NoBackup::Foreign(format!("its schema is {found}"))),
+        found if found < migrate::FIRST_SCHEMA => Err(NoBackup::Foreign(format!(
+            "its schema is {found}, of a development version"
+        ))),
         found => Ok(found),
     }
 }

@@ -124,6 +124,17 @@ pub enum StoreError {
         /// Newest schema this program knows.
         known: i64,
     },
+    /// A version from before the first release made it.
+    #[error(
+        "{path} was made by a development version of kithd (schema {found}), which this one cannot \
+         read; move it out of the state folder, start kithd, and enrol people again"
+    )]
+    Development {
+        /// The database.
+        path: PathBuf,
+        /// Its schema number.
+        found: i64,
+    },
     /// SQLite's locks do not hold on network filesystems.
     #[error(
         "{path} is on a network filesystem ({kind}), where SQLite can lose data; put the state \
@@ -570,11 +581,8 @@ pub fn look_through(folder: &Path) -> Result<Option<LookedThrough>, StoreError> 
         Err(source) => return Err(StoreError::Io { path, source }),
     };
     let connection = open_read_only(&path)?;
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let known = migrate::known_schema();
-    if found > known {
-        return Err(StoreError::Newer { path, found, known });
-    }
+    let found = migrate::user_version(&connection)?;
+    migrate::check_schema(&path, found)?;
     migrate::check(&connection, None)?;
     let damaged = migrate::damaged(folder)
         .into_iter()

@@ -502,22 +502,23 @@ fn two_daemons_cannot_share_a_state_folder() {
 }
 
 #[test]
-fn a_database_of_a_newer_version_is_refused_with_78() {
-    let mut board = TestDaemon::new();
-    board.start();
-    board.stop();
-    let database = board.state("kithd.db");
-    rusqlite::Connection::open(database)
-        .unwrap()
-        .pragma_update(None, "user_version", 999)
-        .unwrap();
-    let output = board.kithd(["run"]);
-    assert_eq!(output.status.code(), Some(78));
-    assert!(
-        text(&output).contains("was written by a newer kithd"),
-        "{}",
-        text(&output)
-    );
+fn a_database_of_another_version_is_refused_with_78() {
+    for (schema, sentence) in [
+        (999, "was written by a newer kithd"),
+        (9, "was made by a development version of kithd (schema 9)"),
+    ] {
+        let mut board = TestDaemon::new();
+        board.start();
+        board.stop();
+        let database = board.state("kithd.db");
+        rusqlite::Connection::open(database)
+            .unwrap()
+            .pragma_update(None, "user_version", schema)
+            .unwrap();
+        let output = board.kithd(["run"]);
+        assert_eq!(output.status.code(), Some(78));
+        assert!(text(&output).contains(sentence), "{}", text(&output));
+    }
 }
 
 #[test]
