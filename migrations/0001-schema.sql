@@ -117,6 +117,7 @@ CREATE TABLE images (
   engine           TEXT,                         -- pack, precision and device that made the result
   width            INTEGER,                      -- pixels, upright
   height           INTEGER,
+  timings          TEXT,                         -- JSON [decode, detect, align, embed, encode], milliseconds; NULL: none reported
   -- The engine that made the result, verified or not. 0: none, 1: primary, 2: fallback. The facts
   -- `verified_1` and `verified_2` hold the newest result that the self-test verified.
   unverified       INTEGER NOT NULL DEFAULT 0,
@@ -157,6 +158,7 @@ CREATE TABLE faces (
   candidates TEXT    NOT NULL,                   -- JSON [[person id, distance], …], nearest first
   score      REAL    NOT NULL,                   -- of the detector, 0 to 1
   quality    REAL    NOT NULL,                   -- 0 to 1
+  objection  TEXT,                               -- why it is not judged as it might be, a sentence
   bounds     TEXT    NOT NULL,                   -- JSON [left, top, right, bottom], pixels
   landmarks  TEXT    NOT NULL,                   -- JSON [[x, y] × 5], pixels: eyes, nose tip, mouth corners
   space      TEXT    NOT NULL,                   -- embedding space of `embedding`
@@ -209,21 +211,24 @@ END;
 
 -- Results
 
--- The result of an image, with the exact bytes of its message.
-CREATE TABLE outbox (
-  id            INTEGER PRIMARY KEY AUTOINCREMENT,
-  image_id      INTEGER NOT NULL REFERENCES images (id) ON DELETE CASCADE,
-  result_id     TEXT    NOT NULL,                -- unique by how it is made
-  created_at_ms INTEGER NOT NULL,
-  refused       TEXT,                            -- the broker's reason when it refused
-  payload       TEXT    NOT NULL
+-- The end of an image; what it says is in the rows of the image and its faces. An image that is done
+-- again has another result.
+CREATE TABLE results (
+  id         INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order in which images ended
+  image_id   INTEGER NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+  result_id  TEXT    NOT NULL,                   -- names the result wherever it goes; unique by how it is made
+  supersedes TEXT,                               -- id of the result that it replaces
+  refused    TEXT                                -- the broker's reason when it refused the message for good
 ) STRICT;
-CREATE INDEX outbox_image ON outbox (image_id);
+CREATE INDEX results_image ON results (image_id);
 
--- A result that the broker has not acknowledged. The table fits into one page.
-CREATE TABLE unsent (
-  id    INTEGER PRIMARY KEY REFERENCES outbox (id) ON DELETE CASCADE,
-  tries INTEGER NOT NULL DEFAULT 0
+-- A result whose message no broker has acknowledged, with the exact bytes, so that a repeated message
+-- is byte-identical. The row goes with the acknowledgement.
+CREATE TABLE outbox (
+  id      INTEGER PRIMARY KEY REFERENCES results (id) ON DELETE CASCADE,
+  tried   INTEGER NOT NULL DEFAULT 0,            -- 1: it may have left the board
+  people  TEXT,                                  -- JSON [person id, …]: the people that the message names
+  payload TEXT                                   -- NULL: a person in it was erased; made from the rows again when it is sent
 ) STRICT;
 
 -- Strangers

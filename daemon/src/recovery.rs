@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use crate::backup::{self, BackupError, GALLERY, Received};
-use crate::domain;
 use crate::spool;
 use crate::store::{self, Contents, DATABASE, LeftOut, Store, StoreError, Waiting, set_lost_aside};
 
@@ -32,16 +31,6 @@ pub async fn open(state_dir: &Path) -> Result<(Store, Option<String>), StoreErro
 
 /// Recovers a damaged database; returns sentences about what came back and what is lost.
 async fn recover(store: &Store, state_dir: &Path, name: &str, number: u32) -> String {
-    // Pictures kept by an older program: the rows that named them are lost.
-    let people = state_dir.join(PEOPLE);
-    if people.exists()
-        && let Err(error) = std::fs::rename(
-            &people,
-            state_dir.join(format!("{PEOPLE}.damaged-{number}")),
-        )
-    {
-        tracing::error!("{} cannot be moved aside: {error}", people.display());
-    }
     let said = match recovered(store, state_dir, name, number).await {
         Ok(said) => said,
         Err(error) => format!("Nothing came back: {error}."),

@@ -67,7 +67,7 @@ pub fn waiting_of_damaged(damaged: &Path, clean: &Path) -> Result<Waiting, Forei
     let highest = [
         sequence,
         number("SELECT max(id) FROM images NOT INDEXED"),
-        number("SELECT max(image_id) FROM outbox INDEXED BY outbox_image"),
+        number("SELECT max(image_id) FROM results INDEXED BY results_image"),
     ];
     let highest = highest
         .into_iter()
