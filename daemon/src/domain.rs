@@ -275,8 +275,6 @@ pub struct Claimed {
     pub missing_since_ms: Option<i64>,
     /// When this attempt was claimed.
     pub claimed_at: std::time::Instant,
-    /// When the image was accepted, wall clock.
-    pub accepted_at_ms: i64,
     /// Id of an earlier result that the next one replaces.
     pub supersedes: Option<String>,
     /// The file at `path` as it was when queued, if known.

@@ -65,9 +65,11 @@ fn answer() -> ExitCode {
         Err(error) => {
             cli::complain(&format!("{error:#}"));
             match error.downcast_ref() {
-                Some(StoreError::Newer { .. } | StoreError::NetworkFilesystem { .. }) => {
-                    ExitCode::from(EXIT_CONFIG)
-                }
+                Some(
+                    StoreError::Newer { .. }
+                    | StoreError::Development { .. }
+                    | StoreError::NetworkFilesystem { .. },
+                ) => ExitCode::from(EXIT_CONFIG),
                 _ => ExitCode::FAILURE,
             }
         }

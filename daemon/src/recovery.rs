@@ -1,20 +1,11 @@
-//! Opens the database in whatever state it is: recovers as much of a damaged one as SQLite can
-//! read, and moves enrolment pictures of an older state folder into it. Files of the spool are
-//! queued again at start-up, elsewhere.
+//! Opens the database in whatever state it is, and recovers as much of a damaged one as SQLite can
+//! read. Files of the spool are queued again at start-up, elsewhere.
 
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::backup::{self, BackupError, GALLERY, Received};
-use crate::domain;
 use crate::spool;
 use crate::store::{self, Contents, DATABASE, LeftOut, Store, StoreError, Waiting, set_lost_aside};
-
-/// Folder in which older programs kept enrolment pictures.
-const PEOPLE: &str = "people";
-/// Larger than any enrolled picture.
-const LARGEST_PICTURE: u64 = 1 << 30;
 
 /// Opens the database, and recovers a damaged one as far as possible. The second value is the
 /// banner that reports a recovery.
@@ -26,7 +17,6 @@ pub async fn open(state_dir: &Path) -> Result<(Store, Option<String>), StoreErro
     let (store, banner) = Store::open(state_dir)?;
     backup::sweep(state_dir);
     if banner.is_none() {
-        take_pictures(&store, state_dir).await?;
         return Ok((store, journal));
     }
     // An interrupted recovery is repeated.
@@ -34,7 +24,6 @@ pub async fn open(state_dir: &Path) -> Result<(Store, Option<String>), StoreErro
         let came = recover(&store, state_dir, &name, number).await;
         store.note_recovery(&name, came).await?;
     }
-    take_pictures(&store, state_dir).await?;
     let banner = store.damaged_banner().await?;
     let said: Vec<_> = banner.into_iter().chain(journal).collect();
     Ok((store, (!said.is_empty()).then(|| said.join(" "))))
@@ -42,16 +31,6 @@ pub async fn open(state_dir: &Path) -> Result<(Store, Option<String>), StoreErro
 
 /// Recovers a damaged database; returns sentences about what came back and what is lost.
 async fn recover(store: &Store, state_dir: &Path, name: &str, number: u32) -> String {
-    // Pictures kept by an older program: the rows that named them are lost.
-    let people = state_dir.join(PEOPLE);
-    if people.exists()
-        && let Err(error) = std::fs::rename(
-            &people,
-            state_dir.join(format!("{PEOPLE}.damaged-{number}")),
-        )
-    {
-        tracing::error!("{} cannot be moved aside: {error}", people.display());
-    }
     let said = match recovered(store, state_dir, name, number).await {
         Ok(said) => said,
         Err(error) => format!("Nothing came back: {error}."),
@@ -210,79 +189,4 @@ fn keep_for_operator(state_dir: &Path, number: u32, error: &BackupError) -> Vec<
         ));
     }
     said
-}
-
-/// Moves enrolment pictures that an older program kept as files into the database and removes their
-/// folder.
-async fn take_pictures(store: &Store, state_dir: &Path) -> Result<(), StoreError> {
-    let folder = state_dir.join(PEOPLE);
-    if !folder.exists() {
-        return Ok(());
-    }
-    let (mut lost, mut unread) = (0, false);
-    for (row, sha256) in store.pictures_elsewhere().await? {
-        let file = folder.join(&sha256);
-        // The file name must be a SHA-256 and match the content; rows name no files.
-        let is_sum = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let read = tokio::task::spawn_blocking(move || {
-            if is_sum {
-                read_picture(&file)
-            } else {
-                Ok(Vec::new())
-            }
-        })
-        .await;
-        match read.map_err(|_| StoreError::Closed)? {
-            Ok(bytes) if domain::sha256(&bytes) == sha256 => store.take_picture(row, bytes).await?,
-            Err(error) if !is_no_picture(&error) => {
-                unread = true;
-                tracing::error!(
-                    person_image = row,
-                    "an enrolled picture cannot be read, the next start tries again: {error}"
-                );
-            }
-            _ => {
-                lost += 1;
-                tracing::error!(
-                    person_image = row,
-                    "an enrolled picture is lost, its embedding is kept"
-                );
-            }
-        }
-    }
-    if lost > 0 {
-        tracing::error!(
-            "{lost} enrolled pictures are lost; with another model pack those faces must be enrolled again"
-        );
-    }
-    // All rows are on disk, and no row refers to the remaining files.
-    if !unread && let Err(error) = std::fs::remove_dir_all(&folder) {
-        tracing::error!(
-            "{} is no longer needed and cannot be deleted: {error}",
-            folder.display()
-        );
-    }
-    Ok(())
-}
-
-/// Returns true if there is no regular file.
-fn is_no_picture(error: &std::io::Error) -> bool {
-    let link = rustix::io::Errno::LOOP.raw_os_error();
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput)
-        || error.raw_os_error() == Some(link)
-}
-
-fn read_picture(file: &Path) -> std::io::Result<Vec<u8>> {
-    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits();
-    let file = std::fs::File::options()
-        .read(true)
-        .custom_flags(flags.cast_signed())
-        .open(file)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > LARGEST_PICTURE {
-        return Err(ErrorKind::InvalidInput.into());
-    }
-    let mut bytes = Vec::new();
-    file.take(LARGEST_PICTURE).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -101,9 +101,9 @@ fn images(
     random: &mut fastrand::Rng,
 ) -> rusqlite::Result<()> {
     let mut image = connection.prepare(
-        "INSERT INTO images (id, state, source, path, attempts, outcome, reason, engine, picture_key, width, height,
+        "INSERT INTO images (id, state, source, path, attempts, outcome, reason, engine, picture_key, width, height, timings,
                              accepted_at_ms, finished_at_ms, duration_ms, dated)
-         VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, 'dlib-mtcnn int8 cpu', ?7, 1280, 720, ?8, ?8 + 150, 140, 1)",
+         VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, 'dlib-mtcnn int8 cpu', ?7, 1280, 720, '[5.0,40.0,1.0,60.0,3.0]', ?8, ?8 + 150, 140, 1)",
     )?;
     let mut face = connection.prepare(
         "INSERT INTO faces (image_id, number, outcome, person_id, distance, margin, candidates, score, quality, bounds,
@@ -111,9 +111,8 @@ fn images(
          VALUES (?1, 1, ?2, ?3, ?4, 0.1, ?5, 0.99, 0.8, '[100.0,100.0,200.0,220.0]',
                  '[[1.0,1.0],[1.0,1.0],[1.0,1.0],[1.0,1.0],[1.0,1.0]]', ?8, ?6, zeroblob(?7))",
     )?;
-    let mut result = connection.prepare(
-        "INSERT INTO outbox (result_id, image_id, created_at_ms, payload) VALUES (?1, ?2, ?3, ?4)",
-    )?;
+    let mut result =
+        connection.prepare("INSERT INTO results (result_id, image_id) VALUES (?1, ?2)")?;
     let mut thumbnail =
         connection.prepare("INSERT INTO thumbnails (image_id, jpeg) VALUES (?1, zeroblob(?2))")?;
     let every = (size.images / size.faces.max(1)).max(1);
@@ -159,16 +158,7 @@ fn images(
                 space
             ])?;
         }
-        let payload = serde_json::json!({
-            "result_id": format!("result-{id}"), "image_id": id, "outcome": outcome, "engine": "dlib-mtcnn int8 cpu",
-            "timings": { "decode_ms": 5.0, "detect_ms": 40.0, "align_ms": 1.0, "embed_ms": 60.0, "encode_ms": 3.0 },
-        });
-        result.execute(params![
-            format!("result-{id}"),
-            id,
-            accepted_ms,
-            payload.to_string()
-        ])?;
+        result.execute(params![format!("result-{id}"), id])?;
         if size.images - id < THUMBNAILS {
             thumbnail.execute(params![id, THUMBNAIL_BYTES as i64])?;
         }

@@ -314,6 +314,7 @@ fn carry_out(
         tasks.finish(),
     );
     let (event_expiry, last_face) = (config.mqtt.event_expiry, home_assistant.enabled);
+    let board = config.device.clone();
     tasks.keep_delivering("outbox", move || {
         // The connection ends after the outbox's last attempt.
         let _connected = &connected;
@@ -323,6 +324,7 @@ fn carry_out(
             store,
             publisher,
             topics,
+            device: board.clone(),
             event_expiry,
             last_face,
             health,

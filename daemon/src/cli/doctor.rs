@@ -366,6 +366,13 @@ async fn database(config: &Config, found: &mut Findings) {
                 "install the newer kithd again",
             );
         }
+        Ok(Err(error @ StoreError::Development { .. })) => {
+            found.problem(
+                "database",
+                error.to_string(),
+                "move it away and enrol people again",
+            );
+        }
         Ok(Err(error)) => found.problem(
             "database",
             error.to_string(),

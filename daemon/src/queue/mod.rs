@@ -21,7 +21,6 @@ use crate::config;
 use crate::domain::{
     Accepted, Claimed, EngineRole, Identified, ImageId, NewImage, Source, wall_clock_ms,
 };
-use crate::result::{Stamp, message};
 use crate::store::{End, ImageChange, Place, PutBack, Store, StoreError};
 use clock::QueueClock;
 use missing::longest_wait_ms;
@@ -75,9 +74,6 @@ pub enum QueueError {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The result cannot be encoded as JSON.
-    #[error("the result cannot be written as JSON: {0}")]
-    Message(#[from] serde_json::Error),
 }
 
 /// Settings of the queue.
@@ -301,7 +297,7 @@ impl Queue {
         claimed: Claimed,
         identified: Identified,
     ) -> Result<bool, QueueError> {
-        let end = self.end(&claimed, Ok(&identified))?;
+        let end = self.end(&claimed);
         let (end, identified) = (Arc::new(end), Arc::new(identified));
         let done = self
             .until_stored(|| self.store.finish(Arc::clone(&end), Arc::clone(&identified)))
@@ -482,7 +478,7 @@ impl Queue {
         reason: String,
     ) -> Result<(), QueueError> {
         tracing::warn!(image = claimed.id, path = claimed.path, "failed: {reason}");
-        let mut end = self.end(&claimed, Err(&reason))?;
+        let mut end = self.end(&claimed);
         if let Failure::Unreadable { by, .. } = failure {
             end.judged_by = Some(*by);
         }
@@ -508,25 +504,19 @@ impl Queue {
         }
     }
 
-    fn end(&self, claimed: &Claimed, end: Result<&Identified, &str>) -> Result<End, QueueError> {
-        let result_id = uuid::Uuid::now_v7().to_string();
-        let stamp = Stamp {
-            result_id: &result_id,
-            device: &self.rules.device,
+    fn end(&self, claimed: &Claimed) -> End {
+        End {
+            id: claimed.id,
+            attempts: claimed.attempts,
             finished_at_ms: wall_clock_ms(),
             duration_ms: i64::try_from(claimed.claimed_at.elapsed().as_millis())
                 .unwrap_or(i64::MAX),
-        };
-        Ok(End {
-            id: claimed.id,
-            attempts: claimed.attempts,
-            finished_at_ms: stamp.finished_at_ms,
-            duration_ms: stamp.duration_ms,
-            payload: message(claimed, end, stamp)?,
+            result_id: uuid::Uuid::now_v7().to_string(),
+            supersedes: claimed.supersedes.clone(),
+            device: self.rules.device.clone(),
             publish: self.rules.publish,
             judged_by: None,
-            result_id,
-        })
+        }
     }
 
     /// Repeats a write until the disk takes it, so that a finished result is kept instead of

@@ -224,7 +224,7 @@ async fn an_image_ends_once_even_if_two_hands_hold_it() {
         !queue.finish(stale, nothing_found()).await.unwrap(),
         "the second result was written"
     );
-    assert_eq!(store.take_unsent(10).await.unwrap().len(), 1);
+    assert_eq!(store.take_unsent(10, "board").await.unwrap().len(), 1);
     assert_eq!(committed(&store, id).await.image.state, "processed");
 }
 
@@ -403,7 +403,7 @@ async fn results_of_a_lying_engine_are_redone_and_name_the_old_one() {
         .await
         .unwrap();
     finish(EngineRole::Primary).await;
-    let sent = store.take_unsent(10).await.unwrap();
+    let sent = store.take_unsent(10, "board").await.unwrap();
     assert_eq!(sent.len(), 2);
     finish(EngineRole::Primary).await;
     finish(EngineRole::Fallback).await;
@@ -442,7 +442,7 @@ async fn results_of_a_lying_engine_are_redone_and_name_the_old_one() {
         queue.finish(claimed, nothing_found()).await.unwrap();
     }
     let messages: Vec<serde_json::Value> = store
-        .take_unsent(20)
+        .take_unsent(20, "board")
         .await
         .unwrap()
         .iter()
@@ -531,7 +531,7 @@ async fn a_result_names_nobody_erased_or_merged_since_the_match() {
                 .unwrap()
         );
     }
-    let messages = store.take_unsent(10).await.unwrap();
+    let messages = store.take_unsent(10, "board").await.unwrap();
     let payloads: Vec<_> = messages.iter().map(|row| row.payload.as_str()).collect();
     assert_eq!(
         payloads.len(),

@@ -1,8 +1,8 @@
 //! Publishes results and the messages that follow from them (events about known people, the last
 //! face): oldest first, each until the broker has acknowledged it, never retained.
 //!
-//! A row is sent again only byte for byte. Its events are derived from the row, so they repeat
-//! unchanged too. Recognitions are moments: a retained one would unlock doors tomorrow.
+//! A result is sent again only byte for byte. Its events are derived from the rows of its image each
+//! time. Recognitions are moments: a retained one would unlock doors tomorrow.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,13 +11,13 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kith_mqtt::{Message, PublishError, Publisher};
 use parking_lot::Mutex;
-use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{ImageId, NamedCandidate, Outcome, Source, wall_clock_ms};
+use crate::domain::{NamedCandidate, Outcome, wall_clock_ms};
+use crate::result::ResultMessage;
 use crate::status::health::{Condition, Health};
-use crate::store::Store;
+use crate::store::{Store, UnsentResult};
 use crate::topics::Topics;
 
 const BATCH: usize = 64;
@@ -39,6 +39,8 @@ pub struct Outbox {
     pub publisher: Publisher,
     /// Names of the topics.
     pub topics: Topics,
+    /// Name of the board.
+    pub device: String,
     /// Lifetime of an event about a person.
     pub event_expiry: Duration,
     /// Publish the crop of the best face as well.
@@ -125,11 +127,11 @@ impl Outbox {
             Pace::Stream => (BATCH, UNDER_WAY),
             Pace::OneByOne => (1, 1),
         };
-        let waiting = self.store.take_unsent(batch).await?;
+        let waiting = self.store.take_unsent(batch, &self.device).await?;
         let more = waiting.len() == batch;
         let mut prepared = Vec::with_capacity(waiting.len());
         for row in waiting {
-            prepared.push((row.id, self.messages(row.payload).await?));
+            prepared.push((row.id, self.messages(row).await?));
         }
         let stopped = AtomicBool::new(false);
         let publish = async |(id, (result, follows))| {
@@ -153,25 +155,20 @@ impl Outbox {
         first_error.map(|()| more)
     }
 
-    /// Returns the result and the messages that follow from it, always the same, so that a
-    /// redelivery repeats them.
-    async fn messages(&self, payload: String) -> anyhow::Result<(Message, Vec<Message>)> {
-        let ended = serde_json::from_str::<Ended>(&payload);
+    /// Returns the result and the messages that follow from it.
+    async fn messages(&self, result: UnsentResult) -> anyhow::Result<(Message, Vec<Message>)> {
+        let UnsentResult { payload, ended, .. } = result;
         let result = Message {
             topic: self.topics.results(),
             payload: payload.into_bytes(),
             content_type: Some("application/json".into()),
             ..Message::default()
         };
-        let ended = match ended {
-            Ok(ended) => ended,
-            // A result without readable JSON goes out unchanged and holds up nothing.
-            Err(error) => {
-                tracing::warn!("a result in the outbox makes no events: {error}");
-                return Ok((result, Vec::new()));
-            }
+        // A result that its image's rows no longer tell is sent again and makes no news.
+        let Some(ended) = ended else {
+            return Ok((result, Vec::new()));
         };
-        let Some(left) = ended.news_for(self.event_expiry, wall_clock_ms()) else {
+        let Some(left) = news_for(&ended, self.event_expiry, wall_clock_ms()) else {
             return Ok((result, Vec::new()));
         };
         let of = |topic, payload, kind: &str| Message {
@@ -182,7 +179,7 @@ impl Outbox {
             ..Message::default()
         };
         let mut follows = Vec::new();
-        for (person, event) in ended.events() {
+        for (person, event) in events(&ended) {
             // An engine that names people itself may know some who are not enrolled here.
             let level = self.store.person_topic(person.person_id).await?;
             let level = level.unwrap_or_else(|| format!("person--{}", person.person_id));
@@ -272,104 +269,101 @@ impl Outbox {
     }
 }
 
-/// Fields of a result from which its events are made.
-#[derive(Deserialize)]
-struct Ended {
-    result_id: String,
-    supersedes: Option<String>,
-    image_id: ImageId,
-    device: String,
-    source: Source,
-    path: String,
-    picture_key: Option<String>,
-    faces: Vec<EndedFace>,
-    accepted_at_ms: i64,
-    finished_at_ms: i64,
+/// Returns how long the events of a result are still news, counted from acceptance: a door must not
+/// open for a person who stood there an hour ago, or at a time the board cannot tell.
+fn news_for(ended: &ResultMessage, expiry: Duration, now_ms: i64) -> Option<Duration> {
+    let age_ms = now_ms - ended.accepted_at_ms;
+    if age_ms < -CLOCK_STEP_MS {
+        return None;
+    }
+    let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
+    expiry.checked_sub(age).filter(|left| left.as_secs() > 0)
 }
 
-#[derive(Deserialize)]
-struct EndedFace {
-    #[serde(rename = "box")]
-    bounds: [f32; 4],
-    quality: f32,
-    outcome: Outcome,
-    person: Option<NamedCandidate>,
-    distance: Option<f32>,
-    margin: Option<f32>,
-}
-
-impl Ended {
-    /// Returns how long its events are still news, counted from acceptance: a door must not open
-    /// for a person who stood there an hour ago, or at a time the board cannot tell.
-    fn news_for(&self, expiry: Duration, now_ms: i64) -> Option<Duration> {
-        let age_ms = now_ms - self.accepted_at_ms;
-        if age_ms < -CLOCK_STEP_MS {
-            return None;
-        }
-        let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
-        expiry.checked_sub(age).filter(|left| left.as_secs() > 0)
-    }
-
-    /// Returns one event for each known face, with its person.
-    fn events(&self) -> Vec<(&NamedCandidate, serde_json::Value)> {
-        let known = self
-            .faces
-            .iter()
-            .zip(1..)
-            .filter(|(face, _)| face.outcome == Outcome::Known);
-        known
-            .filter_map(|(face, number)| {
-                let person = face.person.as_ref()?;
-                let event = json!({
-                    "event_id": format!("{}-{number}", self.result_id),
-                    "result_id": self.result_id,
-                    "supersedes": self.supersedes,
-                    "image_id": self.image_id,
-                    "device": self.device,
-                    "person": { "id": person.person_id, "name": person.name },
-                    "distance": face.distance,
-                    "margin": face.margin,
-                    "quality": face.quality,
-                    "box": face.bounds,
-                    "source": self.source,
-                    "path": self.path,
-                    "picture_key": self.picture_key,
-                    "finished_at_ms": self.finished_at_ms,
-                });
-                Some((person, event))
-            })
-            .collect()
-    }
+/// Returns one event for each known face, with its person.
+fn events(ended: &ResultMessage) -> Vec<(&NamedCandidate, serde_json::Value)> {
+    let known = ended
+        .faces
+        .iter()
+        .zip(1..)
+        .filter(|(face, _)| face.outcome == Outcome::Known);
+    known
+        .filter_map(|(face, number)| {
+            let person = face.person.as_ref()?;
+            let event = json!({
+                "event_id": format!("{}-{number}", ended.result_id),
+                "result_id": ended.result_id,
+                "supersedes": ended.supersedes,
+                "image_id": ended.image_id,
+                "device": ended.device,
+                "person": { "id": person.person_id, "name": person.name },
+                "distance": face.distance,
+                "margin": face.margin,
+                "quality": face.quality,
+                "box": face.bounds,
+                "source": ended.source,
+                "path": ended.path,
+                "picture_key": ended.picture_key,
+                "finished_at_ms": ended.finished_at_ms,
+            });
+            Some((person, event))
+        })
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Source, State};
+    use crate::result::FaceMessage;
 
     #[test]
-    fn only_known_faces_are_events_and_an_event_never_changes() {
-        let face = |outcome: &str| {
-            json!({ "box": [0.0, 1.0, 2.0, 3.0], "score": 1.0, "quality": 0.5, "outcome": outcome, "distance": 0.4,
-                    "person": { "person_id": 7, "name": "Ann Lee", "distance": 0.4 }, "margin": null, "candidates": [] })
+    fn only_known_faces_are_events_and_repeat_unchanged() {
+        let face = |outcome| FaceMessage {
+            bounds: [0.0, 1.0, 2.0, 3.0],
+            score: 1.0,
+            quality: 0.5,
+            objection: None,
+            outcome,
+            person: Some(NamedCandidate {
+                person_id: 7,
+                name: "Ann Lee".into(),
+                distance: Some(0.4),
+            }),
+            distance: Some(0.4),
+            margin: None,
+            candidates: Vec::new(),
         };
-        let result = json!({
-            "result_id": "r", "image_id": 3, "device": "board", "source": "mqtt", "path": "/a", "supersedes": null,
-            "picture_key": "k", "faces": [face("uncertain"), face("known")], "accepted_at_ms": 1000, "finished_at_ms": 5000
-        });
-        let ended = || serde_json::from_value::<Ended>(result.clone()).unwrap();
-        let (first, again) = (ended(), ended());
-        let (events, again) = (first.events(), again.events());
-        assert_eq!(events.len(), 1);
-        assert_eq!(events[0].0.person_id, 7);
-        assert_eq!(events[0].1["event_id"], "r-2");
-        assert_eq!(events[0].1.to_string(), again[0].1.to_string());
+        let ended = ResultMessage {
+            result_id: "r".into(),
+            image_id: 3,
+            device: "board".into(),
+            source: Source::Mqtt,
+            path: "/a".into(),
+            state: State::Processed,
+            outcome: Some(Outcome::Known),
+            reason: None,
+            remark: None,
+            picture_key: Some("k".into()),
+            supersedes: None,
+            width: None,
+            height: None,
+            faces: vec![face(Outcome::Uncertain), face(Outcome::Known)],
+            timings: None,
+            engine: None,
+            attempts: 1,
+            accepted_at_ms: 1000,
+            finished_at_ms: 5000,
+            duration_ms: 1,
+        };
+        let (first, again) = (events(&ended), events(&ended));
+        assert_eq!(first.len(), 1);
+        assert_eq!(first[0].0.person_id, 7);
+        assert_eq!(first[0].1["event_id"], "r-2");
+        assert_eq!(first[0].1.to_string(), again[0].1.to_string());
         // Counted from acceptance, however long the picture waited; never when that is in the
         // future.
-        let news = |now_ms| {
-            serde_json::from_value::<Ended>(result.clone())
-                .unwrap()
-                .news_for(Duration::from_secs(10), now_ms)
-        };
+        let news = |now_ms| news_for(&ended, Duration::from_secs(10), now_ms);
         assert_eq!(news(6000), Some(Duration::from_secs(5)));
         assert_eq!(
             (news(11_000), news(-10_000), news(900)),

@@ -34,7 +34,7 @@ pub(super) const PAST: [&str; 8] = [
     "images",
     "thumbnails",
     "faces",
-    "outbox",
+    "results",
     "strangers",
     "stranger_faces",
     "folders",
@@ -46,8 +46,6 @@ const PEOPLE: usize = 5;
 
 /// `application_id` in the header of each backup: "kith".
 const APPLICATION: i32 = 0x6B69_7468;
-/// First schema with backups of this form.
-const FIRST_SCHEMA: i64 = 9;
 /// Table that says where a backup comes from.
 const ORIGIN: &str = "CREATE TABLE backup (
   contents      TEXT    NOT NULL,
@@ -141,7 +139,9 @@ pub fn check_header(header: &[u8]) -> Result<i64, NoBackup> {
             "it is an SQLite database, but not one that kithd backup wrote".into(),
         )),
         found if found > known => Err(NoBackup::Newer { found, known }),
-        found if found < FIRST_SCHEMA => Err(NoBackup::Foreign(format!("its schema is {found}"))),
+        found if found < migrate::FIRST_SCHEMA => Err(NoBackup::Foreign(format!(
+            "its schema is {found}, of a development version"
+        ))),
         found => Ok(found),
     }
 }
@@ -539,8 +539,8 @@ mod tests {
              INSERT INTO images (id, state, outcome, source, path, accepted_at_ms, file, unverified, supersedes)
                VALUES (1, 'processed', 'no_face', 'http', '/1', 1, 'spool/1.x', 1, 'r0'),
                       (2, 'pending', NULL, 'http', '/waits', 1, 'spool/2.x', 0, NULL);
-             INSERT INTO outbox (id, image_id, result_id, created_at_ms, payload) VALUES (5, 1, 'r1', 1, '{}');
-             INSERT INTO unsent VALUES (5, 0);",
+             INSERT INTO results (id, image_id, result_id) VALUES (5, 1, 'r1');
+             INSERT INTO outbox (id, payload) VALUES (5, 'a message');",
         )
         .await;
         let target = folder.path().join("copy");
@@ -548,6 +548,7 @@ mod tests {
         let bytes = std::fs::read(&target).unwrap();
         for gone in [
             "word of mouth",
+            "a message",
             "/waits",
             "spool/",
             "everybody",

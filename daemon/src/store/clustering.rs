@@ -92,7 +92,7 @@ impl Store {
         self.read(move |connection| {
             let results: Vec<(i64, ImageId)> = connection
                 .prepare_cached(
-                    "SELECT id, image_id FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2",
+                    "SELECT id, image_id FROM results WHERE id > ?1 ORDER BY id LIMIT ?2",
                 )?
                 .query_map(params![after, limit as i64], |row| {
                     Ok((row.get(0)?, row.get(1)?))

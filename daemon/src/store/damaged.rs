@@ -67,7 +67,7 @@ pub fn waiting_of_damaged(damaged: &Path, clean: &Path) -> Result<Waiting, Forei
     let highest = [
         sequence,
         number("SELECT max(id) FROM images NOT INDEXED"),
-        number("SELECT max(image_id) FROM outbox INDEXED BY outbox_image"),
+        number("SELECT max(image_id) FROM results INDEXED BY results_image"),
     ];
     let highest = highest
         .into_iter()
@@ -153,7 +153,7 @@ pub fn waiting_of_damaged(damaged: &Path, clean: &Path) -> Result<Waiting, Forei
 /// Opens a damaged database, if it is of this program's schema.
 fn open(damaged: &Path) -> Result<Connection, ForeignError> {
     let from = foreign::open_damaged(damaged)?;
-    let found: i64 = from.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let found = migrate::user_version(&from)?;
     let tables: Vec<_> = [&GALLERY[..], &["images", "folders", "seen"]].concat();
     let own: Vec<_> = migrate::objects(known_schema())?;
     let same = |table: &str| -> Result<bool, ForeignError> {

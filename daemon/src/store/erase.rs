@@ -4,12 +4,13 @@
 //! `secure_delete` overwrites deleted content; the journal, which still holds it, is emptied at the
 //! end.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::Value;
 
 use super::facts::store_fact;
 use super::people::person_named;
-use super::{CANDIDATES, Store, StoreError, Urgency};
+use super::{CANDIDATES, Store, StoreError, Urgency, results};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 
 /// Images per operation of the writer, so that other callers run in between.
@@ -56,15 +57,17 @@ impl Store {
         // Readers do not see uncommitted rows, so commit them first.
         self.write(Urgency::Now, |_| Ok(())).await?;
         for &person in people {
-            let images = self
+            let images: Vec<_> = self
                 .read(move |connection| images_with(connection, person))
-                .await?;
+                .await?
+                .into_iter()
+                .collect();
             for batch in images.chunks(BATCH) {
                 let batch = batch.to_vec();
                 self.write(Urgency::Now, move |connection| {
-                    batch
-                        .iter()
-                        .try_for_each(|image| erase_from_image(connection, *image, person))
+                    batch.iter().try_for_each(|image| {
+                        erase_from_image(connection, *image, person, &[]).map(drop)
+                    })
                 })
                 .await?;
             }
@@ -204,66 +207,42 @@ pub(super) fn person_now(
         .optional()
 }
 
-/// Returns images that name the person at all. In results, the number may stand anywhere in its
-/// object.
+/// Returns images that name the person at all, in their faces or in an unsent message.
 pub(super) fn images_with(
     connection: &Connection,
     person: PersonId,
-) -> rusqlite::Result<Vec<ImageId>> {
-    let mut found = connection.prepare(&format!(
-        "SELECT image_id FROM outbox WHERE payload LIKE ?1 OR payload LIKE ?2
-          UNION SELECT image_id FROM faces
-                 WHERE EXISTS (SELECT 1 FROM json_each({CANDIDATES}) c WHERE c.value ->> 0 = ?3)"
-    ))?;
-    let (first, last) = (
-        format!("%\"person_id\":{person},%"),
-        format!("%\"person_id\":{person}}}%"),
-    );
-    found
-        .query_map(params![first, last, person], |row| row.get(0))?
-        .collect()
+) -> rusqlite::Result<BTreeSet<ImageId>> {
+    let mut images: BTreeSet<ImageId> = connection
+        .prepare(&format!(
+            "SELECT image_id FROM faces WHERE person_id = ?1
+                 OR EXISTS (SELECT 1 FROM json_each({CANDIDATES}) c WHERE c.value ->> 0 = ?1)"
+        ))?
+        .query_map([person], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    images.extend(results::images_naming(connection, person)?);
+    Ok(images)
 }
 
+/// Takes a person out of an image: out of its rows, and out of its messages that no broker has yet.
+/// `faces` were matched to them, besides those whose rows say so. Returns whether any face is theirs;
+/// no result of the image is delivered then.
 pub(super) fn erase_from_image(
     connection: &Connection,
     image: ImageId,
     person: PersonId,
-) -> rusqlite::Result<()> {
-    let results: Vec<(i64, String, Option<i64>)> = connection
-        .prepare_cached(
-            "SELECT outbox.id, payload, tries FROM outbox LEFT JOIN unsent ON unsent.id = outbox.id WHERE image_id = ?1",
-        )?
-        .query_map([image], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<Result<_, _>>()?;
-    let mut theirs = Vec::new();
-    for (id, payload, tries) in results {
-        let without = Without::of(&payload, person);
-        let (mut result, found) = (without.result, !without.faces.is_empty());
-        theirs.extend(without.faces);
-        if found {
-            connection.execute("DELETE FROM unsent WHERE id = ?1", [id])?;
-        } else if tries > Some(0) {
-            // A copy may have left the board already, so this one goes out as a new result that
-            // replaces it.
-            let old = result["result_id"].take();
-            result["result_id"] = format!("{}-erased", old.as_str().unwrap_or_default()).into();
-            result["supersedes"] = old;
-        }
-        connection.execute(
-            "UPDATE outbox SET payload = ?2, result_id = coalesce(?2 ->> 'result_id', result_id) WHERE id = ?1",
-            params![id, result.to_string()],
-        )?;
-    }
+    faces: &[i64],
+) -> rusqlite::Result<bool> {
     // A face is the person's if it was matched to them, might have been them, or was named so
-    // later.
-    let named_later = format!(
-        "SELECT number FROM faces WHERE image_id = ?1 AND outcome <> 'unknown' AND {CANDIDATES} ->> '$[0][0]' = ?2"
+    // later. The number of a deleted person is left only among the candidates.
+    let theirs = format!(
+        "SELECT number FROM faces WHERE image_id = ?1 AND outcome <> 'unknown'
+            AND (person_id = ?2 OR (person_id IS NULL AND {CANDIDATES} ->> '$[0][0]' = ?2))"
     );
-    let named_later: Vec<i64> = connection
-        .prepare_cached(&named_later)?
+    let mut theirs: Vec<i64> = connection
+        .prepare_cached(&theirs)?
         .query_map(params![image, person], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    theirs.extend(named_later);
+    theirs.extend(faces);
     for number in &theirs {
         connection.execute(
             "DELETE FROM counter_examples
@@ -285,8 +264,10 @@ pub(super) fn erase_from_image(
         params![image, person],
     )?;
     if theirs.is_empty() {
-        return Ok(());
+        results::make_again(connection, image, person)?;
+        return Ok(false);
     }
+    results::withdraw(connection, image)?;
     connection.execute("DELETE FROM thumbnails WHERE image_id = ?1", [image])?;
     // Without the kept bytes the image cannot be redone, even if its engine fails the self-test.
     connection.execute(
@@ -294,38 +275,7 @@ pub(super) fn erase_from_image(
           WHERE id = ?1 AND file IS NOT NULL AND state IN ('processed', 'failed')",
         [image],
     )?;
-    Ok(())
-}
-
-/// A result with one person taken out.
-struct Without {
-    result: Value,
-    /// Numbers of the faces that were matched to the person.
-    faces: Vec<i64>,
-}
-
-impl Without {
-    fn of(payload: &str, person: PersonId) -> Self {
-        // A payload that is not JSON becomes null, and so names no person.
-        let mut result: Value = serde_json::from_str(payload).unwrap_or_default();
-        let named = |candidate: &Value| candidate["person_id"].as_i64() == Some(person);
-        let mut faces = Vec::new();
-        for (face, number) in result["faces"]
-            .as_array_mut()
-            .into_iter()
-            .flatten()
-            .zip(1..)
-        {
-            if named(&face["person"]) {
-                face["person"] = Value::Null;
-                faces.push(number);
-            }
-            if let Some(candidates) = face["candidates"].as_array_mut() {
-                candidates.retain(|candidate| !named(candidate));
-            }
-        }
-        Self { result, faces }
-    }
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -335,19 +285,65 @@ mod tests {
     use crate::store::fixtures::{blob, enroll, image, rows, run, store};
     use crate::store::{PersonChange, vector_to_blob};
 
-    #[test]
-    fn a_result_forgets_one_person_and_keeps_the_others() {
-        let face = |person: i64, candidates: &[i64]| {
-            let named = |id: &i64| serde_json::json!({ "person_id": id, "name": format!("P{id}") });
-            serde_json::json!({ "person": named(&person), "candidates": candidates.iter().map(named).collect::<Vec<_>>() })
-        };
-        let payload =
-            serde_json::json!({ "faces": [face(7, &[7, 8]), face(8, &[8, 7])] }).to_string();
-        let without = Without::of(&payload, 7);
-        assert_eq!(without.faces, [1]);
-        assert!(!without.result.to_string().contains("P7"));
-        assert_eq!(without.result["faces"][1]["person"]["name"], "P8");
-        assert_eq!(Without::of(&without.result.to_string(), 8).faces, [2]);
+    #[tokio::test]
+    async fn unsent_messages_forget_one_person_and_keep_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        let ann = enroll(&store, "Ann", "a", [1.0, 0.0]).await;
+        let bob = enroll(&store, "Bob", "b", [0.0, 1.0]).await;
+        for (id, person, candidates) in [
+            (1, ann, [ann, bob]),
+            (2, bob, [bob, ann]),
+            (3, bob, [bob, ann]),
+            (4, bob, [bob, bob]),
+        ] {
+            run(
+                &store,
+                &image(id, "known", Some(person), &candidates, [0.8, id as f32]),
+            )
+            .await;
+        }
+        run(
+            &store,
+            "INSERT INTO outbox (id) SELECT id FROM results WHERE image_id <> 2",
+        )
+        .await;
+        let first = store.take_unsent(10, "board").await.unwrap();
+        assert_eq!(first.len(), 3);
+        assert!(first[0].payload.contains(r#""name":"Ann""#), "{first:?}");
+        // This one has not left the board.
+        run(
+            &store,
+            "INSERT INTO outbox (id) SELECT id FROM results WHERE image_id = 2",
+        )
+        .await;
+        // The operator has corrected a face since; the message that may have left names Ann yet.
+        let faces = format!("UPDATE faces SET candidates = '[[{bob},0.4]]' WHERE image_id = 3");
+        run(&store, &faces).await;
+        assert!(store.erase_person(ann).await.unwrap());
+        store
+            .erase_from_results(&store.erasing().await.unwrap())
+            .await
+            .unwrap();
+        let again = store.take_unsent(10, "board").await.unwrap();
+        assert!(
+            again.iter().all(|row| !row.payload.contains("Ann")),
+            "{again:?}"
+        );
+        let ended = |at: usize| again[at].ended.as_ref().unwrap();
+        let ids: Vec<_> = (0..again.len())
+            .map(|at| {
+                (
+                    ended(at).result_id.as_str(),
+                    ended(at).supersedes.as_deref(),
+                )
+            })
+            .collect();
+        // Her own result is withdrawn; one that may have left with her name is replaced.
+        assert_eq!(ids, [("r2", None), ("r3-erased", Some("r3")), ("r4", None)]);
+        assert_eq!(again[2].payload, first[2].payload);
+        assert_eq!(ended(0).faces[0].person.as_ref().unwrap().name, "Bob");
+        assert_eq!(ended(0).faces[0].candidates.len(), 1);
     }
 
     #[tokio::test]
@@ -394,14 +390,6 @@ mod tests {
             .erase_from_results(&store.erasing().await.unwrap())
             .await
             .unwrap();
-        assert_eq!(
-            rows(
-                &store,
-                "SELECT payload ->> '$.faces[0].person' FROM outbox WHERE payload LIKE '%\"name\"%'"
-            )
-            .await,
-            [""; 0]
-        );
         assert_eq!(
             rows(&store, "SELECT candidates || length(crop) FROM faces").await,
             ["[]0"]

@@ -68,15 +68,12 @@ pub(super) fn image(
 ) -> String {
     let person_id = person.map_or("NULL".into(), |id| id.to_string());
     let listed: Vec<_> = candidates.iter().map(|id| (*id, 0.4)).collect();
-    let named = |id: &PersonId| serde_json::json!({ "person_id": id, "name": format!("P{id}"), "distance": 0.4 });
-    let payload = serde_json::json!({ "result_id": format!("r{id}"), "image_id": id, "faces": [{
-        "person": person.as_ref().map(named), "candidates": candidates.iter().map(named).collect::<Vec<_>>() }] });
     format!(
         "INSERT INTO images (id, state, source, path, outcome, accepted_at_ms) VALUES ({id}, 'processed', 'http', '/{id}', '{outcome}', {id});
          INSERT INTO faces (image_id, number, outcome, person_id, candidates, score, quality, bounds, landmarks, space, embedding, crop)
            VALUES ({id}, 1, '{outcome}', {person_id}, '{}', 1, 1, '[]', '[]', 's', {}, x'01');
          INSERT INTO thumbnails VALUES ({id}, x'02');
-         INSERT INTO outbox (image_id, result_id, created_at_ms, payload) VALUES ({id}, 'r{id}', 1, '{payload}');",
+         INSERT INTO results (image_id, result_id) VALUES ({id}, 'r{id}');",
         serde_json::json!(listed),
         blob(vector),
     )

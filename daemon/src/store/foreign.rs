@@ -30,9 +30,9 @@ const LOOK: i32 = 20_000;
 const HIGHEST_ID: i64 = 1 << 53;
 /// The end of the year 9999, in milliseconds.
 pub(super) const LATEST_MS: i64 = 253_402_300_799_999;
-/// Longest text other than results and names.
+/// Longest text other than JSON and names.
 const LONGEST_TEXT: usize = 64 << 10;
-const LONGEST_RESULT: usize = 4 << 20;
+const LONGEST_JSON: usize = 4 << 20;
 /// Left-out rows that are listed by name; the rest are only counted.
 const NAMED: usize = 20;
 /// Valid lengths of an embedding.
@@ -360,11 +360,9 @@ impl Kind {
             (_, "candidates", _) => {
                 Self::Json(|text| serde_json::from_str::<Vec<(i64, Option<f64>)>>(text).is_ok())
             }
-            (_, "payload", "TEXT") => Self::Json(|text| {
-                text.len() <= LONGEST_RESULT
-                    && serde_json::from_str(text)
-                        .is_ok_and(|json: serde_json::Value| json.is_object())
-            }),
+            (_, "timings", _) => {
+                Self::Json(|text| finite(serde_json::from_str::<[f32; 5]>(text).ok()))
+            }
             ("faces", "embedding", _) | ("strangers", "total", _) => {
                 Self::Embedding { empty: true }
             }
@@ -435,7 +433,7 @@ impl Kind {
             }
             (Self::Sum, ValueRef::Text(bytes)) if is_sum(bytes) => Value::Text(text(value)?),
             (Self::Uid, ValueRef::Blob(bytes)) if bytes.len() == 16 => Value::Blob(bytes.into()),
-            (Self::Json(_), ValueRef::Text(bytes)) if bytes.len() > LONGEST_RESULT => {
+            (Self::Json(_), ValueRef::Text(bytes)) if bytes.len() > LONGEST_JSON => {
                 return Err(too_long(bytes));
             }
             (Self::Json(fits), ValueRef::Text(_)) => {

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use super::facts::store_queue_clock;
 use super::verification::made_by;
 use super::{
-    Store, StoreError, Urgency, erase, folders, is_spoilt, people, text, text_if_any,
+    Store, StoreError, Urgency, erase, folders, is_spoilt, people, results, text, text_if_any,
     vector_to_blob,
 };
 use crate::domain::{
@@ -73,7 +73,7 @@ impl Store {
             };
             let mut statement = connection.prepare_cached(
                 "UPDATE images SET state = 'processing', attempts = attempts + 1 WHERE id = ?1 AND state = 'pending'
-              RETURNING id, source, path, file, attempts, missing_since_ms, accepted_at_ms, supersedes, bytes,
+              RETURNING id, source, path, file, attempts, missing_since_ms, supersedes, bytes,
                         file_size, file_mtime_ns, file_inode",
             )?;
             let mut images = Vec::with_capacity(ids.len());
@@ -115,7 +115,7 @@ impl Store {
         .await
     }
 
-    /// Writes faces, outcome and outbox row of a claimed image in one transaction.
+    /// Writes faces, outcome, result and message of a claimed image in one transaction.
     ///
     /// Returns false, and writes nothing, when this attempt no longer holds the image. A person
     /// erased after the match leaves no trace, in the picture's kept bytes either.
@@ -128,8 +128,8 @@ impl Store {
             let updated = connection
                 .prepare_cached(
                     "UPDATE images SET state = 'processed', outcome = :outcome, reason = NULL, engine = :engine,
-                            picture_key = :key, remark = :remark, width = :width, height = :height, alone = 0,
-                            unverified = :unverified, supersedes = NULL,
+                            picture_key = :key, remark = :remark, width = :width, height = :height,
+                            timings = :timings, alone = 0, unverified = :unverified, supersedes = NULL,
                             finished_at_ms = :finished, duration_ms = :duration
                       WHERE id = :id AND state = 'processing' AND attempts = :attempts",
                 )?
@@ -140,6 +140,7 @@ impl Store {
                     ":remark": identified.remark,
                     ":width": identified.size.map(|(width, _)| width),
                     ":height": identified.size.map(|(_, height)| height),
+                    ":timings": identified.timings.as_ref().map(results::timings_to_text),
                     ":unverified": made_by(Some(identified.role)),
                     ":finished": end.finished_at_ms,
                     ":duration": end.duration_ms,
@@ -157,18 +158,20 @@ impl Store {
             for (number, face) in (1..).zip(&identified.faces) {
                 insert_face(connection, end.id, number, &identified.space, face)?;
             }
-            end.insert_result(connection)?;
-            let mut erased = false;
+            let (mut erased, mut theirs) = (false, false);
             for person in named(&identified) {
                 match erase::person_now(connection, person)? {
                     Some(now) if now == person => {}
                     Some(now) => people::merge_candidates(connection, end.id, person, now)?,
                     None => {
-                        erase::erase_from_image(connection, end.id, person)?;
+                        let faces = faces_of(&identified, person);
+                        theirs |= erase::erase_from_image(connection, end.id, person, &faces)?;
                         erased = true;
                     }
                 }
             }
+            // A result about a person who is gone stays on the board.
+            end.insert_result(connection, end.publish && !theirs)?;
             Ok(Some(erased))
         });
         let Some(erased) = finished.await? else {
@@ -180,7 +183,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Ends a claimed image as `failed`, with its outbox row.
+    /// Ends a claimed image as `failed`, with its result and message.
     pub async fn fail(&self, end: Arc<End>, reason: String) -> Result<bool, StoreError> {
         self.write(Urgency::Result, move |connection| {
             end.write_failed(connection, &reason)
@@ -248,7 +251,7 @@ pub struct Due {
     pub alone_running: bool,
 }
 
-/// End of a claimed image, with the exact bytes of its result message.
+/// End of a claimed image.
 #[derive(Debug)]
 pub struct End {
     /// The image.
@@ -261,8 +264,10 @@ pub struct End {
     pub duration_ms: i64,
     /// Id of the result, wherever it goes.
     pub result_id: String,
-    /// JSON, published unchanged.
-    pub payload: String,
+    /// Id of the result that it replaces.
+    pub supersedes: Option<String>,
+    /// Name of the board, for the message.
+    pub device: String,
     /// False when MQTT is switched off.
     pub publish: bool,
     /// The engine whose verdict a failure rests on, if any.
@@ -286,20 +291,20 @@ impl End {
                 ":attempts": self.attempts,
             })?;
         if updated == 1 {
-            self.insert_result(connection)?;
+            self.insert_result(connection, self.publish)?;
         }
         Ok(updated == 1)
     }
 
-    fn insert_result(&self, connection: &Connection) -> rusqlite::Result<()> {
+    /// Stores the result, and the message that its rows make if it is published.
+    fn insert_result(&self, connection: &Connection, publish: bool) -> rusqlite::Result<()> {
         connection
-            .prepare_cached("INSERT INTO outbox (result_id, image_id, payload, created_at_ms) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![self.result_id, self.id, self.payload, self.finished_at_ms])?;
-        if self.publish {
-            let id = connection.last_insert_rowid();
-            connection
-                .prepare_cached("INSERT INTO unsent (id) VALUES (?1)")?
-                .execute([id])?;
+            .prepare_cached(
+                "INSERT INTO results (image_id, result_id, supersedes) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![self.id, self.result_id, self.supersedes])?;
+        if publish {
+            results::queue_message(connection, connection.last_insert_rowid(), &self.device)?;
         }
         Ok(())
     }
@@ -410,10 +415,9 @@ fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
         attempts: row.get(4)?,
         missing_since_ms: row.get(5)?,
         claimed_at: std::time::Instant::now(),
-        accepted_at_ms: row.get(6)?,
-        supersedes: text_if_any(row, 7)?,
-        bytes: row.get(8)?,
-        standing: match (row.get(9)?, row.get(10)?, row.get(11)?) {
+        supersedes: text_if_any(row, 6)?,
+        bytes: row.get(7)?,
+        standing: match (row.get(8)?, row.get(9)?, row.get(10)?) {
             (Some(size), Some(mtime_ns), Some(inode)) => Some(Standing {
                 stamp: Stamp { size, mtime_ns },
                 inode,
@@ -434,6 +438,16 @@ fn named(identified: &Identified) -> BTreeSet<PersonId> {
     identified.faces.iter().flat_map(of).collect()
 }
 
+/// Returns the numbers of the faces that were matched to a person.
+fn faces_of(identified: &Identified, person: PersonId) -> Vec<i64> {
+    let numbered = (1..).zip(&identified.faces);
+    let theirs = numbered.filter(|(_, face)| {
+        let matched = face.person.as_ref();
+        matched.is_some_and(|matched| matched.person_id == person)
+    });
+    theirs.map(|(number, _)| number).collect()
+}
+
 fn insert_face(
     connection: &Connection,
     image: ImageId,
@@ -448,9 +462,9 @@ fn insert_face(
         .collect();
     connection
         .prepare_cached(
-            "INSERT INTO faces (image_id, number, bounds, landmarks, score, quality, outcome, person_id,
+            "INSERT INTO faces (image_id, number, bounds, landmarks, score, quality, objection, outcome, person_id,
                                 distance, margin, candidates, space, embedding, crop)
-             VALUES (:image, :number, :bounds, :landmarks, :score, :quality, :outcome,
+             VALUES (:image, :number, :bounds, :landmarks, :score, :quality, :objection, :outcome,
                      (SELECT id FROM person WHERE id = :person), :distance, :margin, :candidates, :space, :embedding,
                      :crop)",
         )?
@@ -461,6 +475,7 @@ fn insert_face(
             ":landmarks": serde_json::json!(face.landmarks).to_string(),
             ":score": face.score,
             ":quality": face.quality,
+            ":objection": face.objection,
             ":outcome": face.outcome.as_str(),
             // A person deleted meanwhile is handled once all faces are inserted.
             ":person": face.person.as_ref().map(|person| person.person_id),

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::rejected::rejected_counts;
+use super::results::{named_candidates, timings_of};
 use super::strangers::StrangerId;
-use super::{CANDIDATES, Store, StoreError, readable, text, text_if_any};
+use super::{Store, StoreError, readable, text, text_if_any};
 use crate::domain::{ImageId, NamedCandidate, Outcome, PersonId, Timings};
 
 /// Images per state, and other counts for the operator.
@@ -194,7 +195,7 @@ pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
             .prepare_cached(sql)?
             .query_row([], |row| row.get(0))
     };
-    counts.unsent = number("SELECT count(*) FROM unsent")?;
+    counts.unsent = number("SELECT count(*) FROM outbox")?;
     (
         counts.rejected_messages,
         counts.rejected_bytes,
@@ -278,70 +279,48 @@ pub(super) fn add_faces(connection: &Connection, images: &mut [ImageRow]) -> rus
 }
 
 fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<ImageDetail>> {
-    // Timings and objections are only in the result, whose faces are in the order of their numbers.
     let found = connection
         .prepare_cached(&format!(
-            "SELECT {IMAGE_COLUMNS}, i.engine, i.picture_key, o.result_id,
-                    iif(json_valid(CAST(o.payload AS TEXT)), CAST(o.payload AS TEXT) ->> '$.timings', NULL),
-                    (SELECT json_group_array(value ->> '$.objection' ORDER BY key)
-                       FROM json_each(iif(json_valid(CAST(o.payload AS TEXT)), CAST(o.payload AS TEXT), '{{}}'), '$.faces'))
-               FROM images i
-               LEFT JOIN outbox o ON o.id = (SELECT max(id) FROM outbox WHERE outbox.image_id = i.id)
-              WHERE i.id = ?1"
+            "SELECT {IMAGE_COLUMNS}, i.engine, i.picture_key, i.timings,
+                    (SELECT result_id FROM results WHERE image_id = i.id ORDER BY id DESC LIMIT 1)
+               FROM images i WHERE i.id = ?1"
         ))?
         .query_row([id], |row| {
-            let objections: String = row.get(18)?;
-            let objections: Vec<Option<String>> = serde_json::from_str(&objections).unwrap_or_default();
-            let image = ImageDetail {
+            Ok(ImageDetail {
                 image: image_row(row)?,
                 engine: text_if_any(row, 14)?,
                 picture_key: text_if_any(row, 15)?,
-                result_id: text_if_any(row, 16)?,
-                timings: row.get::<_, Option<String>>(17)?.and_then(|timings| serde_json::from_str(&timings).ok()),
+                timings: text_if_any(row, 16)?.and_then(|timings| timings_of(&timings)),
+                result_id: text_if_any(row, 17)?,
                 found: Vec::new(),
-            };
-            Ok((image, objections))
+            })
         })
         .optional()?;
-    let Some((mut image, objections)) = found else {
+    let Some(mut image) = found else {
         return Ok(None);
     };
     add_faces(connection, std::slice::from_mut(&mut image.image))?;
     let mut faces = connection.prepare_cached(
         "SELECT f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin, length(f.crop) > 0, p.id,
-                (SELECT stranger_id FROM stranger_faces m WHERE m.image_id = f.image_id AND m.number = f.number)
+                (SELECT stranger_id FROM stranger_faces m WHERE m.image_id = f.image_id AND m.number = f.number),
+                f.objection, f.candidates
            FROM faces f LEFT JOIN person p ON p.id = f.person_id WHERE f.image_id = ?1 ORDER BY f.number",
     )?;
-    let mut candidates = connection.prepare_cached(&format!(
-        "SELECT p.id, p.name, c.value ->> 1 FROM faces, json_each({CANDIDATES}) c JOIN person p ON p.id = c.value ->> 0
-          WHERE faces.image_id = ?1 AND faces.number = ?2 ORDER BY c.key"
-    ))?;
     let mut rows = faces.query([id])?;
     while let Some(row) = rows.next()? {
-        let (number, bounds): (u32, String) = (row.get(0)?, text(row, 1)?);
-        let nearest = candidates.query_map(params![id, number], |row| {
-            Ok(NamedCandidate {
-                person_id: row.get(0)?,
-                name: text(row, 1)?,
-                distance: row.get(2)?,
-            })
-        })?;
+        let bounds = text(row, 1)?;
         image.found.push(FaceRow {
-            number,
+            number: row.get(0)?,
             bounds: serde_json::from_str(&bounds).unwrap_or_default(),
             score: row.get(2)?,
             quality: row.get(3)?,
-            objection: (number as usize)
-                .checked_sub(1)
-                .and_then(|at| objections.get(at))
-                .cloned()
-                .flatten(),
+            objection: text_if_any(row, 11)?,
             outcome: text(row, 4)?,
             person: text_if_any(row, 5)?,
             person_id: row.get(9)?,
             distance: row.get(6)?,
             margin: row.get(7)?,
-            candidates: nearest.collect::<Result<_, _>>()?,
+            candidates: named_candidates(connection, &text(row, 12)?)?,
             crop: row.get(8)?,
             stranger: row.get(10)?,
         });

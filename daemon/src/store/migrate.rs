@@ -10,21 +10,26 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::people::complete_names;
 use super::{DATABASE, StoreError};
 
-const MIGRATIONS: &[&str] = &[
-    include_str!("../../../migrations/0001-people.sql"),
-    include_str!("../../../migrations/0002-images.sql"),
-    include_str!("../../../migrations/0003-outbox.sql"),
-    include_str!("../../../migrations/0004-engine.sql"),
-    include_str!("../../../migrations/0005-fewer-writes.sql"),
-    include_str!("../../../migrations/0006-folders.sql"),
-    include_str!("../../../migrations/0007-retention.sql"),
-    include_str!("../../../migrations/0008-people-and-strangers.sql"),
-    include_str!("../../../migrations/0009-nothing-is-lost.sql"),
-];
+const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/0001-schema.sql")];
+
+/// Highest number that development versions used, before the schema was written in one file.
+const DEVELOPMENT: i64 = 9;
+/// Number of the first released schema.
+pub(super) const FIRST_SCHEMA: i64 = DEVELOPMENT + 1;
 
 /// Returns the number of the newest schema.
 pub(super) fn known_schema() -> i64 {
-    MIGRATIONS.len() as i64
+    DEVELOPMENT + MIGRATIONS.len() as i64
+}
+
+/// Refuses a schema number that this program cannot bring to its own.
+pub(super) fn check_schema(path: &Path, found: i64) -> Result<(), StoreError> {
+    let (path, known) = (path.to_path_buf(), known_schema());
+    match found {
+        _ if found > known => Err(StoreError::Newer { path, found, known }),
+        1..FIRST_SCHEMA => Err(StoreError::Development { path, found }),
+        _ => Ok(()),
+    }
 }
 
 /// Checks all pages of the database, or of one table and its indexes.
@@ -96,17 +101,12 @@ fn files_named(folder: &Path, beginning: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Runs the missing migrations. Refuses a newer file, and copies an older one before touching it.
+/// Runs the missing migrations. Refuses a file of another program version, and copies an older one
+/// before touching it.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let found = user_version(connection)?;
+    check_schema(path, found)?;
     let known = known_schema();
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if found > known {
-        return Err(StoreError::Newer {
-            path: path.into(),
-            found,
-            known,
-        });
-    }
     if found > 0 && found < known {
         let copy = path.with_extension(format!("db.before-{known:04}"));
         if !copy.exists() {
@@ -118,11 +118,11 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
 
 /// Runs the missing migrations up to a given schema.
 pub(super) fn advance(connection: &mut Connection, schema: i64) -> Result<(), StoreError> {
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    for (number, sql) in (1..=schema)
-        .zip(MIGRATIONS)
-        .skip(usize::try_from(found).unwrap_or(0))
-    {
+    let found = user_version(connection)?;
+    for (number, sql) in (FIRST_SCHEMA..=schema).zip(MIGRATIONS) {
+        if number <= found {
+            continue;
+        }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(sql)?;
         transaction.pragma_update(None, "user_version", number)?;
@@ -131,6 +131,11 @@ pub(super) fn advance(connection: &mut Connection, schema: i64) -> Result<(), St
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     complete_names(&transaction)?;
     Ok(transaction.commit()?)
+}
+
+/// Returns the schema number of a database; 0 for an empty one.
+pub(super) fn user_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
 /// A table or index of a schema.
@@ -221,10 +226,7 @@ mod tests {
         let mut connection = Connection::open(&path).unwrap();
         migrate(&mut connection, &path).unwrap();
         migrate(&mut connection, &path).unwrap();
-        let version: i64 = connection
-            .query_row("PRAGMA user_version", [], |row| row.get(0))
-            .unwrap();
-        assert_eq!(version, MIGRATIONS.len() as i64);
+        assert_eq!(user_version(&connection).unwrap(), known_schema());
         assert_eq!(
             std::fs::read_dir(folder.path()).unwrap().count(),
             1,
@@ -296,26 +298,6 @@ mod tests {
     }
 
     #[test]
-    fn an_older_database_is_copied_before_it_is_migrated() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("t.db");
-        let mut connection = Connection::open(&path).unwrap();
-        connection.execute_batch(MIGRATIONS[0]).unwrap();
-        connection
-            .execute_batch("INSERT INTO person (name, created_at_ms) VALUES ('Ada', 1)")
-            .unwrap();
-        connection.pragma_update(None, "user_version", 1).unwrap();
-        migrate(&mut connection, &path).unwrap();
-        let copy =
-            Connection::open(path.with_extension(format!("db.before-{:04}", MIGRATIONS.len())))
-                .unwrap();
-        let name: String = copy
-            .query_row("SELECT name FROM person", [], |row| row.get(0))
-            .unwrap();
-        assert_eq!(name, "Ada");
-    }
-
-    #[test]
     fn a_newer_database_is_refused_with_both_numbers() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.db");
@@ -347,49 +329,22 @@ mod tests {
         assert_eq!((name.as_str(), id), ("Hannibal", 7));
     }
 
+    /// The refusal names the file and says what to do.
     #[test]
-    fn faces_candidates_and_results_of_an_older_database_are_kept() {
+    fn a_database_of_a_development_version_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.db");
         let mut connection = Connection::open(&path).unwrap();
-        connection
-            .pragma_update(None, "foreign_keys", true)
-            .unwrap();
-        for sql in &MIGRATIONS[..4] {
-            connection.execute_batch(sql).unwrap();
+        for found in [1, DEVELOPMENT] {
+            connection
+                .pragma_update(None, "user_version", found)
+                .unwrap();
+            let refusal = migrate(&mut connection, &path).unwrap_err().to_string();
+            assert!(
+                refusal.contains("t.db was made by a development version")
+                    && refusal.contains("move it out of the state folder"),
+                "{refusal}"
+            );
         }
-        connection.pragma_update(None, "user_version", 4).unwrap();
-        connection
-            .execute_batch(
-                "INSERT INTO person VALUES (1, 'Ada', 1), (2, 'Bob', 1);
-                 INSERT INTO images (id, state, source, path, outcome, accepted_at_ms)
-                   VALUES (1, 'processed', 'http', '/a', 'known', 1);
-                 INSERT INTO faces VALUES (5, 1, 1, '[]', '[]', 0.9, 0.8, 'known', 1, 0.4, 0.2, 's', x'00', x'01');
-                 INSERT INTO face_candidates VALUES (5, 2, 2, 0.6), (5, 1, 1, 0.4);
-                 INSERT INTO outbox VALUES (3, 'r', 1, '{}', 7, 2, 'sent', NULL), (4, 's', 1, '{}', 8, 0, 'unsent', NULL);",
-            )
-            .unwrap();
-        migrate(&mut connection, &path).unwrap();
-        let rows = |sql: &str| -> Vec<String> {
-            let mut statement = connection.prepare(sql).unwrap();
-            statement
-                .query_map([], |row| row.get(0))
-                .unwrap()
-                .collect::<Result<_, _>>()
-                .unwrap()
-        };
-        assert_eq!(
-            rows(
-                "SELECT image_id || number || outcome || person_id || candidates || hex(crop) FROM faces"
-            ),
-            ["11known1[[1,0.4],[2,0.6]]01"]
-        );
-        assert_eq!(
-            rows("SELECT id || result_id || payload FROM outbox ORDER BY id"),
-            ["3r{}", "4s{}"]
-        );
-        assert_eq!(rows("SELECT id || ':' || tries FROM unsent"), ["4:0"]);
-        assert_eq!(rows("PRAGMA integrity_check"), ["ok"]);
-        assert!(rows("SELECT \"table\" FROM pragma_foreign_key_check").is_empty());
     }
 }

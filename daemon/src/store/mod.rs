@@ -21,10 +21,10 @@ mod listing;
 mod migrate;
 mod missing;
 mod operator;
-mod outbox;
 mod people;
 mod rejected;
 mod restore;
+mod results;
 mod retention;
 mod sources;
 mod spool;
@@ -67,6 +67,7 @@ pub use people::{
 };
 pub use rejected::{NewRejected, REJECTED_BEGINNING, RejectedCaps, RejectedMessage};
 pub use restore::{Amounts, amounts};
+pub use results::UnsentResult;
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
 pub use strangers::{StrangerFace, StrangerId, StrangerRow};
@@ -102,7 +103,7 @@ const NEEDED: [&str; 8] = [
     "erased",
     "merged",
     "facts",
-    "unsent",
+    "outbox",
 ];
 
 /// Enough for a journal of a few pages and its index.
@@ -123,6 +124,17 @@ pub enum StoreError {
         found: i64,
         /// Newest schema this program knows.
         known: i64,
+    },
+    /// A version from before the first release made it.
+    #[error(
+        "{path} was made by a development version of kithd (schema {found}), which this one cannot \
+         read; move it out of the state folder, start kithd, and enrol people again"
+    )]
+    Development {
+        /// The database.
+        path: PathBuf,
+        /// Its schema number.
+        found: i64,
     },
     /// SQLite's locks do not hold on network filesystems.
     #[error(
@@ -570,11 +582,8 @@ pub fn look_through(folder: &Path) -> Result<Option<LookedThrough>, StoreError> 
         Err(source) => return Err(StoreError::Io { path, source }),
     };
     let connection = open_read_only(&path)?;
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let known = migrate::known_schema();
-    if found > known {
-        return Err(StoreError::Newer { path, found, known });
-    }
+    let found = migrate::user_version(&connection)?;
+    migrate::check_schema(&path, found)?;
     migrate::check(&connection, None)?;
     let damaged = migrate::damaged(folder)
         .into_iter()
@@ -845,8 +854,9 @@ mod tests {
                (11, 'http', CAST(x'2fff' AS TEXT), 0, 1), (12, 'http', '/a', -7, 1), (13, 'http', '/b', 0, 1);
              UPDATE person SET name = CAST(x'41ff' AS TEXT) WHERE name = 'Ann';
              UPDATE faces SET candidates = '[[' || candidates, bounds = CAST(x'ff' AS TEXT) WHERE image_id = 1;
-             UPDATE outbox SET payload = CAST(x'7bff' AS TEXT) WHERE image_id = 1;
-             INSERT INTO unsent (id) SELECT id FROM outbox;
+             INSERT INTO outbox (id, people, payload)
+               SELECT id, CAST(x'ff' AS TEXT), CAST(x'7bff' AS TEXT) FROM results WHERE image_id = 1;
+             INSERT INTO outbox (id) SELECT id FROM results WHERE image_id = 2;
              INSERT INTO folders VALUES (1, '/in', 0);
              INSERT INTO seen VALUES (1, x'01', 1, 1, NULL), (1, zeroblob(16), 1, 1, NULL);
              INSERT INTO history VALUES (1, -1, 0, 0, 0, '', NULL), (2, 1, 1, 1, 0, CAST(x'ff' AS TEXT), NULL);
@@ -884,7 +894,7 @@ mod tests {
                 .iter()
                 .all(|row| row.embedding.is_empty())
         );
-        assert_eq!(store.take_unsent(10).await.unwrap().len(), 2);
+        assert_eq!(store.take_unsent(10, "board").await.unwrap().len(), 2);
         assert_eq!(store.seen(1).await.unwrap().len(), 1);
         assert_eq!(store.history(0, 9).await.unwrap().len(), 1);
         // Another person can still be erased.

@@ -48,14 +48,14 @@ impl Store {
             store_queue_clock(connection, now_ms)?;
             connection
                 .prepare_cached(
-                    "DELETE FROM outbox WHERE image_id = ?1 AND id IN (SELECT id FROM unsent WHERE tries = 0)",
+                    "DELETE FROM results WHERE image_id = ?1 AND id IN (SELECT id FROM outbox WHERE tried = 0)",
                 )?
                 .execute([id])?;
             connection
                 .prepare_cached(
                     "UPDATE images SET state = 'pending', reason = NULL, attempts = 0, alone = 0, due_ms = :now,
                             missing_since_ms = NULL, finished_at_ms = NULL, duration_ms = NULL, unverified = 0,
-                            supersedes = (SELECT result_id FROM outbox WHERE image_id = :id ORDER BY id DESC LIMIT 1)
+                            supersedes = (SELECT result_id FROM results WHERE image_id = :id ORDER BY id DESC LIMIT 1)
                       WHERE id = :id",
                 )?
                 .execute(named_params! { ":now": now_ms, ":id": id })?;

@@ -359,29 +359,6 @@ impl Store {
         })
         .await
     }
-
-    /// Returns row and sha256 of enrolled pictures whose bytes are not in the database.
-    pub async fn pictures_elsewhere(&self) -> Result<Vec<(i64, String)>, StoreError> {
-        self.read(|connection| {
-            let mut statement = connection.prepare(
-                "SELECT id, sha256 FROM person_images WHERE id NOT IN (SELECT person_image_id FROM enrolment_pictures)",
-            )?;
-            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-        })
-        .await
-    }
-
-    /// Takes the bytes of an enrolled picture into the database.
-    pub async fn take_picture(
-        &self,
-        person_image: i64,
-        picture: Vec<u8>,
-    ) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
-            insert_bytes(connection, person_image, &picture)
-        })
-        .await
-    }
 }
 
 /// Outcome of a change to people.
@@ -653,7 +630,9 @@ pub(super) fn insert_picture(
         ])?;
     if added > 0 {
         let row = connection.last_insert_rowid();
-        insert_bytes(connection, row, &picture.picture)?;
+        connection
+            .prepare_cached("INSERT INTO enrolment_pictures VALUES (?1, ?2)")?
+            .execute(params![row, picture.picture])?;
         insert_embedding(connection, row, &picture.space, &picture.embedding)?;
     }
     let theirs = connection
@@ -668,20 +647,6 @@ pub(super) fn insert_picture(
             .execute(params![person, picture.crop, picture.space, vector_to_blob(&picture.embedding)])?;
     }
     Ok(theirs)
-}
-
-fn insert_bytes(
-    connection: &Connection,
-    person_image: i64,
-    picture: &[u8],
-) -> rusqlite::Result<()> {
-    // A picture erased meanwhile is skipped.
-    connection
-        .prepare_cached(
-            "INSERT INTO enrolment_pictures SELECT id, ?2 FROM person_images WHERE id = ?1",
-        )?
-        .execute(params![person_image, picture])
-        .map(drop)
 }
 
 fn insert_embedding(

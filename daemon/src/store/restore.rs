@@ -97,7 +97,7 @@ impl Store {
             }
             for person in people {
                 for image in erase::images_with(&transaction, person)? {
-                    erase::erase_from_image(&transaction, image, person)?;
+                    erase::erase_from_image(&transaction, image, person, &[])?;
                 }
             }
             transaction.commit()?;
@@ -151,7 +151,7 @@ fn replace(
     if everything {
         let gone = here.execute(
             "DELETE FROM images WHERE state IN ('processed', 'failed')
-                AND id NOT IN (SELECT image_id FROM outbox JOIN unsent ON unsent.id = outbox.id)",
+                AND id NOT IN (SELECT image_id FROM results JOIN outbox USING (id))",
             [],
         )?;
         before.images = gone as u64;
@@ -215,13 +215,13 @@ fn add_past(here: &Connection, clean: &Connection) -> rusqlite::Result<u64> {
         match table {
             // Results keep their order and get new numbers: results of this board may use the old
             // ones.
-            "outbox" => {
+            "results" => {
                 let columns = columns(here, table, &["id"])?;
                 copy_rows(
                     clean,
                     here,
                     table,
-                    &format!("SELECT {columns} FROM outbox ORDER BY id"),
+                    &format!("SELECT {columns} FROM results ORDER BY id"),
                     [],
                 )?;
             }
@@ -261,7 +261,7 @@ fn erase_from_kept(here: &Connection, clean: &Connection) -> rusqlite::Result<()
     }
     for person in people {
         for image in erase::images_with(here, person)? {
-            erase::erase_from_image(here, image, person)?;
+            erase::erase_from_image(here, image, person, &[])?;
         }
     }
     erase::note_erasing(here, &[])
@@ -488,7 +488,7 @@ mod tests {
             .unwrap();
         run_on(
             &clean,
-            "DELETE FROM unsent; DELETE FROM images WHERE state = 'pending'; UPDATE images SET file = NULL",
+            "DELETE FROM outbox; DELETE FROM images WHERE state = 'pending'; UPDATE images SET file = NULL",
         );
         clean
     }
@@ -518,7 +518,7 @@ mod tests {
         // These images stay, because their results are undelivered.
         run(&to, &image(7, "known", Some(1), &[1, 3], FAR)).await;
         run(&to, &image(8, "known", Some(3), &[3, 2], FAR)).await;
-        run(&to, "INSERT INTO unsent SELECT id, 0 FROM outbox").await;
+        run(&to, "INSERT INTO outbox (id) SELECT id FROM results").await;
         let copy = clean(&from, there.path()).await;
         let replaced = to.replace_by(copy, Contents::Everything).await.unwrap();
         assert_eq!(
@@ -651,8 +651,10 @@ mod tests {
                 "{nothing}"
             );
         }
-        let results = rows(&to, "SELECT payload FROM outbox").await.concat();
-        assert!(!results.contains("person_id"), "{results}");
+        assert_eq!(
+            rows(&to, "SELECT candidates FROM faces").await,
+            ["[]", "[]"]
+        );
         assert_eq!(
             rows(&to, "SELECT '1' FROM faces WHERE length(crop) > 0").await,
             [""; 0]

@@ -153,7 +153,7 @@ impl Store {
         spare_unsent: bool,
     ) -> Result<Vec<Oldest>, StoreError> {
         let settled = settled();
-        let unsent = "EXISTS (SELECT 1 FROM outbox JOIN unsent USING (id) WHERE outbox.image_id = images.id)";
+        let unsent = "EXISTS (SELECT 1 FROM results JOIN outbox USING (id) WHERE results.image_id = images.id)";
         // Each query follows the order of its key; the skipped rows are old images that are not
         // settled yet.
         let sql = match kind {
@@ -373,7 +373,7 @@ fn remove_image(
     gone: &mut Gone,
 ) -> rusqlite::Result<()> {
     let unsent: u64 = connection
-        .prepare_cached("SELECT count(*) FROM outbox JOIN unsent USING (id) WHERE image_id = ?1")?
+        .prepare_cached("SELECT count(*) FROM results JOIN outbox USING (id) WHERE image_id = ?1")?
         .query_row([id], |row| row.get(0))?;
     if spare_unsent && unsent > 0 {
         return Ok(());

@@ -88,7 +88,8 @@ mod tests {
             finished_at_ms: 200,
             duration_ms: 1,
             result_id: "r".into(),
-            payload: "{}".into(),
+            supersedes: None,
+            device: "board".into(),
             judged_by: None,
             publish: true,
         };

@@ -10,7 +10,7 @@ impl Store {
     /// Returns the newest result's row number, which separates earlier results from later ones.
     pub async fn newest_result(&self) -> Result<i64, StoreError> {
         self.write(Urgency::Look, |connection| {
-            connection.query_row("SELECT coalesce(max(id), 0) FROM outbox", [], |row| {
+            connection.query_row("SELECT coalesce(max(id), 0) FROM results", [], |row| {
                 row.get(0)
             })
         })
@@ -45,8 +45,8 @@ impl Store {
             store_queue_clock(connection, now_ms)?;
             let doomed: Vec<ImageId> = connection
                 .prepare(&format!(
-                    "SELECT DISTINCT i.id FROM outbox o CROSS JOIN images i ON i.id = o.image_id
-                      WHERE o.id > {} AND i.unverified = ?1 AND i.state IN ('processed', 'failed')",
+                    "SELECT DISTINCT i.id FROM results r CROSS JOIN images i ON i.id = r.image_id
+                      WHERE r.id > {} AND i.unverified = ?1 AND i.state IN ('processed', 'failed')",
                     verified("?1")
                 ))?
                 .query_map([made_by(Some(role))], |row| row.get(0))?
@@ -54,7 +54,7 @@ impl Store {
             let mut camera_bytes = 0;
             for id in &doomed {
                 for sql in [
-                    "DELETE FROM outbox WHERE image_id = ?1 AND id IN (SELECT id FROM unsent WHERE tries = 0)",
+                    "DELETE FROM results WHERE image_id = ?1 AND id IN (SELECT id FROM outbox WHERE tried = 0)",
                     "DELETE FROM faces WHERE image_id = ?1",
                     "DELETE FROM thumbnails WHERE image_id = ?1",
                 ] {
@@ -62,11 +62,11 @@ impl Store {
                 }
                 camera_bytes += connection
                     .prepare_cached(
-                        "UPDATE images SET state = 'pending', outcome = NULL, engine = NULL, remark = NULL, reason = ?2, attempts = 0,
+                        "UPDATE images SET state = 'pending', outcome = NULL, engine = NULL, timings = NULL, remark = NULL, reason = ?2, attempts = 0,
                                 alone = 0, due_ms = ?3, missing_since_ms = NULL, finished_at_ms = NULL,
                                 duration_ms = NULL, unverified = 0,
                                 picture_key = iif(file IS NULL, NULL, picture_key),
-                                supersedes = (SELECT result_id FROM outbox WHERE image_id = ?1 ORDER BY id DESC LIMIT 1)
+                                supersedes = (SELECT result_id FROM results WHERE image_id = ?1 ORDER BY id DESC LIMIT 1)
                           WHERE id = ?1 RETURNING iif(source = 'camera' AND file IS NOT NULL, bytes, 0)",
                     )?
                     .query_row(params![id, reason, now_ms], |row| row.get::<_, u64>(0))?;
@@ -89,7 +89,7 @@ fn verified(made_by: &str) -> String {
 pub(super) fn unverified() -> String {
     let newest = verified("images.unverified");
     format!(
-        "(images.unverified <> 0 AND EXISTS (SELECT 1 FROM outbox WHERE image_id = images.id AND id > {newest}))"
+        "(images.unverified <> 0 AND EXISTS (SELECT 1 FROM results WHERE image_id = images.id AND id > {newest}))"
     )
 }
 

@@ -122,7 +122,8 @@ impl Site {
             finished_at_ms: 1_795_418_466_000,
             duration_ms: 84,
             result_id: format!("result-{}", claimed.id),
-            payload: r#"{"faces":[{"objection":"The face is too dark."}]}"#.into(),
+            supersedes: None,
+            device: "board".into(),
             judged_by: None,
             publish: true,
         })
@@ -157,7 +158,7 @@ impl Site {
             landmarks: [[0.0; 2]; 5],
             score: 0.99,
             quality: 0.7,
-            objection: None,
+            objection: Some("The face is too dark.".into()),
             outcome: Outcome::Known,
             person: Some(candidate.clone()),
             distance: Some(0.41),

@@ -180,12 +180,10 @@ fn a_failed_image_is_retried_and_its_result_names_the_old_one() {
         "{problem}"
     );
     assert_eq!(ask(&board, "POST", "/v1/images/999/retry", b"").0, 404);
-    let results = board.sql(
-        "SELECT payload ->> 'supersedes' IS NOT NULL, payload ->> 'state' FROM outbox ORDER BY id",
-    );
-    assert_eq!(results, ["0|failed", "1|processed"]);
+    let results = board.sql("SELECT supersedes IS NOT NULL FROM results ORDER BY id");
+    assert_eq!(results, ["0", "1"]);
     let replaced =
-        board.sql("SELECT b.payload ->> 'supersedes' = a.result_id FROM outbox a JOIN outbox b ON b.id > a.id");
+        board.sql("SELECT b.supersedes = a.result_id FROM results a JOIN results b ON b.id > a.id");
     assert_eq!(replaced, ["1"]);
 }
 
@@ -227,7 +225,7 @@ fn a_forgotten_image_leaves_nothing_behind() {
         ask(&board, "DELETE", &format!("/v1/images/{id}"), b"").0,
         404
     );
-    for table in ["images", "faces", "thumbnails", "outbox", "unsent"] {
+    for table in ["images", "faces", "thumbnails", "results", "outbox"] {
         assert_eq!(
             board.sql(&format!("SELECT count(*) FROM {table}")),
             ["0"],

@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::support::{TestDaemon, part_is_ok, photo, sealed, sha256, text, wait_for};
+use crate::support::{TestDaemon, part_is_ok, photo, sealed, text, wait_for};
 
 fn save(board: &TestDaemon, name: &str) -> String {
     let file = board.folder.path().join(name).display().to_string();
@@ -65,7 +65,7 @@ fn past(board: &TestDaemon) -> Vec<String> {
         "select id, state, source, path, outcome, reason, engine, picture_key, accepted_at_ms, finished_at_ms from images order by id",
         "select image_id, number, outcome, candidates, hex(embedding), hex(crop) from faces order by image_id, number",
         "select image_id, hex(jpeg) from thumbnails order by image_id",
-        "select image_id, result_id, payload from outbox order by image_id, id",
+        "select image_id, result_id, supersedes from results order by image_id, id",
         "select f.image_id, f.number, p.name from faces f left join person p on p.id = f.person_id order by 1, 2",
     ]
     .iter()
@@ -127,7 +127,7 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
     assert_eq!(other.known("biden_2.jpg", "b.jpg"), "Joe Biden");
     assert_eq!(other.sql("select count(*) from enrolment_pictures"), ["3"]);
     // Nothing is published again.
-    assert_eq!(other.sql("select count(*) from unsent"), ["0"]);
+    assert_eq!(other.sql("select count(*) from outbox"), ["0"]);
     assert_eq!(other.sql("pragma integrity_check"), ["ok"]);
     assert!(other.sql("pragma foreign_key_check").is_empty());
     assert_eq!(leftovers(&other), 0);
@@ -227,15 +227,12 @@ fn results_that_no_broker_has_yet_outlive_a_restore() {
     let id = board.post_path(&board.put("obama_2.jpg", "unsent.jpg"));
     board.ended(id);
     wait_for("the result", || {
-        (board.sql("select count(*) from unsent") == ["1"]).then_some(())
+        (board.sql("select count(*) from outbox") == ["1"]).then_some(())
     });
     let result = board.sql("select payload from outbox");
     let restored = restore(&board, &file);
     assert_eq!(restored["kept"], 1, "{restored}");
-    assert_eq!(
-        board.sql("select payload from outbox join unsent using (id)"),
-        result
-    );
+    assert_eq!(board.sql("select payload from outbox"), result);
     assert_eq!(
         board.get(&format!("/v1/images/{id}"))["found"][0]["person"],
         "Barack Obama"
@@ -270,10 +267,8 @@ fn who_was_erased_here_does_not_come_back_by_any_backup() {
     assert_eq!(names(&board), ["Eileen Collins", "Joe Biden"]);
     // Past results do not bring the person back either.
     assert_eq!(board.sql("select count(*) from images"), ["1"]);
-    assert_eq!(
-        board.sql("select count(*) from outbox where payload like '%Obama%'"),
-        ["0"]
-    );
+    assert_eq!(board.sql("select count(*) from outbox"), ["0"]);
+    assert_eq!(board.sql("select candidates from faces"), ["[]"]);
     assert_eq!(
         board.sql("select count(*) from faces where length(crop) > 0"),
         ["0"]
@@ -548,7 +543,7 @@ fn rows_that_make_no_sense_stay_out_by_name() {
         ),
         ("UPDATE person_images SET sha256 = '../../token' WHERE id = 3".into(), "its sha256 is not a sha256", &[]),
         ("UPDATE faces SET candidates = '{}'".into(), "faces 1: its candidates is not what kithd writes there", &[]),
-        ("UPDATE outbox SET payload = 'no JSON'".into(), "its payload is not what kithd writes there", &[]),
+        ("UPDATE images SET timings = '[1]'".into(), "its timings is not what kithd writes there", &[]),
         ("UPDATE images SET id = 0; UPDATE faces SET image_id = 0".into(), "images 0: its id is 0", &[]),
         ("UPDATE images SET accepted_at_ms = -1".into(), "its accepted_at_ms is -1", &[]),
         ("UPDATE thumbnails SET image_id = 77".into(), "thumbnails 77: it belongs to a missing row", &[]),
@@ -994,7 +989,7 @@ fn a_wrecked_page_costs_what_lies_on_it() {
     for tree in [
         "faces",
         "thumbnails",
-        "outbox",
+        "results",
         "images_state_due",
         "history",
     ] {
@@ -1271,90 +1266,4 @@ fn a_backup_that_is_damaged_as_well_is_kept_and_said() {
         .read_exact(&mut beginning)
         .unwrap();
     assert_eq!(&beginning, b"SQLite format 3");
-}
-
-#[test]
-fn pictures_of_an_older_state_folder_are_taken_over() {
-    let mut board = TestDaemon::new();
-    let state_dir = board.folder.path().join("state");
-    let people = state_dir.join("people");
-    std::fs::create_dir_all(&people).unwrap();
-    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
-    let mut files: Vec<_> = std::fs::read_dir(migrations)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    files.sort();
-    let old = Connection::open(state_dir.join("kithd.db")).unwrap();
-    for file in files
-        .iter()
-        .filter(|file| file.extension().is_some_and(|end| end == "sql"))
-        .take(8)
-    {
-        old.execute_batch(&std::fs::read_to_string(file).unwrap())
-            .unwrap();
-    }
-    old.pragma_update(None, "user_version", 8).unwrap();
-    let precious = board.folder.path().join("precious");
-    std::fs::write(&precious, "precious").unwrap();
-    let picture = std::fs::read(photo("obama_1.jpg")).unwrap();
-    let whole = sha256(&picture);
-    std::fs::write(people.join(&whole), &picture).unwrap();
-    // Others: bytes that changed, a link, a name that leads elsewhere, a pipe, and a file without a
-    // row.
-    let (changed, linked, pipe) = ("1".repeat(64), sha256(b"precious"), "2".repeat(64));
-    std::fs::write(people.join(&changed), "changed").unwrap();
-    std::os::unix::fs::symlink(&precious, people.join(&linked)).unwrap();
-    assert!(
-        std::process::Command::new("mkfifo")
-            .arg(people.join(&pipe))
-            .status()
-            .unwrap()
-            .success()
-    );
-    std::fs::write(people.join("without-row"), "picture").unwrap();
-    old.execute(
-        "INSERT INTO person (name, created_at_ms, uid) VALUES ('Barack Obama', 1, randomblob(16))",
-        [],
-    )
-    .unwrap();
-    for (sha256, file) in [
-        (whole.as_str(), format!("people/{whole}")),
-        (changed.as_str(), format!("people/{changed}")),
-        (linked.as_str(), format!("people/{linked}")),
-        (pipe.as_str(), format!("people/{pipe}")),
-        ("../precious", "../precious".into()),
-        ("token", "token".into()),
-    ] {
-        old.execute(
-            "INSERT INTO person_images (person_id, image_name, sha256, file, bounds, quality, created_at_ms)
-             VALUES (1, 'old.jpg', ?1, ?2, '[60,40,180,190]', 0.9, 1)",
-            [sha256, &file],
-        )
-        .unwrap();
-    }
-    drop(old);
-    board.start();
-    assert_eq!(
-        board.sql("select person_image_id, length(picture) from enrolment_pictures"),
-        [format!("1|{}", picture.len())]
-    );
-    assert!(!people.exists());
-    assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
-    // The embedding is made from the bytes in the database; pictures whose bytes are lost are
-    // named.
-    wait_for("the gallery", || {
-        let part = board.get("/v1/status")["parts"]["gallery"].clone();
-        (part["condition"] == "degraded"
-            && part["text"].to_string().contains("old.jpg of Barack Obama"))
-        .then_some(())
-    });
-    assert_eq!(board.known("obama_2.jpg", "x.jpg"), "Barack Obama");
-    assert!(
-        board
-            .kithd(["forget", "--yes", "Barack Obama"])
-            .status
-            .success()
-    );
-    assert!(precious.exists() && board.state("token").exists());
 }

@@ -82,10 +82,6 @@ fn a_doubtful_file_is_recognised_and_its_result_remarks_on_it() {
         assert_eq!(image["state"], "processed", "{image}");
         assert_eq!(image["remark"].as_str(), remark, "{image}");
         boxes.push(image["boxes"].clone());
-        let result = board.sql(&format!(
-            "select cast(payload as text) ->> '$.remark' from outbox where image_id = {id}"
-        ));
-        assert_eq!(result, [remark.unwrap_or_default()]);
         for page in [format!("/images/{id}"), "/".into()] {
             assert_eq!(
                 board.get_text(&page).contains(remark.unwrap_or("never")),
@@ -339,8 +335,7 @@ fn a_full_queue_and_a_full_disk_say_so_and_the_page_goes_on() {
 #[test]
 fn a_damaged_database_is_moved_aside_and_the_daemon_starts() {
     let mut board = TestDaemon::new();
-    std::fs::create_dir_all(board.state("people")).unwrap();
-    std::fs::write(board.state("people/kept"), b"picture").unwrap();
+    std::fs::create_dir_all(board.state("kithd.db").parent().unwrap()).unwrap();
     std::fs::write(
         board.state("kithd.db"),
         b"this is no database, not even a small one".repeat(200),
@@ -360,10 +355,6 @@ fn a_damaged_database_is_moved_aside_and_the_daemon_starts() {
             .get_text("/")
             .contains("was moved to kithd.db.damaged-1"),
         "the notice is gone after a restart"
-    );
-    assert_eq!(
-        std::fs::read(board.state("people.damaged-1/kept")).unwrap(),
-        b"picture"
     );
     assert_eq!(
         board.ended(board.post_path(&board.put("obama_1.jpg", "x.jpg")))["state"],

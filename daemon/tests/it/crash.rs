@@ -94,7 +94,7 @@ fn kills_at_any_time_lose_nothing_and_give_no_image_two_results() {
         ["0"]
     );
     assert_eq!(
-        board.sql("select count(*) from (select image_id from outbox group by image_id having count(*) > 1)"),
+        board.sql("select count(*) from (select image_id from results group by image_id having count(*) > 1)"),
         ["0"]
     );
     assert_eq!(board.sql("pragma integrity_check"), ["ok"]);
@@ -107,10 +107,10 @@ fn kills_at_any_time_lose_nothing_and_give_no_image_two_results() {
             .or_default()
             .insert(payload.to_string());
     }
-    // Results go out in the order of the outbox. Those before the first that the newer subscription
+    // Results go out in the order in which images ended. Those before the first that the newer subscription
     // saw may have gone to the one that died with the broker.
     let order: Vec<i64> = board
-        .sql("select image_id from outbox order by id")
+        .sql("select image_id from results order by id")
         .iter()
         .map(|id| id.parse().unwrap())
         .collect();

@@ -204,7 +204,7 @@ fn refused_results_wait_and_leave_in_order_with_each_event_once() {
         .iter()
         .map(|result| result["image_id"].to_string())
         .collect();
-    assert_eq!(sent, board.sql("select image_id from outbox order by id"));
+    assert_eq!(sent, board.sql("select image_id from results order by id"));
     board.all_sent();
     let of: Vec<_> = events
         .wait(12)

@@ -197,7 +197,7 @@ fn all_right(board: &TestDaemon, ids: &[i64]) {
 }
 
 fn one_result_each(board: &TestDaemon) {
-    let twice = board.sql("select image_id from outbox group by image_id having count(*) > 1");
+    let twice = board.sql("select image_id from results group by image_id having count(*) > 1");
     assert!(twice.is_empty(), "two results for {twice:?}");
 }
 
@@ -342,9 +342,9 @@ fn a_lying_engine_fails_its_self_test_and_its_work_is_redone() {
     all_right(&board, &ids);
     watch.report("lies");
     // A second result names the one it replaces.
-    let first = "select min(id) from outbox group by image_id";
+    let first = "select min(id) from results group by image_id";
     let unnamed = board.sql(&format!(
-        "select count(*) from outbox where id not in ({first}) and json_extract(payload, '$.supersedes') is null"
+        "select count(*) from results where id not in ({first}) and supersedes is null"
     ));
     assert_eq!(unnamed, ["0"]);
     let log = board.log();

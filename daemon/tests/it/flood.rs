@@ -346,6 +346,6 @@ fn results_of_an_outage_leave_in_order_from_flat_memory() {
         "{count} results waited and went out in {took:.1} s; daemon {before} MiB before, {waiting} MiB while they waited, \
          {after} MiB after"
     );
-    assert_eq!(sent, board.sql("select image_id from outbox order by id"));
+    assert_eq!(sent, board.sql("select image_id from results order by id"));
     assert!(waiting.max(after) <= 2 * before, "memory is not flat");
 }

@@ -68,7 +68,7 @@ fn a_file_is_taken_once_and_again_only_when_rewritten() {
     assert_eq!(board.stop(), Some(0));
 
     // Retention does the same.
-    board.change("delete from outbox; delete from images");
+    board.change("delete from results; delete from images");
     board.start();
     settled(&board, &folder, 3);
     assert_eq!(rows(&board), 0);
@@ -245,7 +245,7 @@ fn a_bad_name_or_an_immovable_file_keeps_no_other_back() {
     assert_eq!(board.stop(), Some(0));
 
     // Retention takes its image; it still lies there, and is neither moved nor taken again.
-    board.change("delete from outbox; delete from images");
+    board.change("delete from results; delete from images");
     std::fs::remove_file(folder.join("done/sub")).unwrap();
     board.start();
     wait_for("the file to be left", || {

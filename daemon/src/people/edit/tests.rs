@@ -141,7 +141,9 @@ async fn a_result_matched_before_a_change_names_no_one_gone() {
         all
     );
     assert_eq!(count("SELECT count(*) FROM thumbnails"), all);
-    assert_eq!(count("SELECT count(*) FROM outbox"), 2 * all);
+    assert_eq!(count("SELECT count(*) FROM results"), 2 * all);
+    // Results about Ann are withdrawn.
+    assert_eq!(count("SELECT count(*) FROM outbox"), all);
     assert_eq!(
         count("SELECT count(*) FROM outbox WHERE payload LIKE '%Ann%'"),
         0

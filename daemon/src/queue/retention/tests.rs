@@ -113,9 +113,8 @@ async fn the_oldest_finished_images_go_but_no_unsent_or_unverified() {
            (3, 'processed', 'no_face', NULL, 'http', '/a', 1, 1), (4, 'processed', 'no_face', NULL, 'http', '/a', 1, 0),
            (5, 'failed', NULL, 'broken', 'http', '/a', 8, 0), (6, 'processed', 'no_face', NULL, 'http', '/a', 1, 1),
            (7, 'processed', 'no_face', NULL, 'http', '/a', 7, 0);
-         INSERT INTO outbox (id, image_id, result_id, created_at_ms, payload) VALUES
-           (10, 6, 'f', 1, '{}'), (11, 3, 'c', 1, '{}'), (12, 4, 'd', 1, '{}');
-         INSERT INTO unsent (id) VALUES (12);
+         INSERT INTO results (id, image_id, result_id) VALUES (10, 6, 'f'), (11, 3, 'c'), (12, 4, 'd');
+         INSERT INTO outbox (id) VALUES (12);
          INSERT INTO facts VALUES ('verified_1', '10');",
     );
     shelf
@@ -161,8 +160,8 @@ async fn with_mqtt_switched_off_no_image_is_kept_for_a_broker() {
     let shelf = Shelf::new().await;
     shelf.write(&ended_files(1, 2, "http", "failed"));
     shelf.write(
-        "INSERT INTO outbox (id, image_id, result_id, created_at_ms, payload) VALUES (1, 1, 'a', 1, '{}');
-         INSERT INTO unsent (id) VALUES (1);",
+        "INSERT INTO results (id, image_id, result_id) VALUES (1, 1, 'a');
+         INSERT INTO outbox (id) VALUES (1);",
     );
     let mut sweeper = shelf.sweeper(|caps| caps.images.count = Some(1));
     sweeper.spare_unsent = false;
@@ -322,7 +321,7 @@ async fn processed_uploads_go_at_once_and_failed_ones_by_their_caps() {
     shelf.write(&ended_files(6, 6, "http", "processed"));
     shelf.write(
         "UPDATE images SET unverified = 1 WHERE id = 6;
-         INSERT INTO outbox (id, image_id, result_id, created_at_ms, payload) VALUES (1, 6, 'a', 1, '{}');",
+         INSERT INTO results (id, image_id, result_id) VALUES (1, 6, 'a');",
     );
     let files: Vec<_> = (1..=6).map(|id| shelf.file(id)).collect();
     let there = || files.iter().map(|file| file.exists()).collect::<Vec<_>>();

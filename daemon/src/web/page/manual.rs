@@ -16,7 +16,7 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 19] = texts![
+const TEXTS: [(&str, &str); 20] = texts![
     "docs/":
     "install",
     "configuration",
@@ -34,6 +34,7 @@ const TEXTS: [(&str, &str); 19] = texts![
     "design/durability",
     "design/breaker",
     "design/schema",
+    "design/results",
     "design/jpeg",
     "design/http-edge",
     "design/bench",

@@ -1,0 +1,336 @@
+-- The whole schema of `kithd.db`, in the order data flows: people, images and their faces, results,
+-- strangers, what is remembered about files and messages, and the board itself.
+--
+-- Times ending in _ms are wall clock, in milliseconds since 1970: for people to read, never for
+-- order. Only due_ms and missing_since_ms are queue clock: milliseconds this database has been in
+-- use, unaffected by a wrong board clock. Order is by id.
+-- Every vector ends with the first four bytes of the sha256 of the numbers before them: SQLite would
+-- not notice a bit flipped on the disk.
+
+-- People
+
+-- An enrolled person. facerecog's join works on these tables:
+--   select person.name, person.id from person
+--     inner join person_images as pi on person.id = pi.person_id where image_name = 'hannibal_2.jpg';
+CREATE TABLE person (
+  id            INTEGER PRIMARY KEY AUTOINCREMENT,
+  name          TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 200),
+  created_at_ms INTEGER NOT NULL,
+  uid           BLOB,                            -- random; names the person in backups and tombstones, and reveals nothing
+  -- Derived from the name by `names.rs`; NULL in a row that another program wrote, until the
+  -- database is opened.
+  folded        TEXT,                            -- for comparing: one person per folded name
+  base          TEXT,                            -- for ordering and searching: without accents
+  topic         TEXT                             -- last level of the person's topic
+) STRICT;
+CREATE UNIQUE INDEX person_uid ON person (uid);
+CREATE UNIQUE INDEX person_folded ON person (folded);
+CREATE UNIQUE INDEX person_topic ON person (topic);
+CREATE INDEX person_order ON person (base, folded, id);
+
+-- A picture that a person was enrolled from.
+CREATE TABLE person_images (
+  id            INTEGER PRIMARY KEY AUTOINCREMENT,
+  person_id     INTEGER NOT NULL REFERENCES person (id) ON DELETE CASCADE,
+  image_name    TEXT    NOT NULL,                -- file name it was enrolled under
+  sha256        TEXT    NOT NULL UNIQUE,         -- of its bytes: one picture enrols one person, once
+  bounds        TEXT    NOT NULL,                -- JSON [left, top, right, bottom] of the enrolled face, pixels
+  quality       REAL    NOT NULL,                -- 0 to 1
+  created_at_ms INTEGER NOT NULL,
+  crop          BLOB                             -- the enrolled face, aligned JPEG; NULL: there is none
+) STRICT;
+CREATE INDEX person_images_person ON person_images (person_id);
+CREATE INDEX person_images_name ON person_images (image_name);
+
+-- The original bytes of such a picture, to be embedded again by another model pack. In a table of
+-- their own, because merging people rewrites rows of person_images, but not these. Without a row the
+-- picture is lost and only its embedding is left.
+CREATE TABLE enrolment_pictures (
+  person_image_id INTEGER PRIMARY KEY REFERENCES person_images (id) ON DELETE CASCADE,
+  picture         BLOB    NOT NULL
+) STRICT;
+
+-- The embedding of such a picture in one embedding space: a new space is filled beside the old one
+-- before it is used.
+CREATE TABLE person_embeddings (
+  person_image_id INTEGER NOT NULL REFERENCES person_images (id) ON DELETE CASCADE,
+  space           TEXT    NOT NULL,
+  vector          BLOB    NOT NULL,              -- little-endian float32
+  PRIMARY KEY (person_image_id, space)
+) STRICT, WITHOUT ROWID;
+
+-- A face that an operator said is not this person.
+CREATE TABLE counter_examples (
+  id            INTEGER PRIMARY KEY AUTOINCREMENT,
+  person_id     INTEGER NOT NULL REFERENCES person (id) ON DELETE CASCADE,
+  space         TEXT    NOT NULL,
+  vector        BLOB    NOT NULL,                -- little-endian float32
+  crop          BLOB    NOT NULL,                -- aligned JPEG, to be embedded again in another space
+  created_at_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX counter_examples_person ON counter_examples (person_id);
+
+-- Tombstone: keeps a restored backup from bringing an erased person back.
+CREATE TABLE erased (
+  uid          BLOB    PRIMARY KEY,
+  erased_at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- A person who became another one: keeps a restored backup from splitting them again.
+CREATE TABLE merged (
+  uid       BLOB PRIMARY KEY,
+  into_uid  BLOB NOT NULL,
+  person_id INTEGER                              -- under which past results name them; NULL: known from a backup only
+) STRICT, WITHOUT ROWID;
+
+-- Images
+
+-- The queue and its history in one table: an image keeps its row until retention removes it.
+CREATE TABLE images (
+  id               INTEGER PRIMARY KEY AUTOINCREMENT,
+  state            TEXT    NOT NULL DEFAULT 'pending'
+                   CHECK (state IN ('pending', 'processing', 'processed', 'failed')),
+  source           TEXT    NOT NULL CHECK (source IN ('http', 'mqtt', 'folder', 'camera')),
+  path             TEXT    NOT NULL,             -- as the sender named it
+  -- The picture.
+  file             TEXT,                         -- spooled bytes, relative to the state folder; NULL: read `path`
+  bytes            INTEGER NOT NULL DEFAULT 0,   -- size of `file`; 0 without one
+  picture_key      TEXT,                         -- sha256 of the bytes: equal pictures on any board
+  idempotency_key  TEXT,                         -- given by the sender: the same key means the same image
+  -- The file at `path` when the image was queued, or at the first check; NULL: not checked yet.
+  file_size        INTEGER,
+  file_mtime_ns    INTEGER,
+  file_inode       INTEGER,                      -- 0: inode numbers of its file system are not stable
+  -- The way to its end.
+  attempts         INTEGER NOT NULL DEFAULT 0,   -- counted at claim, so a crash counts too
+  alone            INTEGER NOT NULL DEFAULT 0,   -- 1: it was in flight when an engine died, run it by itself
+  due_ms           INTEGER NOT NULL DEFAULT 0,   -- queue clock
+  missing_since_ms INTEGER,                      -- queue clock of the first time the file was not there
+  accepted_at_ms   INTEGER NOT NULL,
+  dated            INTEGER NOT NULL DEFAULT 0,   -- 1: the clock was synchronised at accepted_at_ms
+  finished_at_ms   INTEGER,
+  duration_ms      INTEGER,                      -- claim to finish of the last attempt
+  -- The end.
+  outcome          TEXT    CHECK (outcome IN ('known', 'uncertain', 'unknown', 'no_face')),
+  reason           TEXT,                         -- last failure, or why it failed, in words
+  remark           TEXT,                         -- problem with the file although it could be read, in words
+  engine           TEXT,                         -- pack, precision and device that made the result
+  width            INTEGER,                      -- pixels, upright
+  height           INTEGER,
+  timings          TEXT,                         -- JSON [decode, detect, align, embed, encode], milliseconds; NULL: none reported
+  -- The engine that made the result, verified or not. 0: none, 1: primary, 2: fallback. The facts
+  -- `verified_1` and `verified_2` hold the newest result that the self-test verified.
+  unverified       INTEGER NOT NULL DEFAULT 0,
+  supersedes       TEXT,                         -- id of the result that this image's next result replaces
+  CHECK ((state = 'processed') = (outcome IS NOT NULL)),
+  CHECK (state <> 'failed' OR reason IS NOT NULL)
+) STRICT;
+-- The queue: the next due image, and those that run alone.
+CREATE INDEX images_state_due ON images (state, due_ms);
+CREATE INDEX images_alone ON images (state, due_ms) WHERE alone = 1;
+-- Images that wait for their file or its root, which are counted separately.
+CREATE INDEX images_missing ON images (source, id) WHERE state = 'pending' AND missing_since_ms IS NOT NULL;
+-- The same picture sent again: by key, or by an unfinished path from MQTT.
+CREATE UNIQUE INDEX images_idempotency_key ON images (idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX images_unfinished_path ON images (path) WHERE source = 'mqtt' AND state IN ('pending', 'processing');
+-- Lists by outcome or state, newest first, whatever other filters apply.
+CREATE INDEX images_outcome ON images (outcome, id) WHERE outcome IN ('known', 'uncertain');
+CREATE INDEX images_failed ON images (id) WHERE state = 'failed';
+-- Retention: sums by source, and the oldest files of finished images.
+CREATE INDEX images_files ON images (source, id, bytes) WHERE file IS NOT NULL;
+CREATE INDEX images_ended_files ON images (source, id, bytes) WHERE file IS NOT NULL AND state IN ('processed', 'failed');
+
+-- The small picture of an image, for the page.
+CREATE TABLE thumbnails (
+  image_id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
+  jpeg     BLOB NOT NULL
+) STRICT;
+CREATE INDEX thumbnails_bytes ON thumbnails (image_id, length(jpeg));
+
+-- A face of an image. Candidates are in its row, so that a face touches one tree.
+CREATE TABLE faces (
+  image_id   INTEGER NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+  number     INTEGER NOT NULL,                   -- 1 is the best of the image
+  outcome    TEXT    NOT NULL CHECK (outcome IN ('known', 'uncertain', 'unknown')),
+  person_id  INTEGER REFERENCES person (id) ON DELETE SET NULL,
+  distance   REAL,                               -- to the nearest enrolled picture
+  margin     REAL,                               -- how much farther the next person is
+  candidates TEXT    NOT NULL,                   -- JSON [[person id, distance], …], nearest first
+  score      REAL    NOT NULL,                   -- of the detector, 0 to 1
+  quality    REAL    NOT NULL,                   -- 0 to 1
+  objection  TEXT,                               -- why it is not judged as it might be, a sentence
+  bounds     TEXT    NOT NULL,                   -- JSON [left, top, right, bottom], pixels
+  landmarks  TEXT    NOT NULL,                   -- JSON [[x, y] × 5], pixels: eyes, nose tip, mouth corners
+  space      TEXT    NOT NULL,                   -- embedding space of `embedding`
+  embedding  BLOB    NOT NULL,                   -- little-endian float32; empty: erased
+  crop       BLOB    NOT NULL,                   -- small aligned JPEG; empty: erased
+  PRIMARY KEY (image_id, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX faces_person ON faces (person_id, image_id) WHERE person_id IS NOT NULL;
+-- Faces that retention erases, whenever they became unknown. store/retention.rs repeats these exact
+-- words.
+CREATE INDEX faces_strangers ON faces (image_id) WHERE outcome = 'unknown' AND length(embedding) + length(crop) > 0;
+
+-- Images in each state, maintained by triggers, because counting a million rows takes too long.
+CREATE TABLE tally (
+  state  TEXT    PRIMARY KEY,
+  images INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO tally VALUES ('pending', 0), ('processing', 0), ('processed', 0), ('failed', 0);
+CREATE TRIGGER images_arrive AFTER INSERT ON images BEGIN
+  UPDATE tally SET images = images + 1 WHERE state = new.state;
+END;
+CREATE TRIGGER images_move AFTER UPDATE OF state ON images WHEN old.state <> new.state BEGIN
+  UPDATE tally SET images = images - 1 WHERE state = old.state;
+  UPDATE tally SET images = images + 1 WHERE state = new.state;
+END;
+CREATE TRIGGER images_leave AFTER DELETE ON images BEGIN
+  UPDATE tally SET images = images - 1 WHERE state = old.state;
+END;
+
+-- Files of the spool that no row names any more and that are still to be deleted; triggers list
+-- them. A file that neither a row nor this table names has lost its row: it is queued again.
+CREATE TABLE discarded_files (
+  file TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER images_forget_file AFTER UPDATE OF file ON images WHEN old.file IS NOT NULL AND new.file IS NOT old.file BEGIN
+  INSERT OR IGNORE INTO discarded_files VALUES (old.file);
+END;
+CREATE TRIGGER images_leave_file AFTER DELETE ON images WHEN old.file IS NOT NULL BEGIN
+  INSERT OR IGNORE INTO discarded_files VALUES (old.file);
+END;
+
+-- Images before which the board's clock was set back, by more than the possible disorder among
+-- concurrent images (store/find.rs). Between two of them time grows with ids.
+CREATE TABLE clock_set_back (id INTEGER PRIMARY KEY) STRICT;
+CREATE TRIGGER image_after_clock_set_back AFTER INSERT ON images
+  WHEN new.accepted_at_ms < (SELECT accepted_at_ms FROM images WHERE id < new.id ORDER BY id DESC LIMIT 1) - 10000 BEGIN
+  DELETE FROM clock_set_back WHERE id < (SELECT min(id) FROM images);
+  INSERT OR IGNORE INTO clock_set_back VALUES (new.id);
+END;
+
+-- Results
+
+-- The end of an image; what it says is in the rows of the image and its faces. An image that is done
+-- again has another result.
+CREATE TABLE results (
+  id         INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order in which images ended
+  image_id   INTEGER NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+  result_id  TEXT    NOT NULL,                   -- names the result wherever it goes; unique by how it is made
+  supersedes TEXT,                               -- id of the result that it replaces
+  refused    TEXT                                -- the broker's reason when it refused the message for good
+) STRICT;
+CREATE INDEX results_image ON results (image_id);
+
+-- A result whose message no broker has acknowledged, with the exact bytes, so that a repeated message
+-- is byte-identical. The row goes with the acknowledgement.
+CREATE TABLE outbox (
+  id      INTEGER PRIMARY KEY REFERENCES results (id) ON DELETE CASCADE,
+  tried   INTEGER NOT NULL DEFAULT 0,            -- 1: it may have left the board
+  people  TEXT,                                  -- JSON [person id, …]: the people that the message names
+  payload TEXT                                   -- NULL: a person in it was erased; made from the rows again when it is sent
+) STRICT;
+
+-- Strangers
+
+-- A group of unknown faces that look alike. It keeps its number, and no number is used twice.
+CREATE TABLE strangers (
+  id            INTEGER PRIMARY KEY AUTOINCREMENT,
+  space         TEXT    NOT NULL,
+  total         BLOB    NOT NULL,                -- sum of the embeddings that shape it, little-endian float32
+  weight        INTEGER NOT NULL,                -- how many those are; 0: a face has left it, sum up again
+  faces         INTEGER NOT NULL,                -- how many faces belong to it now
+  first_seen_ms INTEGER NOT NULL,
+  last_seen_ms  INTEGER NOT NULL,
+  last_image    INTEGER NOT NULL DEFAULT 0,      -- its newest image, which decides the order of the list
+  ignored       INTEGER NOT NULL DEFAULT 0,
+  person_id     INTEGER REFERENCES person (id) ON DELETE SET NULL  -- who it was named; its faces are being relabelled
+) STRICT;
+CREATE INDEX strangers_seen ON strangers (ignored, last_image);
+CREATE INDEX strangers_left ON strangers (id) WHERE weight = 0;
+CREATE INDEX strangers_named ON strangers (person_id) WHERE person_id IS NOT NULL;
+
+-- A face's place in a group.
+CREATE TABLE stranger_faces (
+  image_id    INTEGER NOT NULL,
+  number      INTEGER NOT NULL,
+  stranger_id INTEGER NOT NULL REFERENCES strangers (id) ON DELETE CASCADE,
+  PRIMARY KEY (image_id, number),
+  FOREIGN KEY (image_id, number) REFERENCES faces (image_id, number) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX stranger_faces_group ON stranger_faces (stranger_id, image_id, number);
+CREATE TRIGGER stranger_face_joined AFTER INSERT ON stranger_faces BEGIN
+  UPDATE strangers SET last_image = new.image_id WHERE id = new.stranger_id AND last_image < new.image_id;
+END;
+CREATE TRIGGER stranger_face_moved AFTER UPDATE OF stranger_id ON stranger_faces BEGIN
+  UPDATE strangers SET last_image = new.image_id WHERE id = new.stranger_id AND last_image < new.image_id;
+END;
+-- A face that is erased, deleted or named leaves its group, and the group's sum is computed again
+-- without it.
+CREATE TRIGGER stranger_face_left AFTER DELETE ON stranger_faces BEGIN
+  UPDATE strangers SET faces = faces - 1, total = x'', weight = 0 WHERE id = old.stranger_id;
+  DELETE FROM strangers WHERE id = old.stranger_id AND faces <= 0;
+END;
+CREATE TRIGGER face_is_no_stranger AFTER UPDATE OF outcome, embedding ON faces
+  WHEN new.outcome <> 'unknown' OR length(new.embedding) = 0 BEGIN
+  DELETE FROM stranger_faces WHERE image_id = new.image_id AND number = new.number;
+END;
+
+-- Folders and messages
+
+-- A watched folder.
+CREATE TABLE folders (
+  id      INTEGER PRIMARY KEY,
+  path    TEXT    NOT NULL UNIQUE,
+  mounted INTEGER NOT NULL                       -- 1: it has been a mount, so without one it is away, not empty
+) STRICT;
+
+-- A file taken from a watched folder, for as long as it is there.
+CREATE TABLE seen (
+  folder_id INTEGER NOT NULL REFERENCES folders (id),
+  key       BLOB    NOT NULL,                    -- first 16 bytes of the sha256 of the path below the folder
+  size      INTEGER NOT NULL,
+  mtime_ns  INTEGER NOT NULL,
+  image_id  INTEGER,                             -- the image whose end says where the file goes; NULL: it stays
+  PRIMARY KEY (folder_id, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX seen_to_tidy ON seen (image_id) WHERE image_id IS NOT NULL;
+
+-- A message that made no sense: acknowledged, counted, and kept for the operator.
+CREATE TABLE rejected_messages (
+  id             INTEGER PRIMARY KEY AUTOINCREMENT,
+  received_at_ms INTEGER NOT NULL,
+  topic          TEXT    NOT NULL,
+  reason         TEXT    NOT NULL,               -- a sentence
+  content_type   TEXT,
+  bytes          INTEGER NOT NULL DEFAULT 0,     -- its size
+  payload        BLOB    NOT NULL,               -- its first 1 KiB, for lists
+  file           TEXT                            -- the whole, below rejected/; NULL: only the beginning is kept
+) STRICT;
+
+-- The board
+
+-- One minute of the board, for the charts; kept for a week.
+CREATE TABLE history (
+  minute       INTEGER PRIMARY KEY,              -- wall clock, minutes since 1970
+  pending      INTEGER NOT NULL,                 -- at its end
+  accepted     INTEGER NOT NULL,                 -- in it
+  processed    INTEGER NOT NULL,
+  failed       INTEGER NOT NULL,
+  stages       TEXT    NOT NULL,                 -- JSON [decode, detect, align, embed, encode], mean milliseconds a picture
+  celsius      REAL                              -- hottest sensor of the board; NULL: it has none
+) STRICT;
+
+-- A change of the circuit breaker.
+CREATE TABLE breaker_history (
+  id     INTEGER PRIMARY KEY AUTOINCREMENT,
+  at_ms  INTEGER NOT NULL,
+  state  TEXT    NOT NULL,
+  reason TEXT                                    -- a sentence
+) STRICT;
+
+-- Facts about the database as a whole, by key: queue_clock_ms, verified_1, …
+CREATE TABLE facts (
+  key   TEXT PRIMARY KEY,
+  value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
