@@ -4,7 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::facts::store_fact;
 use super::{
-    CANDIDATES, Store, StoreError, Urgency, blob_to_vector, readable, text, vector_to_blob,
+    CANDIDATES, Store, StoreError, Urgency, blob_to_vector, readable, text, text_if_any,
+    vector_to_blob,
 };
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 use crate::names;
@@ -728,7 +729,9 @@ fn write_name(connection: &Connection, id: PersonId, name: &str) -> rusqlite::Re
 pub fn complete_names(connection: &Connection) -> rusqlite::Result<()> {
     let mut left: Vec<(PersonId, String, Option<String>)> = connection
         .prepare("SELECT id, name, folded FROM person ORDER BY id")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map([], |row| {
+            Ok((row.get(0)?, text(row, 1)?, text_if_any(row, 2)?))
+        })?
         .collect::<Result<_, _>>()?;
     left.retain(|(_, name, folded)| folded.as_ref() != Some(&names::fold(name)));
     // Names already in stored form come first and keep it.
@@ -754,7 +757,7 @@ pub fn complete_names(connection: &Connection) -> rusqlite::Result<()> {
         write_name(connection, id, &own)?;
         let pictures: Vec<(i64, String)> = connection
             .prepare_cached("SELECT id, image_name FROM person_images WHERE person_id = ?1")?
-            .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .query_map([id], |row| Ok((row.get(0)?, text(row, 1)?)))?
             .collect::<Result<_, _>>()?;
         for (picture, image_name) in pictures
             .iter()

@@ -140,13 +140,13 @@ fn a_forgotten_person_is_in_no_file_and_no_backup_brings_them() {
         ))[0],
     );
     let mut traces = traces(&board);
-    traces.push(("earlier name".into(), b"Once Called Otherwise".to_vec()));
     for (what, trace) in &traces {
         assert!(
             !holding(&board, trace).is_empty(),
             "{what} is nowhere, so that nothing can be shown by it"
         );
     }
+    traces.push(("earlier name".into(), b"Once Called Otherwise".to_vec()));
 
     let said = text(&board.kithd(["forget", "--yes", NAME]));
     assert!(said.contains("was erased"), "{said}");
