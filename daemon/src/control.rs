@@ -8,6 +8,7 @@ mod client;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -23,7 +24,7 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::http_server::{ACCEPT_AGAIN, HEAD};
+use crate::http_server::{ACCEPT_AGAIN, HEAD, WriteTimeout};
 use crate::problem::Problem;
 use crate::status::health::{Condition, Health};
 use crate::web::auth::Access;
@@ -109,6 +110,9 @@ pub async fn serve(
             continue;
         };
         let service = TowerToHyperService::new(routes.clone());
+        // Any request may be refused before it is read to its end, so each connection lingers.
+        let unread = Arc::new(AtomicBool::new(true));
+        let stream = WriteTimeout::new(stream, unread, Arc::default());
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)

@@ -33,7 +33,8 @@ use crate::problem::Problem;
 use crate::status::heartbeat::Pulse;
 pub use connection_limit::Client;
 use connection_limit::{ConnectionLimit, ConnectionPermit, Limits};
-use timeouts::{BodyTimeout, WriteTimeout};
+use timeouts::BodyTimeout;
+pub use timeouts::WriteTimeout;
 use tls::Encryption;
 
 /// Time for the complete head of a request; also the idle time between two requests.

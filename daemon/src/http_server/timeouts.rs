@@ -132,6 +132,7 @@ pub struct WriteTimeout<S> {
 }
 
 impl<S: AsyncWrite + Unpin> WriteTimeout<S> {
+    /// Wraps a connection, with the numbers that its requests keep.
     pub fn new(stream: S, unread: Arc<AtomicBool>, answers: Arc<AtomicU64>) -> Self {
         Self {
             stream,
