@@ -153,7 +153,7 @@ fn changing(api: Api) -> OpenApiRouter {
 
 /// Builds the page's forms, which need no JavaScript.
 pub fn forms(api: Api) -> Router {
-    let forms = Router::new()
+    Router::new()
         .route("/images/{id}/retry", post(images::try_again_form))
         .route("/images/{id}/forget", post(images::forget_form))
         .route("/rejected/{id}/retry", post(rejected::try_again_form))
@@ -180,8 +180,8 @@ pub fn forms(api: Api) -> Router {
             "/images/{id}/faces/{number}/not-this-person",
             post(strangers::not_this_person_form),
         )
-        .with_state(api);
-    surviving(forms)
+        .with_state(api)
+        .layer(axum::middleware::from_fn(survive_hang_up))
 }
 
 /// Carries a change to its end even if the client hangs up, so that the gallery in memory is never
@@ -199,11 +199,6 @@ async fn survive_hang_up(request: Request, next: Next) -> Response {
         )
         .into_response()
     })
-}
-
-/// Applies [`survive_hang_up`] to routes.
-pub fn surviving(routes: Router) -> Router {
-    routes.layer(axum::middleware::from_fn(survive_hang_up))
 }
 
 impl From<TooManyWait> for Problem {

@@ -2,7 +2,6 @@
 //! commands, and one drains topics shared with other boards. An error on one does not delay the
 //! others.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,10 +11,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Services;
 use crate::commands::Commands;
 use crate::config::{Config, Shared};
-use crate::people::People;
-use crate::pipeline::Reader;
 use crate::sinks::former_names::{self, FormerNames};
 use crate::sinks::health::HealthReport;
 use crate::sinks::homeassistant::{HomeAssistant, birth_topic};
@@ -30,30 +28,30 @@ use crate::topics::Topics;
 const DROPS_COUNT: Duration = Duration::from_secs(3600);
 const LOOK_AT_DROPS: Duration = Duration::from_secs(5);
 
-/// Everything that the connections need of the daemon.
-pub struct Parts {
-    /// Intake for messages.
-    pub door: Door,
-    /// State of the board.
-    pub report: HealthReport,
-    /// Reads files that commands name.
-    pub reader: Arc<Reader>,
-    /// Adds and erases people.
-    pub people: People,
-}
-
-/// Starts the connections and their users; returns the names of the parts that report them.
+/// Starts the connections and their users, unless MQTT is switched off; returns the names of the
+/// parts that report them.
 pub async fn start(
-    config: &Config,
-    topics: &Topics,
+    services: &Services,
     tasks: &mut Supervisor,
-    parts: Parts,
 ) -> anyhow::Result<Vec<&'static str>> {
+    let Services {
+        config,
+        health,
+        store,
+        topics,
+        ..
+    } = services;
+    if !config.mqtt.enabled {
+        health.set("mqtt", Condition::Off, "switched off in the configuration");
+        return Ok(Vec::new());
+    }
+    let (paths, address) = (topics.paths(), &config.mqtt.broker);
+    tracing::info!("publish picture paths to {paths} on {address}");
+    let board = former_names::board_number(store).await?;
     let broker = Broker::new(config)?;
-    let health = &parts.report.health;
     let door = |subscriptions| Door {
         subscriptions,
-        ..parts.door.clone()
+        ..services.door.clone()
     };
     let settings = Settings {
         session_expiry: config.mqtt.session_expiry,
@@ -70,20 +68,15 @@ pub async fn start(
     let mut names = vec!["mqtt", "mqtt out"];
 
     let former = FormerNames {
-        store: parts.door.rejected.store.clone(),
+        store: store.clone(),
         health: health.clone(),
-        door: parts.door.clone(),
+        door: services.door.clone(),
         settings: Settings {
             session_expiry: config.mqtt.session_expiry,
             ..broker.settings("")
         },
-        board: parts.report.board.clone(),
-        names: former_names::remember(
-            &parts.door.rejected.store,
-            &config.mqtt.prefix,
-            &config.device,
-        )
-        .await?,
+        board: board.clone(),
+        names: former_names::remember(store, &config.mqtt.prefix, &config.device).await?,
     };
     let stop = tasks.stop();
     tasks.keep_working("former names", move || former.clone().run(stop.clone()));
@@ -104,7 +97,7 @@ pub async fn start(
         names.push("mqtt shared");
     }
 
-    carry_out(config, topics, tasks, parts, broker.settings("-out"));
+    carry_out(services, board, tasks, broker.settings("-out"));
     Ok(names)
 }
 
@@ -259,20 +252,26 @@ async fn no_longer_wanted(
 
 /// Connects for results, events, state and Home Assistant, and for commands, so that a full queue
 /// does not delay them.
-fn carry_out(
-    config: &Config,
-    topics: &Topics,
-    tasks: &mut Supervisor,
-    parts: Parts,
-    settings: Settings,
-) {
-    let Parts {
+fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, settings: Settings) {
+    let Services {
+        config,
+        health,
+        store,
+        topics,
         door,
-        report,
-        reader,
+        engines,
         people,
-    } = parts;
-    let HealthReport { store, health, .. } = report.clone();
+        reader,
+        disk,
+        ..
+    } = services.clone();
+    let report = HealthReport {
+        store: store.clone(),
+        health: health.clone(),
+        engines,
+        disk,
+        board,
+    };
     let state = |text: &str| Message {
         topic: topics.status(),
         payload: text.into(),
@@ -293,7 +292,7 @@ fn carry_out(
             .iter()
             .map(|subscription| subscription.filter.clone()),
     );
-    let mut subscriptions = Commands::subscriptions(topics, &config.mqtt.commands);
+    let mut subscriptions = Commands::subscriptions(&topics, &config.mqtt.commands);
     subscriptions.extend(born.iter().map(|(topic, _)| topic.clone()));
     let settings = Settings {
         session_expiry: Duration::ZERO,

@@ -1,0 +1,195 @@
+//! The parts that others are built from, and how each is opened.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::mqtt;
+use crate::config::Config;
+use crate::engines::supervisor::EngineSupervisor;
+use crate::engines::{self, Engines, Persistence};
+use crate::people::People;
+use crate::pipeline::Reader;
+use crate::queue::{Queue, Rules};
+use crate::recovery;
+use crate::sources::Intake;
+use crate::sources::camera::Camera;
+use crate::sources::folder::Folder;
+use crate::sources::mqtt::Door;
+use crate::sources::rejected::Rejected;
+use crate::status::disk::Disk;
+use crate::status::health::{Condition, Health};
+use crate::status::thermal::Board;
+use crate::store::Store;
+use crate::supervise::Supervisor;
+use crate::topics::Topics;
+
+/// Everything that the parts of the daemon share; clones share it too.
+#[derive(Clone)]
+pub struct Services {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// State of each part.
+    pub health: Health,
+    /// Images, people and results.
+    pub store: Store,
+    /// The queue of images.
+    pub queue: Queue,
+    /// The only door to the queue.
+    pub intake: Intake,
+    /// Names of all topics.
+    pub topics: Topics,
+    /// Intake for messages, with those that were rejected.
+    pub door: Door,
+    /// Engines behind the breaker.
+    pub engines: Engines,
+    /// People and the gallery.
+    pub people: People,
+    /// Reads files below the configured roots.
+    pub reader: Arc<Reader>,
+    /// Room on the disk.
+    pub disk: Disk,
+    /// Temperature and throttling.
+    pub board: Board,
+}
+
+impl Services {
+    /// Opens the database, recovers the images of the last run, and makes the parts. Nothing runs
+    /// yet, not even the engines, whose supervisor is returned.
+    pub async fn open(config: Config, health: Health) -> anyhow::Result<(Self, EngineSupervisor)> {
+        let state_dir = config.state_dir.clone();
+        let (store, damaged) = recovery::open(&state_dir).await?;
+        match &damaged {
+            Some(banner) => {
+                tracing::error!("{banner}");
+                health.set("database", Condition::Degraded, banner.as_str())
+            }
+            None => health.set("database", Condition::Ok, "open"),
+        };
+        let rules = Rules {
+            retry: config.retry.clone(),
+            max_pending: config.intake.max_pending,
+            max_missing: config.intake.max_missing,
+            max_camera_bytes: config.retention.camera.bytes,
+            device: config.device.clone(),
+            publish: config.mqtt.enabled,
+        };
+        let queue = Queue::open(store.clone(), rules).await?;
+        match queue.recover_spool(&state_dir).await? {
+            0 => health.set(
+                "spool",
+                Condition::Ok,
+                "every spooled picture has its row in the database",
+            ),
+            lost => {
+                let text = format!(
+                    "The database has lost the rows of {lost} accepted pictures; they are queued again, under the names of their \
+                 files"
+                );
+                tracing::error!("{text}");
+                health.set("spool", Condition::Degraded, text)
+            }
+        };
+        let limits = config.intake.clone();
+        let intake = Intake::new(queue.clone(), limits, &state_dir, health.clone())?;
+        let topics = Topics::new(&config.mqtt.prefix, &config.device);
+        let door = Door {
+            intake: intake.clone(),
+            rejected: Rejected::open(store.clone(), &state_dir, config.mqtt.rejected).await,
+            subscriptions: mqtt::subscriptions(&config, &topics),
+        };
+        health.set("engine", Condition::Starting, "loading the model pack");
+        let persistence = Persistence {
+            store: store.clone(),
+            queue: queue.clone(),
+        };
+        let settings = engines::Settings::of(&config, &state_dir);
+        let (engines, supervisor) = Engines::new(settings, health.clone(), Some(persistence));
+        let people = People::new(store.clone(), engines.clone(), &state_dir, &config.device);
+        let reader = Reader::new(
+            &config.intake.roots,
+            &state_dir,
+            config.intake.max_bytes,
+            config.recognition.read_deadline,
+        );
+        let disk = Disk {
+            folder: state_dir,
+            reserve_bytes: config.intake.disk_reserve_bytes,
+            store: store.clone(),
+        };
+        let services = Self {
+            config: Arc::new(config),
+            health,
+            store,
+            queue,
+            intake,
+            topics,
+            door,
+            engines,
+            people,
+            reader: Arc::new(reader),
+            disk,
+            board: Board::here(),
+        };
+        Ok((services, supervisor))
+    }
+
+    /// Runs a part until stopped; it begins anew when it panics.
+    pub fn keep<F>(
+        &self,
+        tasks: &mut Supervisor,
+        name: &'static str,
+        part: impl Fn(Self, CancellationToken) -> F + Send + 'static,
+    ) where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let (services, stop) = (self.clone(), tasks.stop());
+        tasks.keep_working(name, move || part(services.clone(), stop.clone()));
+    }
+
+    /// Starts a task for each watched folder; returns the names of their parts.
+    pub fn watch_folders(&self, tasks: &mut Supervisor) -> Vec<&'static str> {
+        let mut parts = Vec::new();
+        for settings in self.config.folders.clone() {
+            // Leaked on purpose: once per folder and start.
+            let part: &'static str = format!("folder {}", settings.path.display()).leak();
+            self.keep(tasks, part, move |services, stop| {
+                let folder = Folder {
+                    settings: settings.clone(),
+                    part,
+                    intake: services.intake,
+                    store: services.store,
+                    health: services.health,
+                    logged: Mutex::default(),
+                };
+                folder.run(stop)
+            });
+            parts.push(part);
+        }
+        parts
+    }
+
+    /// Starts a task for each camera; returns the names of their parts.
+    pub fn watch_cameras(&self, tasks: &mut Supervisor) -> Vec<&'static str> {
+        let mut parts = Vec::new();
+        for settings in self.config.cameras.clone() {
+            // Leaked on purpose: once per camera and start.
+            let part: &'static str = format!("camera {}", settings.name).leak();
+            self.keep(tasks, part, move |services, stop| {
+                let camera = Camera {
+                    settings: settings.clone(),
+                    part,
+                    configuration: services.config.arguments.clone(),
+                    intake: services.intake,
+                    engines: services.engines,
+                    health: services.health,
+                    state: Mutex::default(),
+                };
+                camera.run(stop)
+            });
+            parts.push(part);
+        }
+        parts
+    }
+}
