@@ -353,7 +353,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ],
         health,
         awaited,
-        unfinished: Box::new(move || queue.load().0),
+        queue,
         drain: config.drain,
     };
     tasks.work("systemd", notifier.run(tasks.stop()));
