@@ -171,21 +171,32 @@ CREATE INDEX faces_person ON faces (person_id, image_id) WHERE person_id IS NOT 
 -- words.
 CREATE INDEX faces_strangers ON faces (image_id) WHERE outcome = 'unknown' AND length(embedding) + length(crop) > 0;
 
--- Images in each state, maintained by triggers, because counting a million rows takes too long.
-CREATE TABLE tally (
-  state  TEXT    PRIMARY KEY,
-  images INTEGER NOT NULL
+-- Images in each state, maintained by triggers: counting a million rows takes too long, and the limits
+-- of unfinished images are checked against these counts in the transaction that accepts more.
+CREATE TABLE state_counts (
+  state        TEXT    PRIMARY KEY,
+  images       INTEGER NOT NULL,
+  camera_bytes INTEGER NOT NULL                  -- of the spooled camera frames among them
 ) STRICT, WITHOUT ROWID;
-INSERT INTO tally VALUES ('pending', 0), ('processing', 0), ('processed', 0), ('failed', 0);
+INSERT INTO state_counts VALUES ('pending', 0, 0), ('processing', 0, 0), ('processed', 0, 0), ('failed', 0, 0);
 CREATE TRIGGER images_arrive AFTER INSERT ON images BEGIN
-  UPDATE tally SET images = images + 1 WHERE state = new.state;
+  UPDATE state_counts SET images = images + 1,
+         camera_bytes = camera_bytes + iif(new.source = 'camera' AND new.file IS NOT NULL, new.bytes, 0)
+   WHERE state = new.state;
 END;
-CREATE TRIGGER images_move AFTER UPDATE OF state ON images WHEN old.state <> new.state BEGIN
-  UPDATE tally SET images = images - 1 WHERE state = old.state;
-  UPDATE tally SET images = images + 1 WHERE state = new.state;
+CREATE TRIGGER images_move AFTER UPDATE OF state, file ON images
+  WHEN old.state <> new.state OR (old.source = 'camera' AND old.file IS NOT new.file) BEGIN
+  UPDATE state_counts SET images = images - 1,
+         camera_bytes = camera_bytes - iif(old.source = 'camera' AND old.file IS NOT NULL, old.bytes, 0)
+   WHERE state = old.state;
+  UPDATE state_counts SET images = images + 1,
+         camera_bytes = camera_bytes + iif(new.source = 'camera' AND new.file IS NOT NULL, new.bytes, 0)
+   WHERE state = new.state;
 END;
 CREATE TRIGGER images_leave AFTER DELETE ON images BEGIN
-  UPDATE tally SET images = images - 1 WHERE state = old.state;
+  UPDATE state_counts SET images = images - 1,
+         camera_bytes = camera_bytes - iif(old.source = 'camera' AND old.file IS NOT NULL, old.bytes, 0)
+   WHERE state = old.state;
 END;
 
 -- Files of the spool that no row names any more and that are still to be deleted; triggers list

@@ -110,7 +110,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     awaited.extend(mqtt::start(&services, &mut tasks).await?);
 
     // systemd learns that the start is complete, and from then on that the loops run.
-    let load = queue.clone();
     let notifier = Notifier {
         store: store.clone(),
         loops: vec![
@@ -120,7 +119,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ],
         health: health.clone(),
         awaited,
-        unfinished: Box::new(move || load.load().0),
+        queue: queue.clone(),
         drain: config.drain,
     };
     tasks.work("systemd", notifier.run(tasks.stop()));

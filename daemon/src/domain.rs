@@ -267,8 +267,8 @@ pub struct Claimed {
     pub path: String,
     /// Path of the spooled bytes, relative to the state folder.
     pub file: Option<String>,
-    /// Their size.
-    pub bytes: u64,
+    /// Their SHA-256, if it is known.
+    pub picture_key: Option<String>,
     /// Number of attempts, including this one.
     pub attempts: u32,
     /// Queue clock when the file was first missing, in milliseconds.

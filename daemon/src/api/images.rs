@@ -233,10 +233,7 @@ async fn remove(api: &Api, id: ImageId) -> Result<(), Problem> {
 async fn erase(api: &Api, id: ImageId) -> anyhow::Result<ImageChange> {
     let people = &api.people;
     let told = api.queue.remove(id).await?;
-    let ImageChange::Done {
-        counter_examples, ..
-    } = told
-    else {
+    let ImageChange::Done { counter_examples } = told else {
         return Ok(told);
     };
     if let Some(error) = people.store.delete_discarded().await? {

@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{
-    Claimed, EngineError, EngineErrorKind, Identified, IdentifiedFace, ImageId, NamedCandidate,
-    Outcome, Standing, Timings, sha256,
+    Claimed, EngineError, EngineErrorKind, Identified, IdentifiedFace, NamedCandidate, Outcome,
+    Standing, Timings, sha256,
 };
 use crate::engine_process::StageTimes;
 use crate::engines::client::{EngineReply, Picture};
@@ -192,7 +192,7 @@ async fn identify_read(
                 .and_then(|(queued, now)| queued.objection(&now));
             let path = image.file.is_none().then_some(path);
             let identified = identifier
-                .identify(&Admission::queue(), Some(image.id), bytes, path)
+                .identify(&Admission::queue(), Some(image), bytes, path)
                 .await;
             identified.map(|identified| with_remark(identified, replaced))
         }
@@ -236,20 +236,25 @@ impl Identifier {
         }
     }
 
-    /// Turns the bytes of a picture into a result.
+    /// Turns the bytes of a picture into a result. Their key is computed unless it came with the
+    /// image.
     pub async fn identify(
         &self,
         admission: &Admission,
-        image: Option<ImageId>,
+        image: Option<&Claimed>,
         bytes: Vec<u8>,
         path: Option<PathBuf>,
     ) -> Result<Identified, Failure> {
-        let picture_key = sha256(&bytes);
+        let known = image.and_then(|image| image.picture_key.clone());
+        let picture_key = known.unwrap_or_else(|| sha256(&bytes));
         let picture = Picture {
             bytes: bytes.into(),
             path,
         };
-        let recognised = self.engines.recognise(admission, image, &picture).await?;
+        let recognised = self
+            .engines
+            .recognise(admission, image.map(|image| image.id), &picture)
+            .await?;
         let mut remark = None;
         let (size, faces, thumbnail, timings) = match recognised.answer {
             EngineReply::Faces(reply) => {

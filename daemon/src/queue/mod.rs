@@ -8,10 +8,10 @@ mod failure;
 mod missing;
 mod recover;
 mod retention;
-mod tally;
+mod throughput;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -21,14 +21,14 @@ use crate::config;
 use crate::domain::{
     Accepted, Claimed, EngineRole, Identified, ImageId, NewImage, Source, wall_clock_ms,
 };
-use crate::store::{End, ImageChange, Place, PutBack, Store, StoreError};
+use crate::store::{End, ImageChange, Limits, NotAccepted, Place, PutBack, Store, StoreError};
 use clock::QueueClock;
 use missing::longest_wait_ms;
 
 pub use clock::synchronised;
 pub use failure::{Again, Failure};
 pub use retention::sweep;
-pub use tally::Tally;
+pub use throughput::ThroughputCounters;
 
 /// Failure of a queue operation.
 #[derive(Debug, thiserror::Error)]
@@ -114,11 +114,9 @@ pub struct Queue {
     store: Store,
     clock: QueueClock,
     rules: Arc<Rules>,
-    unfinished: Arc<AtomicU64>,
-    /// Images among them that wait for their file, by source.
+    /// Images that wait for their file, by source.
     missing: Arc<[AtomicU64; Source::ALL.len()]>,
-    camera_bytes: Arc<AtomicU64>,
-    tally: Arc<Mutex<Tally>>,
+    throughput: Arc<Mutex<ThroughputCounters>>,
 }
 
 /// Interval between attempts while claims are blocked.
@@ -137,88 +135,58 @@ impl Queue {
     /// Opens the queue; call `recover` before the first claim.
     pub async fn open(store: Store, rules: Rules) -> Result<Self, QueueError> {
         let clock = QueueClock::resume(store.queue_clock().await?);
-        let (unfinished, camera_bytes) = (Arc::default(), Arc::default());
-        let tally = Arc::default();
-        let (rules, missing) = (Arc::new(rules), Arc::default());
-        let queue = Self {
+        Ok(Self {
             store,
             clock,
-            rules,
-            unfinished,
-            missing,
-            camera_bytes,
-            tally,
-        };
-        let counts = queue.store.counts().await?;
-        queue
-            .unfinished
-            .store(counts.pending + counts.processing, Ordering::Relaxed);
-        queue
-            .camera_bytes
-            .store(queue.store.waiting_camera_bytes().await?, Ordering::Relaxed);
-        Ok(queue)
+            rules: Arc::new(rules),
+            missing: Arc::default(),
+            throughput: Arc::default(),
+        })
     }
 
     /// Checks whether another camera frame of this size may wait, before it is written.
-    pub fn check_camera_capacity(&self, bytes: u64) -> Result<(), QueueError> {
-        match self.rules.max_camera_bytes {
-            Some(limit) if self.camera_bytes.load(Ordering::Relaxed) + bytes > limit => {
-                Err(QueueError::CameraFull { limit })
-            }
-            _ => Ok(()),
+    pub async fn check_camera_capacity(&self, bytes: u64) -> Result<(), QueueError> {
+        let Some(limit) = self.rules.max_camera_bytes else {
+            return Ok(());
+        };
+        if self.store.unfinished().await?.camera_bytes + bytes > limit {
+            return Err(QueueError::CameraFull { limit });
         }
+        Ok(())
     }
 
     /// Accepts images, all or none; they are on disk when this returns.
     pub async fn submit(&self, images: Vec<NewImage>) -> Result<Vec<Accepted>, QueueError> {
-        let count = images.len() as u64;
-        if count > self.rules.max_pending {
-            return Err(QueueError::TooMany {
-                count,
-                limit: self.rules.max_pending,
-            });
+        let (count, limit) = (images.len() as u64, self.rules.max_pending);
+        if count > limit {
+            return Err(QueueError::TooMany { count, limit });
         }
-        // Counted before the commit, so that no image ends before it is counted.
-        let unfinished = self
-            .unfinished
-            .fetch_add(count, Ordering::Relaxed)
-            .saturating_sub(self.missing_total());
-        if unfinished + count > self.rules.max_pending {
-            self.unfinished.fetch_sub(count, Ordering::Relaxed);
-            return Err(QueueError::Full {
-                count,
-                unfinished,
-                limit: self.rules.max_pending,
-            });
-        }
-        let camera = |image: &&NewImage| image.source == Source::Camera;
-        let camera_bytes: u64 = images.iter().filter(camera).map(|image| image.bytes).sum();
-        self.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);
-        let queue = self.clone();
-        // Runs in its own task: a sender that hangs up must not interrupt the counting.
-        let accepting = tokio::spawn(async move {
-            let (now_ms, wall_ms) = (queue.clock.now_ms(), wall_clock_ms());
-            let accepted = queue
-                .store
-                .accept(images, now_ms, wall_ms, clock::synchronised())
-                .await;
-            let new = match &accepted {
-                Ok(Ok(accepted)) => accepted.iter().filter(|image| image.new).count() as u64,
-                _ => 0,
-            };
-            queue.unfinished.fetch_sub(count - new, Ordering::Relaxed);
-            queue.count(|tally| tally.accepted += new);
-            if new == 0 {
-                // A camera submits one frame at a time.
-                queue
-                    .camera_bytes
-                    .fetch_sub(camera_bytes, Ordering::Relaxed);
+        // Images that wait for their file have a limit of their own.
+        let missing = self.missing_total();
+        let limits = Limits {
+            images: limit + missing,
+            camera_bytes: self.rules.max_camera_bytes,
+        };
+        let (now_ms, wall_ms) = (self.clock.now_ms(), wall_clock_ms());
+        let accepted = self
+            .store
+            .accept(images, limits, now_ms, wall_ms, clock::synchronised())
+            .await?;
+        match accepted {
+            Ok(accepted) => {
+                let new = accepted.iter().filter(|image| image.new).count() as u64;
+                self.count(|throughput| throughput.accepted += new);
+                Ok(accepted)
             }
-            accepted
-        });
-        match accepting.await.map_err(|_| StoreError::Closed)?? {
-            Ok(accepted) => Ok(accepted),
-            Err(key) => Err(QueueError::KeyReused { key }),
+            Err(NotAccepted::KeyReused(key)) => Err(QueueError::KeyReused { key }),
+            Err(NotAccepted::Full(unfinished)) => Err(QueueError::Full {
+                count,
+                unfinished: unfinished.saturating_sub(missing),
+                limit,
+            }),
+            Err(NotAccepted::CameraFull) => Err(QueueError::CameraFull {
+                limit: self.rules.max_camera_bytes.unwrap_or_default(),
+            }),
         }
     }
 
@@ -237,24 +205,23 @@ impl Queue {
 
     /// Returns the number of unfinished images, except those that wait for their file, and its
     /// limit.
-    pub fn load(&self) -> (u64, u64) {
-        (
-            self.unfinished
-                .load(Ordering::Relaxed)
-                .saturating_sub(self.missing_total()),
+    pub async fn load(&self) -> Result<(u64, u64), QueueError> {
+        let unfinished = self.store.unfinished().await?.images;
+        Ok((
+            unfinished.saturating_sub(self.missing_total()),
             self.rules.max_pending,
-        )
+        ))
     }
 
-    /// Returns the counts since the last call and resets them.
-    pub fn take_tally(&self) -> Tally {
-        let mut taken = Tally::default();
-        self.count(|tally| std::mem::swap(tally, &mut taken));
+    /// Returns the throughput since the last call and resets its counters.
+    pub fn take_throughput(&self) -> ThroughputCounters {
+        let mut taken = ThroughputCounters::default();
+        self.count(|throughput| std::mem::swap(throughput, &mut taken));
         taken
     }
 
-    fn count(&self, change: impl FnOnce(&mut Tally)) {
-        change(&mut self.tally.lock());
+    fn count(&self, change: impl FnOnce(&mut ThroughputCounters)) {
+        change(&mut self.throughput.lock());
     }
 
     /// Notifies whenever an operation is done, so that the caller can look for work again.
@@ -271,22 +238,10 @@ impl Queue {
                 next_due: Some(HELD),
             });
         }
-        let now_ms = self.clock.now_ms();
-        let due = self.store.next_due(now_ms).await?;
-        if due.alone_running || (due.alone && !idle) {
-            // Images in flight end first; their end wakes the dispatcher.
-            return Ok(Claim {
-                images: Vec::new(),
-                next_due: None,
-            });
-        }
-        let images = match due.next_ms {
-            Some(next_ms) if next_ms <= now_ms => self.store.claim(most, due.alone, now_ms).await?,
-            _ => Vec::new(),
-        };
+        let (images, next_ms) = self.store.claim(most, idle, self.clock.now_ms()).await?;
         Ok(Claim {
             images,
-            next_due: due.next_ms.map(|next_ms| self.clock.until(next_ms)),
+            next_due: next_ms.map(|next_ms| self.clock.until(next_ms)),
         })
     }
 
@@ -302,9 +257,8 @@ impl Queue {
         let done = self
             .until_stored(|| self.store.finish(Arc::clone(&end), Arc::clone(&identified)))
             .await?;
-        self.ended(&claimed, done);
         if done {
-            self.count(|tally| tally.processed(identified.timings.as_ref()));
+            self.count(|throughput| throughput.processed(identified.timings.as_ref()));
         }
         Ok(done)
     }
@@ -424,51 +378,19 @@ impl Queue {
         reason: &str,
     ) -> Result<usize, QueueError> {
         let now_ms = self.clock.now_ms();
-        let (count, camera_bytes) = self
-            .until_stored(|| self.store.redo_unverified(role, reason.to_string(), now_ms))
-            .await?;
-        self.unfinished.fetch_add(count as u64, Ordering::Relaxed);
-        self.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);
-        Ok(count)
+        self.until_stored(|| self.store.redo_unverified(role, reason.to_string(), now_ms))
+            .await
     }
 
     /// Retries a failed image for the operator. `ImageChange::Done`: it waits.
     pub async fn try_again(&self, id: ImageId) -> Result<ImageChange, QueueError> {
-        // Runs in its own task: an operator who hangs up must not interrupt the counting.
-        let queue = self.clone();
-        let telling = tokio::spawn(async move {
-            let told = queue.store.try_again(id, queue.clock.now_ms()).await?;
-            if let ImageChange::Done { camera_bytes, .. } = told {
-                queue.unfinished.fetch_add(1, Ordering::Relaxed);
-                queue
-                    .camera_bytes
-                    .fetch_add(camera_bytes, Ordering::Relaxed);
-            }
-            Ok(told)
-        });
-        telling.await.map_err(|_| StoreError::Closed)?
+        Ok(self.store.try_again(id, self.clock.now_ms()).await?)
     }
 
     /// Removes an image and its data for the operator. `ImageChange::Done`: it is gone, except for
     /// its file, which [`Store::delete_discarded`] deletes.
     pub async fn remove(&self, id: ImageId) -> Result<ImageChange, QueueError> {
-        let queue = self.clone();
-        let telling = tokio::spawn(async move {
-            let told = queue.store.remove_image(id).await?;
-            if let ImageChange::Done {
-                camera_bytes,
-                waiting: true,
-                ..
-            } = told
-            {
-                queue.unfinished.fetch_sub(1, Ordering::Relaxed);
-                queue
-                    .camera_bytes
-                    .fetch_sub(camera_bytes, Ordering::Relaxed);
-            }
-            Ok(told)
-        });
-        telling.await.map_err(|_| StoreError::Closed)?
+        Ok(self.store.remove_image(id).await?)
     }
 
     async fn give_up(
@@ -486,22 +408,10 @@ impl Queue {
         let done = self
             .until_stored(|| self.store.fail(Arc::clone(&end), reason.clone()))
             .await?;
-        self.ended(&claimed, done);
         if done {
-            self.count(|tally| tally.failed += 1);
+            self.count(|throughput| throughput.failed += 1);
         }
         Ok(())
-    }
-
-    fn ended(&self, claimed: &Claimed, done: bool) {
-        if done {
-            // Counted up at submit and at open, so these counters cannot drop below zero.
-            self.unfinished.fetch_sub(1, Ordering::Relaxed);
-            if claimed.source == Source::Camera && claimed.file.is_some() {
-                self.camera_bytes
-                    .fetch_sub(claimed.bytes, Ordering::Relaxed);
-            }
-        }
     }
 
     fn end(&self, claimed: &Claimed) -> End {

@@ -1,10 +1,9 @@
 //! Recovery after the last run: images that were in flight when the daemon died, and the spool.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use super::{Queue, QueueError, clock};
-use crate::domain::{Source, wall_clock_ms};
+use crate::domain::wall_clock_ms;
 use crate::spool;
 use crate::store::StoreError;
 
@@ -45,7 +44,6 @@ impl Queue {
                 path: state_dir.join(spool::SPOOL),
                 source,
             })?;
-        let (mut camera_bytes, count) = (0, lost.len());
         for batch in lost.chunks(BATCH) {
             self.store
                 .queue_again(
@@ -55,14 +53,7 @@ impl Queue {
                     clock::synchronised(),
                 )
                 .await?;
-            camera_bytes += batch
-                .iter()
-                .filter(|lost| lost.source == Source::Camera)
-                .map(|lost| lost.bytes)
-                .sum::<u64>();
         }
-        self.unfinished.fetch_add(count as u64, Ordering::Relaxed);
-        self.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);
-        Ok(count)
+        Ok(lost.len())
     }
 }

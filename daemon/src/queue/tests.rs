@@ -159,7 +159,10 @@ async fn images_waiting_for_a_file_are_counted_apart_and_have_a_share() {
     });
     queue.looked(found.collect()).await.unwrap();
     // Three images are a source's share in these tests.
-    assert_eq!((queue.missing_total(), queue.load().0), (3, 3));
+    assert_eq!(
+        (queue.missing_total(), queue.load().await.unwrap().0),
+        (3, 3)
+    );
     let claimed = queue.claim(10, true).await.unwrap().images;
     assert_eq!(
         claimed.iter().map(|image| image.id).collect::<Vec<_>>(),
@@ -210,12 +213,14 @@ async fn an_image_ends_once_even_if_two_hands_hold_it() {
     let stale = Claimed {
         path: claimed.path.clone(),
         file: None,
+        picture_key: None,
         supersedes: None,
         ..claimed
     };
     let held = Claimed {
         path: stale.path.clone(),
         file: None,
+        picture_key: None,
         supersedes: None,
         ..stale
     };
@@ -417,7 +422,8 @@ async fn results_of_a_lying_engine_are_redone_and_name_the_old_one() {
         .unwrap();
     let outside = Failure::OutsideRoots("/missing".into());
     queue.fail(claimed.next().unwrap(), &outside).await.unwrap();
-    let (unfinished, _) = queue.load();
+    store.settle().await.unwrap();
+    let (unfinished, _) = queue.load().await.unwrap();
     assert_eq!(
         queue
             .redo_unverified(EngineRole::Primary, "the engine lied")
@@ -425,7 +431,7 @@ async fn results_of_a_lying_engine_are_redone_and_name_the_old_one() {
             .unwrap(),
         3
     );
-    assert_eq!(queue.load().0, unfinished + 3);
+    assert_eq!(queue.load().await.unwrap().0, unfinished + 3);
     let again = queue.claim(10, true).await.unwrap().images;
     let superseded: serde_json::Value = serde_json::from_str(&sent[1].payload).unwrap();
     let found: Vec<_> = again

@@ -205,7 +205,7 @@ impl Camera {
                 Err(_) => return End::Stalled,
             };
             match message {
-                (Message::Alive { broken }, _) => self.alive(broken),
+                (Message::Alive { broken }, _) => self.alive(broken).await,
                 (Message::Frame { sharpness, last }, jpeg) => {
                     burst.push(Frame {
                         sharpness,
@@ -233,7 +233,7 @@ impl Camera {
             .map(|frame| frame.jpeg.len())
             .max()
             .unwrap_or_default();
-        if let Err(error) = self.intake.check_camera_capacity(size) {
+        if let Err(error) = self.intake.check_camera_capacity(size).await {
             return self.pause(&error, size);
         }
         let Some(best) = self.best(&burst).await else {
@@ -308,7 +308,7 @@ impl Camera {
         self.state.lock()
     }
 
-    fn alive(&self, broken: u64) {
+    async fn alive(&self, broken: u64) {
         let recovered = {
             let mut state = self.state();
             state.alive = true;
@@ -320,7 +320,9 @@ impl Camera {
         }
         // Checked at once, since the next picture may be hours away.
         let paused = self.state().paused.as_ref().map(|(_, size)| *size);
-        if paused.is_some_and(|size| self.intake.check_camera_capacity(size).is_ok()) {
+        if let Some(size) = paused
+            && self.intake.check_camera_capacity(size).await.is_ok()
+        {
             self.go_on();
         }
         self.show();

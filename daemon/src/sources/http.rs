@@ -177,7 +177,7 @@ async fn picture(
     }
     let (intake, key) = (uploads.intake(), idempotency_key(&headers)?);
     // Checked before the whole body is read.
-    intake.check_capacity()?;
+    intake.check_capacity().await?;
     let Brought {
         pictures,
         fields,

@@ -96,9 +96,9 @@ impl Intake {
     }
 
     /// Checks whether anything is accepted now.
-    pub fn check_capacity(&self) -> Result<(), IntakeError> {
+    pub async fn check_capacity(&self) -> Result<(), IntakeError> {
         self.check_disk()?;
-        match self.queue.load() {
+        match self.queue.load().await? {
             (unfinished, limit) if unfinished >= limit => Err(QueueError::Full {
                 count: 1,
                 unfinished,
@@ -110,12 +110,12 @@ impl Intake {
     }
 
     /// Checks whether a camera frame of this size is accepted now.
-    pub fn check_camera_capacity(&self, bytes: usize) -> Result<(), IntakeError> {
-        self.check_capacity()?;
+    pub async fn check_camera_capacity(&self, bytes: usize) -> Result<(), IntakeError> {
+        self.check_capacity().await?;
         if free_bytes(&self.state_dir).is_some_and(|free| free < bytes as u64) {
             return Err(IntakeError::DiskFull);
         }
-        Ok(self.queue.check_camera_capacity(bytes as u64)?)
+        Ok(self.queue.check_camera_capacity(bytes as u64).await?)
     }
 
     /// Returns the largest picture size in bytes.
@@ -175,7 +175,8 @@ impl Intake {
             .await
     }
 
-    /// Accepts the bytes of one picture; bytes and row are on disk when this returns.
+    /// Accepts the bytes of one picture; bytes and row are on disk when this returns. `name` is the
+    /// topic of one that came by MQTT.
     pub async fn picture(
         &self,
         source: Source,
@@ -191,20 +192,25 @@ impl Intake {
         }
         if source == Source::Camera {
             // The camera pauses and reports it; other sources go on.
-            self.queue.check_camera_capacity(bytes.len() as u64)?;
+            self.queue.check_camera_capacity(bytes.len() as u64).await?;
         }
         // Checked before writing: a waiting MQTT message would otherwise be spooled, hashed and
         // flushed again each second.
         self.check_capacity()
+            .await
             .map_err(|error| self.kept_back(error))?;
         let mut incoming = Incoming::raw(self, source, name, self.max_bytes());
         for piece in bytes.chunks(incoming::PIECE) {
             incoming.push(piece).await?;
         }
+        let mut picture = incoming.end().await?;
+        if source == Source::Mqtt {
+            // The name includes the hash, so that a redelivered message is recognised while the
+            // first is unfinished.
+            picture.name = format!("{} {}", picture.name, &picture.digest[..12]);
+        }
         // A single submission yields a single image.
-        let accepted = self
-            .pictures(vec![(incoming.end().await?, idempotency_key)])
-            .await?;
+        let accepted = self.pictures(vec![(picture, idempotency_key)]).await?;
         accepted
             .into_iter()
             .next()
@@ -300,7 +306,7 @@ impl Intake {
                     .set("intake", Condition::Ok, "accepting pictures")
             }
             // A smaller batch would be accepted, so the queue is not full.
-            Err(IntakeError::Full(_)) if self.check_capacity().is_ok() => false,
+            Err(IntakeError::Full(_)) if self.check_capacity().await.is_ok() => false,
             Err(error) if error.is_temporary() => self.degraded(error),
             Err(_) => false,
         };
@@ -397,7 +403,7 @@ pub async fn watch_capacity(
             }
             Place::Gone => {}
         }
-        let capacity = match intake.check_capacity() {
+        let capacity = match intake.check_capacity().await {
             Ok(()) if intake.broken.load(Ordering::Relaxed) => intake.try_disk().await,
             capacity => capacity,
         };

@@ -10,13 +10,12 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use kith_mqtt::{Deliveries, Delivery, matches};
-use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::paths::NoPaths;
 use super::rejected::{Rejected, RejectedError};
 use super::{Intake, IntakeError, PathSubmission, RETRY, paths};
-use crate::domain::{Accepted, ImageId, Source, hex};
+use crate::domain::{Accepted, ImageId, Source};
 use crate::supervise::guarded;
 use kith_pictures::kind::{NotAPicture, not_a_picture, plain, wrapping};
 
@@ -99,7 +98,7 @@ pub fn stream(deliveries: &mut Deliveries) -> impl futures_util::Stream<Item = D
 /// Request in a message.
 enum Meaning {
     Paths(Vec<PathSubmission>),
-    Picture { name: String, bytes: Bytes },
+    Picture { topic: String, bytes: Bytes },
 }
 
 impl Door {
@@ -193,10 +192,10 @@ impl Door {
             }
             Some(Kind::Pictures) => {
                 let bytes = picture(payload, self.intake.max_bytes())?;
-                // The name includes the hash, so that a redelivered message is recognised while the
-                // first is unfinished.
-                let name = format!("{topic} {}", &hex(&Sha256::digest(payload))[..12]);
-                Ok(Meaning::Picture { name, bytes })
+                Ok(Meaning::Picture {
+                    topic: topic.into(),
+                    bytes,
+                })
             }
             None => Err(format!(
                 "no pictures or paths are taken from the topic {topic:?}; mqtt.picture_topics \
@@ -208,9 +207,9 @@ impl Door {
     async fn submit(&self, meaning: &Meaning) -> Result<Vec<Accepted>, IntakeError> {
         match meaning {
             Meaning::Paths(paths) => self.intake.paths(Source::Mqtt, paths.clone()).await,
-            Meaning::Picture { name, bytes } => Ok(vec![
+            Meaning::Picture { topic, bytes } => Ok(vec![
                 self.intake
-                    .picture(Source::Mqtt, name, bytes.clone(), None)
+                    .picture(Source::Mqtt, topic, bytes.clone(), None)
                     .await?,
             ]),
         }

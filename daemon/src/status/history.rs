@@ -23,16 +23,16 @@ pub async fn keep(
             () = tokio::time::sleep(until_the_next(wall_clock_ms())) => {}
             () = stop.cancelled() => return Ok(()),
         }
-        let tally = queue.take_tally();
+        let throughput = queue.take_throughput();
         let noted = async {
             let row = HistoryRow {
                 // The minute just over, whether this runs slightly before or after its end.
                 minute: (wall_clock_ms() - MINUTE_MS / 2).div_euclid(MINUTE_MS),
                 pending: store.counts().await?.pending,
-                accepted: tally.accepted,
-                processed: tally.processed,
-                failed: tally.failed,
-                stages: tally.mean_stages(),
+                accepted: throughput.accepted,
+                processed: throughput.processed,
+                failed: throughput.failed,
+                stages: throughput.mean_stages(),
                 celsius: board.report().await.celsius,
             };
             store.note_minute(row, queue::synchronised()).await

@@ -14,6 +14,7 @@ use systemd::daemon::{
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::queue::Queue;
 use crate::status::health::{Condition, Health, Part};
 use crate::status::heartbeat::Heartbeat;
 use crate::store::Store;
@@ -38,7 +39,7 @@ pub struct Notifier {
     /// Parts that must have reported before the service counts as started.
     pub awaited: Vec<&'static str>,
     /// Counts unfinished images.
-    pub unfinished: Box<dyn Fn() -> u64 + Send + Sync>,
+    pub queue: Queue,
     /// `stop.drain`: time allowed for an orderly stop.
     pub drain: Duration,
 }
@@ -87,10 +88,12 @@ impl Notifier {
                 tell(&[(STATE_READY, "1")]);
                 ready = true;
             }
-            let line = status_line(&parts, (self.unfinished)());
-            if line != last {
-                tell(&[(STATE_STATUS, &line)]);
-                last = line;
+            if let Ok((unfinished, _)) = self.queue.load().await {
+                let line = status_line(&parts, unfinished);
+                if line != last {
+                    tell(&[(STATE_STATUS, &line)]);
+                    last = line;
+                }
             }
             tokio::time::sleep(STATUS_PACE).await;
         }

@@ -145,9 +145,7 @@ impl Store {
         &self,
         space: String,
     ) -> Result<Vec<(StrangerId, Centroid)>, StoreError> {
-        // Readers do not see uncommitted rows, so commit them first.
-        self.write(Urgency::Now, |_| Ok(())).await?;
-        self.read(move |connection| {
+        self.read_latest(move |connection| {
             let mut centroids = connection.prepare(
                 "SELECT id, total, weight FROM strangers WHERE space = ?1 AND person_id IS NULL ORDER BY id",
             )?;

@@ -54,11 +54,9 @@ impl Store {
     /// [`Self::delete_discarded`] deletes the kept bytes of those pictures. Safe to repeat after an
     /// interruption.
     pub async fn erase_from_results(&self, people: &[PersonId]) -> Result<(), StoreError> {
-        // Readers do not see uncommitted rows, so commit them first.
-        self.write(Urgency::Now, |_| Ok(())).await?;
         for &person in people {
             let images: Vec<_> = self
-                .read(move |connection| images_with(connection, person))
+                .read_latest(move |connection| images_with(connection, person))
                 .await?
                 .into_iter()
                 .collect();

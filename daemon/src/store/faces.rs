@@ -160,8 +160,7 @@ impl Store {
         id: StrangerId,
         limit: usize,
     ) -> Result<Vec<StoredFace>, StoreError> {
-        // Readers do not see uncommitted rows, so commit them first.
-        self.write(Urgency::Now, |_| Ok(())).await?;
+        self.settle().await?;
         self.faces_where(
             format!(
                 "(f.image_id, f.number) IN (SELECT image_id, number FROM stranger_faces WHERE stranger_id = ?1 LIMIT {limit})

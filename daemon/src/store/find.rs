@@ -247,7 +247,7 @@ fn first_since(
 fn few(connection: &Connection, state: Option<State>) -> rusqlite::Result<bool> {
     let Some(state) = state else { return Ok(false) };
     let count: i64 = connection
-        .prepare_cached("SELECT images FROM tally WHERE state = ?1")?
+        .prepare_cached("SELECT images FROM state_counts WHERE state = ?1")?
         .query_row([state.as_str()], |row| row.get(0))?;
     Ok(count <= FETCHED)
 }
@@ -344,6 +344,7 @@ fn asked(filter: &ImageFilter) -> Sql {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Limits;
     use super::super::writer::Urgency;
     use super::*;
     use crate::domain::NewImage;
@@ -364,7 +365,7 @@ mod tests {
             for minute in 0..3 {
                 let at = hour * HOUR + minute * 60_000;
                 store
-                    .accept(vec![image("/in/a.jpg")], 0, at, true)
+                    .accept(vec![image("/in/a.jpg")], Limits::NONE, 0, at, true)
                     .await
                     .unwrap()
                     .unwrap();
@@ -421,7 +422,7 @@ mod tests {
             })
         });
         store
-            .accept(images.collect(), 0, 0, true)
+            .accept(images.collect(), Limits::NONE, 0, 0, true)
             .await
             .unwrap()
             .unwrap();
@@ -439,7 +440,13 @@ mod tests {
         );
 
         store
-            .accept(vec![image("/in/Zoe\u{308} MÜLLER 100%.jpg")], 0, 0, true)
+            .accept(
+                vec![image("/in/Zoe\u{308} MÜLLER 100%.jpg")],
+                Limits::NONE,
+                0,
+                0,
+                true,
+            )
             .await
             .unwrap()
             .unwrap();

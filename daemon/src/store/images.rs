@@ -18,22 +18,25 @@ use crate::domain::{
 };
 
 impl Store {
-    /// Commits new images, all or none, and returns once they are on disk.
+    /// Commits new images, all or none, within the limits, and returns once they are on disk.
     ///
-    /// The inner error is an idempotency key that was used for another picture; nothing is stored
-    /// then. `dated`: the wall clock is trustworthy.
+    /// The inner error says why nothing is stored. `dated`: the wall clock is trustworthy.
     pub async fn accept(
         &self,
         images: Vec<NewImage>,
+        limits: Limits,
         now_ms: i64,
         wall_ms: i64,
         dated: bool,
-    ) -> Result<Result<Vec<Accepted>, String>, StoreError> {
+    ) -> Result<Result<Vec<Accepted>, NotAccepted>, StoreError> {
         self.write(Urgency::Now, move |connection| {
             for image in &images {
                 if let Some(key) = reused_key(connection, image)? {
-                    return Ok(Err(key));
+                    return Ok(Err(NotAccepted::KeyReused(key)));
                 }
+            }
+            if let Err(why) = limits.check(&unfinished(connection)?, &images) {
+                return Ok(Err(why));
             }
             let accepted = images
                 .iter()
@@ -43,16 +46,22 @@ impl Store {
         .await
     }
 
-    /// Marks up to `limit` due images `processing` and counts the attempt.
+    /// Returns the committed counts of unfinished images.
+    pub async fn unfinished(&self) -> Result<Unfinished, StoreError> {
+        self.read(unfinished).await
+    }
+
+    /// Marks up to `limit` due images `processing` and counts the attempt. Returns them, and the
+    /// queue clock at which the next pending image is due.
     ///
-    /// Skips images that must run alone, unless `alone` is set: then it takes exactly one of them.
+    /// An image that must run alone is claimed only when `idle`, and by itself. Until it has ended,
+    /// and until the images in flight have ended before it, nothing is claimed and no time returned.
     pub async fn claim(
         &self,
         limit: usize,
-        alone: bool,
+        idle: bool,
         now_ms: i64,
-    ) -> Result<Vec<Claimed>, StoreError> {
-        let limit = if alone { 1 } else { limit };
+    ) -> Result<(Vec<Claimed>, Option<i64>), StoreError> {
         let mut taken: Option<Vec<ImageId>> = None;
         let holding = Arc::clone(&self.holding);
         self.write(Urgency::Note, move |connection| {
@@ -60,21 +69,16 @@ impl Store {
             // them.
             let ids = match &taken {
                 Some(ids) => ids,
-                None if holding.load(Ordering::SeqCst) > 0 => return Ok(Vec::new()),
-                None => taken.insert(
-                    connection
-                        .prepare_cached(
-                            "SELECT id FROM images WHERE state = 'pending' AND due_ms <= ?1 AND alone = ?2
-                              ORDER BY due_ms, id LIMIT ?3",
-                        )?
-                        .query_map(params![now_ms, alone, limit as i64], |row| row.get(0))?
-                        .collect::<Result<_, _>>()?,
-                ),
+                None if holding.load(Ordering::SeqCst) > 0 => return Ok((Vec::new(), Some(now_ms))),
+                None => match due(connection, limit, idle, now_ms)? {
+                    Some(ids) => taken.insert(ids),
+                    None => return Ok((Vec::new(), None)),
+                },
             };
             let mut statement = connection.prepare_cached(
                 "UPDATE images SET state = 'processing', attempts = attempts + 1 WHERE id = ?1 AND state = 'pending'
-              RETURNING id, source, path, file, attempts, missing_since_ms, supersedes, bytes,
-                        file_size, file_mtime_ns, file_inode",
+              RETURNING id, source, path, file, attempts, missing_since_ms, supersedes,
+                        file_size, file_mtime_ns, file_inode, iif(file IS NULL, NULL, picture_key)",
             )?;
             let mut images = Vec::with_capacity(ids.len());
             for id in ids {
@@ -92,25 +96,11 @@ impl Store {
                     Err(error) => return Err(error),
                 }
             }
-            Ok(images)
-        })
-        .await
-    }
-
-    /// Returns when the next image is due, uncommitted claims included.
-    pub async fn next_due(&self, now_ms: i64) -> Result<Due, StoreError> {
-        self.write(Urgency::Look, move |connection| {
             let next_ms = connection
-                .prepare_cached("SELECT due_ms FROM images WHERE state = 'pending' ORDER BY due_ms, id LIMIT 1")?
+                .prepare_cached("SELECT due_ms FROM images WHERE state = 'pending' ORDER BY due_ms LIMIT 1")?
                 .query_row([], |row| row.get(0))
                 .optional()?;
-            let alone = connection
-                .prepare_cached("SELECT 1 FROM images WHERE state = 'pending' AND alone = 1 AND due_ms <= ?1 LIMIT 1")?
-                .exists([now_ms])?;
-            let alone_running = connection
-                .prepare_cached("SELECT 1 FROM images WHERE state = 'processing' AND alone = 1 LIMIT 1")?
-                .exists([])?;
-            Ok(Due { next_ms, alone, alone_running })
+            Ok((images, next_ms))
         })
         .await
     }
@@ -240,15 +230,73 @@ impl Store {
     }
 }
 
-/// Due times of the queue.
+/// Unfinished images, as the triggers count them.
+#[derive(Debug, Clone, Copy)]
+pub struct Unfinished {
+    /// All of them.
+    pub images: u64,
+    /// Bytes of the spooled camera frames among them.
+    pub camera_bytes: u64,
+}
+
+fn unfinished(connection: &Connection) -> rusqlite::Result<Unfinished> {
+    connection
+        .prepare_cached(
+            "SELECT max(0, coalesce(sum(images), 0)), max(0, coalesce(sum(camera_bytes), 0))
+               FROM state_counts WHERE state IN ('pending', 'processing')",
+        )?
+        .query_row([], |row| {
+            Ok(Unfinished {
+                images: row.get(0)?,
+                camera_bytes: row.get(1)?,
+            })
+        })
+}
+
+/// Limits of unfinished images.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Most images.
+    pub images: u64,
+    /// Most bytes of spooled camera frames among them; `None` for no limit.
+    pub camera_bytes: Option<u64>,
+}
+
+impl Limits {
+    /// No limits.
+    #[cfg(test)]
+    pub const NONE: Self = Self {
+        images: u64::MAX,
+        camera_bytes: None,
+    };
+
+    fn check(&self, unfinished: &Unfinished, images: &[NewImage]) -> Result<(), NotAccepted> {
+        let most = self.images.checked_sub(unfinished.images);
+        if most.is_none_or(|most| images.len() as u64 > most) {
+            return Err(NotAccepted::Full(unfinished.images));
+        }
+        let frames = images
+            .iter()
+            .filter(|image| image.source == Source::Camera && image.file.is_some());
+        let bytes: u64 = frames.map(|image| image.bytes).sum();
+        match self.camera_bytes {
+            Some(limit) if bytes > 0 && unfinished.camera_bytes + bytes > limit => {
+                Err(NotAccepted::CameraFull)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reason why no image was accepted.
 #[derive(Debug)]
-pub struct Due {
-    /// Queue clock at which the next pending image is due.
-    pub next_ms: Option<i64>,
-    /// An image that must run alone is due now.
-    pub alone: bool,
-    /// An image that must run alone is running.
-    pub alone_running: bool,
+pub enum NotAccepted {
+    /// This idempotency key was used for another picture.
+    KeyReused(String),
+    /// So many images are unfinished.
+    Full(u64),
+    /// Unfinished camera frames take as many bytes as allowed.
+    CameraFull,
 }
 
 /// End of a claimed image.
@@ -329,6 +377,35 @@ pub struct PutBack {
     pub refund: bool,
     /// Run it alone next time.
     pub alone: bool,
+}
+
+/// Returns the images to claim; `None` while images in flight must end first.
+fn due(
+    connection: &Connection,
+    limit: usize,
+    idle: bool,
+    now_ms: i64,
+) -> rusqlite::Result<Option<Vec<ImageId>>> {
+    let alone_running = connection
+        .prepare_cached("SELECT 1 FROM images WHERE state = 'processing' AND alone = 1 LIMIT 1")?
+        .exists([])?;
+    let alone = connection
+        .prepare_cached(
+            "SELECT 1 FROM images WHERE state = 'pending' AND alone = 1 AND due_ms <= ?1 LIMIT 1",
+        )?
+        .exists([now_ms])?;
+    if alone_running || (alone && !idle) {
+        return Ok(None);
+    }
+    let limit = if alone { 1 } else { limit };
+    connection
+        .prepare_cached(
+            "SELECT id FROM images WHERE state = 'pending' AND due_ms <= ?1 AND alone = ?2
+              ORDER BY due_ms, id LIMIT ?3",
+        )?
+        .query_map(params![now_ms, alone, limit as i64], |row| row.get(0))?
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 /// Returns the idempotency key if it already belongs to a different picture.
@@ -416,8 +493,8 @@ fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
         missing_since_ms: row.get(5)?,
         claimed_at: std::time::Instant::now(),
         supersedes: text_if_any(row, 6)?,
-        bytes: row.get(7)?,
-        standing: match (row.get(8)?, row.get(9)?, row.get(10)?) {
+        picture_key: text_if_any(row, 10)?,
+        standing: match (row.get(7)?, row.get(8)?, row.get(9)?) {
             (Some(size), Some(mtime_ns), Some(inode)) => Some(Standing {
                 stamp: Stamp { size, mtime_ns },
                 inode,

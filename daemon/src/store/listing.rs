@@ -179,7 +179,7 @@ impl Store {
 /// Returns the counts through the caller's own connection.
 pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
     let mut counts = Counts::default();
-    let mut by_state = connection.prepare_cached("SELECT state, images FROM tally")?;
+    let mut by_state = connection.prepare_cached("SELECT state, images FROM state_counts")?;
     let mut rows = by_state.query([])?;
     while let Some(row) = rows.next()? {
         let number = row.get(1)?;

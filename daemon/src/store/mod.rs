@@ -54,7 +54,7 @@ pub use find::ImageFilter;
 pub use folders::EndedFile;
 pub use foreign::{ForeignError, LeftOut};
 pub use history::{BreakerChange, HistoryRow};
-pub use images::{End, PutBack};
+pub use images::{End, Limits, NotAccepted, PutBack};
 pub use journal::lost_in_journal;
 pub use listing::{
     Counts, FaceBox, FaceRow, ImageDetail, ImageRow, counts, images as newest_images,
@@ -400,10 +400,19 @@ impl Store {
         self.writer.commits()
     }
 
-    /// Returns once all earlier operations are committed.
-    #[cfg(test)]
+    /// Returns once all earlier operations are committed, which is when readers see them.
     pub async fn settle(&self) -> Result<(), StoreError> {
         self.write(Urgency::Now, |_| Ok(())).await
+    }
+
+    /// Runs a read that sees all earlier operations.
+    async fn read_latest<T, F>(&self, query: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.settle().await?;
+        self.read(query).await
     }
 
     async fn write<T, F>(&self, urgency: Urgency, operation: F) -> Result<T, StoreError>
@@ -864,9 +873,10 @@ mod tests {
         )
         .await;
         let claimed: Vec<_> = store
-            .claim(10, false, 5)
+            .claim(10, true, 5)
             .await
             .unwrap()
+            .0
             .iter()
             .map(|image| image.id)
             .collect();

@@ -17,10 +17,6 @@ pub enum ImageChange {
     BytesGone,
     /// Done.
     Done {
-        /// Bytes it takes of the camera spool.
-        camera_bytes: u64,
-        /// It was waiting before, or waits now.
-        waiting: bool,
         /// Number of counter-examples made from its faces, which are gone too.
         counter_examples: usize,
     },
@@ -28,7 +24,6 @@ pub enum ImageChange {
 
 struct Row {
     state: State,
-    camera_bytes: u64,
     /// It arrived as bytes, which are gone.
     bytes_gone: bool,
 }
@@ -59,7 +54,7 @@ impl Store {
                       WHERE id = :id",
                 )?
                 .execute(named_params! { ":now": now_ms, ":id": id })?;
-            Ok(ImageChange::Done { camera_bytes: row.camera_bytes, waiting: true, counter_examples: 0 })
+            Ok(ImageChange::Done { counter_examples: 0 })
         })
         .await
     }
@@ -79,8 +74,7 @@ impl Store {
                 )?
                 .execute([id])?;
             connection.prepare_cached("DELETE FROM images WHERE id = ?1")?.execute([id])?;
-            let waiting = row.state == State::Pending;
-            Ok(ImageChange::Done { camera_bytes: row.camera_bytes, waiting, counter_examples })
+            Ok(ImageChange::Done { counter_examples })
         })
         .await
     }
@@ -89,13 +83,17 @@ impl Store {
 fn row(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Row>> {
     connection
         .prepare_cached(
-            "SELECT state, iif(source = 'camera' AND file IS NOT NULL, bytes, 0), file IS NULL AND picture_key IS NOT NULL
-               FROM images WHERE id = ?1",
+            "SELECT state, file IS NULL AND picture_key IS NOT NULL FROM images WHERE id = ?1",
         )?
         .query_row([id], |row| {
             let state: String = row.get(0)?;
-            let state = state.parse().map_err(|error: String| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-            Ok(Row { state, camera_bytes: row.get(1)?, bytes_gone: row.get(2)? })
+            let state = state
+                .parse()
+                .map_err(|error: String| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+            Ok(Row {
+                state,
+                bytes_gone: row.get(1)?,
+            })
         })
         .optional()
 }

@@ -451,10 +451,8 @@ impl Store {
     /// interruption.
     pub async fn follow_merges(&self) -> Result<(), StoreError> {
         for (id, into) in self.read(merging).await? {
-            // The reader below does not see uncommitted rows, so commit them first.
-            self.write(Urgency::Now, |_| Ok(())).await?;
             let images: Vec<ImageId> = self
-                .read(move |connection| {
+                .read_latest(move |connection| {
                     let mut found = connection.prepare(&format!(
                         "SELECT DISTINCT image_id FROM faces
                           WHERE EXISTS (SELECT 1 FROM json_each({CANDIDATES}) c WHERE c.value ->> 0 = ?1)"

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::backup::{Contents, GALLERY, PAST, blocking, copy_rows, copy_rows_or};
 use super::foreign::LeftOut;
-use super::{CANDIDATES, Store, StoreError, Urgency, erase, folders, open_read_only, people};
+use super::{CANDIDATES, Store, StoreError, Urgency, erase, folders, people};
 use crate::domain::PersonId;
 use crate::names;
 
@@ -63,17 +63,16 @@ impl Store {
     /// Erases from a clean copy the people erased on this board. The caller makes sure that no
     /// person is erased or enrolled until the copy has been taken.
     pub async fn apply_tombstones(&self, clean: PathBuf) -> Result<u64, StoreError> {
-        let here = self.readers.path.clone();
-        // Readers may not see the latest erasures yet, so commit them first.
-        self.write(Urgency::Now, |_| Ok(())).await?;
+        let tombstones: Vec<Vec<u8>> = self
+            .read_latest(|connection| {
+                let mut erased = connection.prepare("SELECT uid FROM erased")?;
+                erased.query_map([], |row| row.get(0))?.collect()
+            })
+            .await?;
         blocking(move || {
-            let (here, clean) = (open_read_only(&here)?, Connection::open(&clean)?);
+            let clean = Connection::open(&clean)?;
             clean.pragma_update(None, "synchronous", "OFF")?;
             let transaction = clean.unchecked_transaction()?;
-            let tombstones: Vec<Vec<u8>> = here
-                .prepare("SELECT uid FROM erased")?
-                .query_map([], |row| row.get(0))?
-                .collect::<Result<_, _>>()?;
             let (mut erased, mut people) = (0, Vec::new());
             for uid in &tombstones {
                 let person: Option<PersonId> = transaction
@@ -603,8 +602,8 @@ mod tests {
             ["21"]
         );
         assert_eq!(rows(&to, "PRAGMA foreign_key_check").await, [""; 0]);
-        let tally = "SELECT state || images FROM tally WHERE images > 0 ORDER BY state";
-        assert_eq!(rows(&to, tally).await, ["pending3", "processed2"]);
+        let counts = "SELECT state || images FROM state_counts WHERE images > 0 ORDER BY state";
+        assert_eq!(rows(&to, counts).await, ["pending3", "processed2"]);
     }
 
     #[tokio::test]

@@ -315,16 +315,6 @@ impl Store {
         Ok(())
     }
 
-    /// Returns the bytes of waiting camera frames.
-    pub async fn waiting_camera_bytes(&self) -> Result<u64, StoreError> {
-        self.read(|connection| {
-            let sql = "SELECT coalesce(sum(bytes), 0) FROM images
-                        WHERE file IS NOT NULL AND source = 'camera' AND state IN ('pending', 'processing')";
-            connection.query_row(sql, [], |row| row.get(0))
-        })
-        .await
-    }
-
     /// Measures bytes by kind.
     pub async fn usage(&self) -> Result<Usage, StoreError> {
         self.read(|connection| {

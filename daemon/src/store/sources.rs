@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
     use crate::domain::NewImage;
-    use crate::store::End;
+    use crate::store::{End, Limits};
 
     #[tokio::test]
     async fn each_source_has_its_own_newest_picture_and_failure() {
@@ -76,12 +76,18 @@ mod tests {
             (Source::Http, "a.jpg"),
         ]) {
             store
-                .accept(vec![NewImage::path(source, path)], 0, at_ms, true)
+                .accept(
+                    vec![NewImage::path(source, path)],
+                    Limits::NONE,
+                    0,
+                    at_ms,
+                    true,
+                )
                 .await
                 .unwrap()
                 .unwrap();
         }
-        let claimed = store.claim(1, false, 1).await.unwrap().remove(0);
+        let claimed = store.claim(1, true, 1).await.unwrap().0.remove(0);
         let end = End {
             id: claimed.id,
             attempts: claimed.attempts,

@@ -33,14 +33,14 @@ impl Store {
 
     /// Puts the images of an engine's unverified results back to `pending`.
     ///
-    /// Returns how many images, and the bytes of the camera frames among them. A result that may
-    /// have left the board is named by its replacement; any other is dropped.
+    /// Returns how many images. A result that may have left the board is named by its replacement;
+    /// any other is dropped.
     pub async fn redo_unverified(
         &self,
         role: EngineRole,
         reason: String,
         now_ms: i64,
-    ) -> Result<(usize, u64), StoreError> {
+    ) -> Result<usize, StoreError> {
         self.write(Urgency::Now, move |connection| {
             store_queue_clock(connection, now_ms)?;
             let doomed: Vec<ImageId> = connection
@@ -51,7 +51,6 @@ impl Store {
                 ))?
                 .query_map([made_by(Some(role))], |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
-            let mut camera_bytes = 0;
             for id in &doomed {
                 for sql in [
                     "DELETE FROM results WHERE image_id = ?1 AND id IN (SELECT id FROM outbox WHERE tried = 0)",
@@ -60,18 +59,18 @@ impl Store {
                 ] {
                     connection.prepare_cached(sql)?.execute([id])?;
                 }
-                camera_bytes += connection
+                connection
                     .prepare_cached(
                         "UPDATE images SET state = 'pending', outcome = NULL, engine = NULL, timings = NULL, remark = NULL, reason = ?2, attempts = 0,
                                 alone = 0, due_ms = ?3, missing_since_ms = NULL, finished_at_ms = NULL,
                                 duration_ms = NULL, unverified = 0,
                                 picture_key = iif(file IS NULL, NULL, picture_key),
                                 supersedes = (SELECT result_id FROM results WHERE image_id = ?1 ORDER BY id DESC LIMIT 1)
-                          WHERE id = ?1 RETURNING iif(source = 'camera' AND file IS NOT NULL, bytes, 0)",
+                          WHERE id = ?1",
                     )?
-                    .query_row(params![id, reason, now_ms], |row| row.get::<_, u64>(0))?;
+                    .execute(params![id, reason, now_ms])?;
             }
-            Ok((doomed.len(), camera_bytes))
+            Ok(doomed.len())
         })
         .await
     }

@@ -24,7 +24,7 @@ use crate::engines::{self, Engines};
 use crate::people::People;
 use crate::status::disk::Disk;
 use crate::status::health::{Condition, Health};
-use crate::store::{End, EnrolledPicture, NewRejected, Store};
+use crate::store::{End, EnrolledPicture, Limits, NewRejected, Store};
 
 const HOSTILE: &str = "<script>alert('x')</script>&\"";
 const ESCAPED: &str = "&#60;script&#62;alert(&#39;x&#39;)&#60;/script&#62;&#38;&#34;";
@@ -107,7 +107,7 @@ impl Site {
         let image = NewImage::path(Source::Http, path);
         self.web
             .store
-            .accept(vec![image], 0, 1_795_418_465_000, true)
+            .accept(vec![image], Limits::NONE, 0, 1_795_418_465_000, true)
             .await
             .unwrap()
             .unwrap()[0]
@@ -115,7 +115,7 @@ impl Site {
     }
 
     async fn end(&self) -> Arc<End> {
-        let claimed = self.web.store.claim(1, false, 1).await.unwrap().remove(0);
+        let claimed = self.web.store.claim(1, true, 1).await.unwrap().0.remove(0);
         Arc::new(End {
             id: claimed.id,
             attempts: claimed.attempts,

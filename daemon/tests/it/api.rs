@@ -143,7 +143,8 @@ fn images_are_found_by_each_filter_and_several_at_once() {
     }
     assert_eq!(walked, [scene, group, collins]);
     // The counters agree with the rows.
-    let counted = board.sql("SELECT state, images FROM tally WHERE images > 0 ORDER BY state");
+    let counted =
+        board.sql("SELECT state, images FROM state_counts WHERE images > 0 ORDER BY state");
     assert_eq!(
         counted,
         board.sql("SELECT state, count(*) FROM images GROUP BY state ORDER BY state")

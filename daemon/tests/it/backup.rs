@@ -132,7 +132,8 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
     assert!(other.sql("pragma foreign_key_check").is_empty());
     assert_eq!(leftovers(&other), 0);
     // The counters go with the rows.
-    let counted = other.sql("select state, images from tally where images > 0 order by state");
+    let counted =
+        other.sql("select state, images from state_counts where images > 0 order by state");
     assert_eq!(
         counted,
         other.sql("select state, count(*) from images group by state order by state")

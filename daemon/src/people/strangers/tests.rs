@@ -924,8 +924,7 @@ async fn erasing_takes_counter_examples_of_other_packs_too() {
         matches!(
             gone,
             ImageChange::Done {
-                counter_examples: 1,
-                ..
+                counter_examples: 1
             }
         ),
         "{gone:?}"

@@ -506,32 +506,33 @@ async fn waiting_frames_fill_the_cameras_spool_over_a_restart() {
     let shelf = Shelf::new().await;
     shelf.queue.submit(vec![frame(1000)]).await.unwrap();
     shelf.queue.submit(vec![frame(1500)]).await.unwrap();
-    assert!(shelf.queue.check_camera_capacity(500).is_ok());
-    let full = |queue: &Queue| {
-        matches!(
-            queue.check_camera_capacity(501),
-            Err(QueueError::CameraFull { limit: 3000 })
-        )
+    let is_full = |error| matches!(error, Err(QueueError::CameraFull { limit: 3000 }));
+    let room = async |bytes| {
+        shelf.store().settle().await.unwrap();
+        shelf.queue.check_camera_capacity(bytes).await
     };
-    assert!(full(&shelf.queue));
+    assert!(room(500).await.is_ok());
+    assert!(is_full(room(501).await));
+    let refused = shelf.queue.submit(vec![frame(501)]).await;
+    assert!(
+        is_full(refused.map(drop)),
+        "it is checked again at the commit"
+    );
     let restarted = open(shelf.folder.path()).await;
-    assert!(full(&restarted));
+    assert!(is_full(restarted.check_camera_capacity(501).await));
     let mut claimed = shelf.queue.claim(2, true).await.unwrap().images;
     shelf
         .queue
         .finish(claimed.remove(0), identified())
         .await
         .unwrap();
-    assert!(
-        shelf.queue.check_camera_capacity(1500).is_ok()
-            && shelf.queue.check_camera_capacity(1501).is_err()
-    );
+    assert!(room(1500).await.is_ok() && room(1501).await.is_err());
     shelf
         .queue
         .fail(claimed.remove(0), &Failure::OutsideRoots("/x".into()))
         .await
         .unwrap();
-    assert!(shelf.queue.check_camera_capacity(3000).is_ok());
+    assert!(room(3000).await.is_ok());
     assert_eq!(
         shelf
             .queue
@@ -540,8 +541,5 @@ async fn waiting_frames_fill_the_cameras_spool_over_a_restart() {
             .unwrap(),
         1
     );
-    assert!(
-        shelf.queue.check_camera_capacity(2001).is_err(),
-        "what is done again waits again"
-    );
+    assert!(room(2001).await.is_err(), "what is done again waits again");
 }

@@ -4,7 +4,7 @@ use crate::domain::Timings;
 
 /// Counts since the last reading.
 #[derive(Debug, Clone, Default)]
-pub struct Tally {
+pub struct ThroughputCounters {
     /// Images accepted.
     pub accepted: u64,
     /// Images processed.
@@ -16,7 +16,7 @@ pub struct Tally {
     timed: u32,
 }
 
-impl Tally {
+impl ThroughputCounters {
     /// Counts a processed image; some engines report no timings.
     pub fn processed(&mut self, timings: Option<&Timings>) {
         self.processed += 1;
