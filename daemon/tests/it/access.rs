@@ -8,17 +8,17 @@ use crate::broker::Mosquitto;
 use crate::hostile_broker::{HostileBroker, publish as packet};
 use crate::support::{Subscriber, TestDaemon, part_is_ok, publish, text, wait_for};
 
-fn part(board: &TestDaemon, name: &str) -> (String, String) {
-    let part = board.get("/v1/status")["parts"][name].clone();
+fn part(daemon: &TestDaemon, name: &str) -> (String, String) {
+    let part = daemon.get("/v1/status")["parts"][name].clone();
     (
         part["condition"].as_str().unwrap_or("").into(),
         part["text"].as_str().unwrap_or("").into(),
     )
 }
 
-fn degraded(board: &TestDaemon, name: &str, words: &str) -> String {
+fn degraded(daemon: &TestDaemon, name: &str, words: &str) -> String {
     wait_for(&format!("{name} to say {words:?}"), || {
-        let (condition, text) = part(board, name);
+        let (condition, text) = part(daemon, name);
         (condition == "degraded" && text.contains(words)).then_some(text)
     })
 }
@@ -27,10 +27,10 @@ fn degraded(board: &TestDaemon, name: &str, words: &str) -> String {
 fn a_refused_birth_is_named_for_as_long_as_it_is_refused() {
     let lacking = "topic readwrite kithd/board/health\ntopic readwrite kithd/board/image/#\n";
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", lacking)]);
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.start();
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.start();
     let said = degraded(
-        &board,
+        &daemon,
         "mqtt out",
         "refused to let us publish kithd/board/status (NotAuthorized)",
     );
@@ -38,16 +38,16 @@ fn a_refused_birth_is_named_for_as_long_as_it_is_refused() {
         said.contains("access list must let the client kithd-board-out do that"),
         "{said}"
     );
-    assert!(board.get_text("/").contains("kithd/board/status"));
-    let doctor = text(&board.kithd(["doctor"]));
+    assert!(daemon.get_text("/").contains("kithd/board/status"));
+    let doctor = text(&daemon.kithd(["doctor"]));
     assert!(
         doctor.contains("PROBLEM  mqtt out:")
             && doctor.contains("does not let it publish on kithd/board/echo"),
         "{doctor}"
     );
     broker.reload("acl", "topic readwrite #\n");
-    part_is_ok(&board, "mqtt out");
-    let doctor = text(&board.kithd(["doctor"]));
+    part_is_ok(&daemon, "mqtt out");
+    let doctor = text(&daemon.kithd(["doctor"]));
     assert!(
         doctor.contains("delivers what it publishes on kithd/board/echo"),
         "{doctor}"
@@ -63,9 +63,9 @@ fn the_doctor_finds_what_a_broker_of_mqtt_3_1_1_keeps_back() {
         ("3.1.1", "topic read #\n"),
     ] {
         let broker = Mosquitto::running_with("acl_file acl", &[("acl", acl)]);
-        let mut board = TestDaemon::with_broker(broker.port());
-        board.set("mqtt.version", &format!("{version:?}"));
-        let doctor = text(&board.kithd(["doctor"]));
+        let mut daemon = TestDaemon::with_broker(broker.port());
+        daemon.set("mqtt.version", &format!("{version:?}"));
+        let doctor = text(&daemon.kithd(["doctor"]));
         assert!(
             doctor.contains("does not come back: publishing or reading is refused without a word"),
             "{acl}{doctor}"
@@ -78,27 +78,27 @@ fn one_refused_topic_of_a_person_stays_named_while_others_pass() {
     let acl = "topic readwrite kithd/board/result\ntopic readwrite kithd/board/status\n\
                topic readwrite kithd/board/health\ntopic readwrite kithd/board/person/joe-biden\n";
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", acl)]);
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.start_with_everybody();
-    part_is_ok(&board, "mqtt out");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.start_with_everybody();
+    part_is_ok(&daemon, "mqtt out");
     let sent = |picture: &str, name: &str| {
-        board.ended(board.post_path(&board.put(picture, name)));
-        board.all_sent();
+        daemon.ended(daemon.post_path(&daemon.put(picture, name)));
+        daemon.all_sent();
     };
     sent("obama_2.jpg", "a.jpg");
-    degraded(&board, "events", "NotAuthorized");
+    degraded(&daemon, "events", "NotAuthorized");
     sent("biden_2.jpg", "b.jpg");
-    assert_eq!(part(&board, "events").0, "degraded");
+    assert_eq!(part(&daemon, "events").0, "degraded");
     broker.reload("acl", "topic readwrite #\n");
     sent("obama_2.jpg", "c.jpg");
-    assert_eq!(part(&board, "events").0, "ok");
+    assert_eq!(part(&daemon, "events").0, "ok");
 }
 
 #[test]
 fn messages_lost_at_qos_0_are_counted_and_shown() {
     let broker = HostileBroker::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.start();
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.start();
     wait_for("the connection", || {
         broker.send("kithd-board", &[0xD0, 0]).then_some(())
     });
@@ -106,7 +106,11 @@ fn messages_lost_at_qos_0_are_counted_and_shown() {
         .flat_map(|_| packet(5, b"kithd/board/image", 0, &[], b"no picture"))
         .collect();
     broker.send("kithd-board", &burst);
-    degraded(&board, "mqtt", "messages that were sent at QoS 0 were lost");
+    degraded(
+        &daemon,
+        "mqtt",
+        "messages that were sent at QoS 0 were lost",
+    );
 }
 
 /// Returns the name and payload of each message retained below a topic.
@@ -136,29 +140,29 @@ fn retained(broker: &Mosquitto, topic: &str) -> Vec<(String, String)> {
 #[test]
 fn a_renamed_board_leaves_nothing_of_its_old_name_at_the_broker() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("device", "t1");
-    board.set("homeassistant.enabled", "true");
-    board.start();
-    part_is_ok(&board, "mqtt");
-    part_is_ok(&board, "mqtt health");
-    part_is_ok(&board, "home assistant");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("device", "t1");
+    daemon.set("homeassistant.enabled", "true");
+    daemon.start();
+    part_is_ok(&daemon, "mqtt");
+    part_is_ok(&daemon, "mqtt health");
+    part_is_ok(&daemon, "home assistant");
     wait_for("its health", || {
         (!retained(&broker, "kithd/t1/#").is_empty()).then_some(())
     });
-    board.stop();
+    daemon.stop();
     // The broker accepts these for the old session.
     for n in 0..3 {
         publish(
             broker.port(),
             "kithd/t1/image/post",
-            &board.put("noface.jpg", &format!("{n}.jpg")),
+            &daemon.put("noface.jpg", &format!("{n}.jpg")),
         );
     }
-    board.set("device", "t2");
-    board.start();
+    daemon.set("device", "t2");
+    daemon.start();
     wait_for("the old name to be cleared", || {
-        part(&board, "former names")
+        part(&daemon, "former names")
             .1
             .contains("nothing is left of kithd/t1")
             .then_some(())
@@ -168,15 +172,15 @@ fn a_renamed_board_leaves_nothing_of_its_old_name_at_the_broker() {
     assert!(!retained(&broker, "homeassistant/device/kithd_t2/#").is_empty());
     // The messages that waited in the old session are taken.
     wait_for("what waited under the old name", || {
-        (board.sql("select count(*) from images") == ["3"]).then_some(())
+        (daemon.sql("select count(*) from images") == ["3"]).then_some(())
     });
     publish(broker.port(), "kithd/t1/image/post", "/nobody/listens.jpg");
-    board.stop();
-    assert_eq!(board.sql("select count(*) from images"), ["3"]);
-    board.start();
-    part_is_ok(&board, "mqtt");
+    daemon.stop();
+    assert_eq!(daemon.sql("select count(*) from images"), ["3"]);
+    daemon.start();
+    part_is_ok(&daemon, "mqtt");
     assert_eq!(
-        part(&board, "former names").0,
+        part(&daemon, "former names").0,
         "",
         "it is looked after once"
     );

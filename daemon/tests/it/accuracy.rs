@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::support::{TestDaemon, photo, shared_faces};
 
-fn answers(board: &TestDaemon, pictures: &[PathBuf]) -> Vec<Value> {
+fn answers(daemon: &TestDaemon, pictures: &[PathBuf]) -> Vec<Value> {
     let mut arguments = vec!["identify".into(), "--json".into()];
     arguments.extend(pictures.iter().map(|path| path.display().to_string()));
-    let output = board.kithd(arguments);
+    let output = daemon.kithd(arguments);
     let lines = String::from_utf8(output.stdout).unwrap();
     let answers: Vec<Value> = lines
         .lines()
@@ -67,15 +67,15 @@ const EXCEPTIONS: &[(&str, &str)] = &[
 #[test]
 fn all_are_found_in_their_other_pictures_and_none_is_confused() {
     let Some(faces) = shared_faces() else { return };
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let mut others = Vec::new();
     for person in folder(&faces.join("labelled")) {
         let name = person.file_name().unwrap().to_str().unwrap().to_string();
         let mut pictures = folder(&person);
         // The first usable picture is enrolled; the others are identified.
         let enrolled = pictures.iter().position(|picture| {
-            let output = board.kithd([
+            let output = daemon.kithd([
                 "enroll",
                 "--person",
                 &name,
@@ -91,7 +91,7 @@ fn all_are_found_in_their_other_pictures_and_none_is_confused() {
     let paths: Vec<_> = others.iter().map(|(_, path)| path.clone()).collect();
     let mut tally: BTreeMap<&str, usize> = BTreeMap::new();
     let mut wrong = Vec::new();
-    for ((name, path), answer) in others.iter().zip(answers(&board, &paths)) {
+    for ((name, path), answer) in others.iter().zip(answers(&daemon, &paths)) {
         let faces = answer["faces"].as_array().cloned().unwrap_or_default();
         let named = |outcome: &str| {
             faces
@@ -133,7 +133,7 @@ fn all_are_found_in_their_other_pictures_and_none_is_confused() {
 fn labeled_faces_in_the_wild_are_told_apart_in_both_precisions() {
     let Some(faces) = shared_faces() else { return };
     let pairs = faces.join("lfw-dev/pairs.csv");
-    let board = TestDaemon::new();
+    let daemon = TestDaemon::new();
     let int8 = [
         "--set",
         "models.precision=int8",
@@ -143,7 +143,7 @@ fn labeled_faces_in_the_wild_are_told_apart_in_both_precisions() {
         "--json",
         "--pairs",
     ];
-    let output = board.kithd(int8.into_iter().chain(pairs.to_str()));
+    let output = daemon.kithd(int8.into_iter().chain(pairs.to_str()));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     println!("{found}");
     assert_eq!(found["misses"], 0);
@@ -160,10 +160,10 @@ fn labeled_faces_in_the_wild_are_told_apart_in_both_precisions() {
 #[test]
 fn another_model_pack_runs_and_takes_the_gallery_over() {
     let Some(faces) = shared_faces() else { return };
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    board.stop();
-    let pack = board.folder.path().join("pack");
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    daemon.stop();
+    let pack = daemon.folder.path().join("pack");
     std::fs::create_dir(&pack).unwrap();
     for source in [
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/yunet-intel0095"),
@@ -173,15 +173,15 @@ fn another_model_pack_runs_and_takes_the_gallery_over() {
             std::fs::copy(&file, pack.join(file.file_name().unwrap())).unwrap();
         }
     }
-    board.set("models.pack", pack.to_str().unwrap());
-    board.set("models.precision", "float32"); // this pack has no other
-    board.start();
+    daemon.set("models.pack", pack.to_str().unwrap());
+    daemon.set("models.precision", "float32"); // this pack has no other
+    daemon.start();
     for (picture, name) in [
         ("obama_2.jpg", "Barack Obama"),
         ("biden_2.jpg", "Joe Biden"),
         ("astronaut_2.jpg", "Eileen Collins"),
     ] {
-        let image = board.ended(board.post_path(&board.put(picture, picture)));
+        let image = daemon.ended(daemon.post_path(&daemon.put(picture, picture)));
         assert_eq!(image["persons"], serde_json::json!([name]), "{image}");
         assert!(
             image["engine"].as_str().unwrap().contains("yunet"),
@@ -193,9 +193,9 @@ fn another_model_pack_runs_and_takes_the_gallery_over() {
 #[test]
 fn in_group_pictures_faces_get_boxes_and_the_enrolled_names() {
     let Some(faces) = shared_faces() else { return };
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    let people = board.kithd([
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    let people = daemon.kithd([
         "enroll",
         "--anyway",
         "--folder",
@@ -212,7 +212,7 @@ fn in_group_pictures_faces_get_boxes_and_the_enrolled_names() {
     // These groups have faces smaller than the 40 pixels the pack looks for.
     let miscounted = ["dlib_2008_002079.jpg", "crowd_ultra_25.jpg"];
     let (mut counted, mut named) = (0, 0);
-    for (group, answer) in groups.iter().zip(answers(&board, &paths)) {
+    for (group, answer) in groups.iter().zip(answers(&daemon, &paths)) {
         let file = group["file"].as_str().unwrap();
         let found = answer["faces"].as_array().unwrap();
         let (least, most) = (
@@ -255,9 +255,9 @@ fn in_group_pictures_faces_get_boxes_and_the_enrolled_names() {
 #[test]
 fn difficult_pictures_name_the_right_person_and_no_phantom() {
     let Some(faces) = shared_faces() else { return };
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    let people = board.kithd([
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    let people = daemon.kithd([
         "enroll",
         "--anyway",
         "--folder",
@@ -284,7 +284,7 @@ fn difficult_pictures_name_the_right_person_and_no_phantom() {
         ),
     ];
     let mut named = 0;
-    for (row, answer) in hard.iter().zip(answers(&board, &paths)) {
+    for (row, answer) in hard.iter().zip(answers(&daemon, &paths)) {
         let file = row["file"].as_str().unwrap();
         let label = row["identity"].as_str().unwrap_or("unlabelled");
         let name = if label == "barack_obama" {
@@ -324,9 +324,9 @@ fn difficult_pictures_name_the_right_person_and_no_phantom() {
 #[test]
 fn no_face_is_seen_in_scenes_objects_and_animals() {
     let Some(faces) = shared_faces() else { return };
-    let board = TestDaemon::new();
+    let daemon = TestDaemon::new();
     let scenes = folder(&faces.join("noface"));
-    for (path, answer) in scenes.iter().zip(answers(&board, &scenes)) {
+    for (path, answer) in scenes.iter().zip(answers(&daemon, &scenes)) {
         let tricky = path
             .file_name()
             .unwrap()
@@ -348,8 +348,8 @@ fn faces_root(path: &Path) -> &Path {
 /// Strangers: the other bundled portraits, and the shared ones if they are there.
 #[test]
 fn a_bad_reference_is_refused_or_matches_no_stranger() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let whole = image::open(photo("obama_1.jpg")).unwrap();
     let (width, height) = (whole.width(), whole.height());
     let scale = 45.0 / f64::from(width.min(height));
@@ -367,9 +367,9 @@ fn a_bad_reference_is_refused_or_matches_no_stranger() {
         ),
         ("Small", small),
     ] {
-        let path = board.folder.path().join(format!("{name}.png"));
+        let path = daemon.folder.path().join(format!("{name}.png"));
         reference.save(&path).unwrap();
-        let output = board.kithd([
+        let output = daemon.kithd([
             "enroll",
             "--person",
             name,
@@ -392,7 +392,7 @@ fn a_bad_reference_is_refused_or_matches_no_stranger() {
         let every = if crate::support::full() { 1 } else { 4 };
         strangers.extend(folder(&faces.join("singles")).into_iter().step_by(every));
     }
-    for (path, answer) in strangers.iter().zip(answers(&board, &strangers)) {
+    for (path, answer) in strangers.iter().zip(answers(&daemon, &strangers)) {
         assert_ne!(answer["outcome"], "known", "{}: {answer}", path.display());
     }
     println!(

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{TestDaemon, part_is_ok, photo, text, wait_for};
 
 /// Sends a request with the administrator's token; returns its status and its JSON, if any.
-fn ask(board: &TestDaemon, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
+fn ask(daemon: &TestDaemon, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
     let kind = if body.starts_with(b"{") {
         "application/json"
     } else {
@@ -17,8 +17,8 @@ fn ask(board: &TestDaemon, method: &str, path: &str, body: &[u8]) -> (u16, Value
     };
     let request = ureq::http::Request::builder()
         .method(method)
-        .uri(board.url(path))
-        .header("authorization", format!("Bearer {}", board.token()))
+        .uri(daemon.url(path))
+        .header("authorization", format!("Bearer {}", daemon.token()))
         .header("content-type", kind)
         .body(body)
         .unwrap();
@@ -34,12 +34,12 @@ fn ask(board: &TestDaemon, method: &str, path: &str, body: &[u8]) -> (u16, Value
     )
 }
 
-fn upload(board: &TestDaemon, photo_name: &str) -> i64 {
+fn upload(daemon: &TestDaemon, photo_name: &str) -> i64 {
     let bytes = std::fs::read(photo(photo_name)).unwrap();
-    let (status, answer) = board.post(&format!("/v1/images?name={photo_name}"), &[], &bytes);
+    let (status, answer) = daemon.post(&format!("/v1/images?name={photo_name}"), &[], &bytes);
     assert_eq!(status, 202, "{answer}");
     let id = answer["ids"][0].as_i64().unwrap();
-    board.ended(id);
+    daemon.ended(id);
     id
 }
 
@@ -55,14 +55,14 @@ fn ids(page: &Value) -> Vec<i64> {
 /// Filters: state, outcome, person, source, time and path.
 #[test]
 fn images_are_found_by_each_filter_and_several_at_once() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    let collins = upload(&board, "astronaut_2.jpg");
-    let group = upload(&board, "group.jpg");
-    let scene = upload(&board, "noface.jpg");
-    let broken = board.post_path(&board.put_bytes(b"no picture", "100%_broken.jpg"));
-    board.ended(broken);
-    let found = |query: &str| ids(&board.get(&format!("/v1/images?{query}")));
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    let collins = upload(&daemon, "astronaut_2.jpg");
+    let group = upload(&daemon, "group.jpg");
+    let scene = upload(&daemon, "noface.jpg");
+    let broken = daemon.post_path(&daemon.put_bytes(b"no picture", "100%_broken.jpg"));
+    daemon.ended(broken);
+    let found = |query: &str| ids(&daemon.get(&format!("/v1/images?{query}")));
     assert_eq!(found(""), [broken, scene, group, collins]);
     assert_eq!(found("state=failed"), [broken]);
     assert_eq!(
@@ -80,7 +80,7 @@ fn images_are_found_by_each_filter_and_several_at_once() {
         "signs of a pattern are letters like others"
     );
     assert!(found("path=100__").is_empty());
-    let people = board.get("/v1/people");
+    let people = daemon.get("/v1/people");
     let named = |name: &str| {
         people["people"]
             .as_array()
@@ -105,7 +105,7 @@ fn images_are_found_by_each_filter_and_several_at_once() {
         [group, collins]
     );
     assert!(found(&format!("person={}&state=failed", person["id"])).is_empty());
-    let accepted = board.get(&format!("/v1/images/{group}"))["accepted_at_ms"]
+    let accepted = daemon.get(&format!("/v1/images/{group}"))["accepted_at_ms"]
         .as_i64()
         .unwrap();
     // The millisecond in RFC 3339.
@@ -134,7 +134,7 @@ fn images_are_found_by_each_filter_and_several_at_once() {
     );
     let (mut cursor, mut walked) = (String::new(), Vec::new());
     loop {
-        let page = board.get(&format!("/v1/images?limit=1&state=processed{cursor}"));
+        let page = daemon.get(&format!("/v1/images?limit=1&state=processed{cursor}"));
         walked.extend(ids(&page));
         let Some(next) = page["next_cursor"].as_i64() else {
             break;
@@ -144,34 +144,34 @@ fn images_are_found_by_each_filter_and_several_at_once() {
     assert_eq!(walked, [scene, group, collins]);
     // The counters agree with the rows.
     let counted =
-        board.sql("SELECT state, images FROM state_counts WHERE images > 0 ORDER BY state");
+        daemon.sql("SELECT state, images FROM state_counts WHERE images > 0 ORDER BY state");
     assert_eq!(
         counted,
-        board.sql("SELECT state, count(*) FROM images GROUP BY state ORDER BY state")
+        daemon.sql("SELECT state, count(*) FROM images GROUP BY state ORDER BY state")
     );
 }
 
 #[test]
 fn a_failed_image_is_retried_and_its_result_names_the_old_one() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let path = board.put_bytes(b"no picture", "later.jpg");
-    let id = board.post_path(&path);
-    let first = board.ended(id);
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let path = daemon.put_bytes(b"no picture", "later.jpg");
+    let id = daemon.post_path(&path);
+    let first = daemon.ended(id);
     assert_eq!(first["state"], "failed");
-    board.put("noface.jpg", "later.jpg");
-    let (status, answer) = ask(&board, "POST", &format!("/v1/images/{id}/retry"), b"");
+    daemon.put("noface.jpg", "later.jpg");
+    let (status, answer) = ask(&daemon, "POST", &format!("/v1/images/{id}/retry"), b"");
     assert_eq!(
         (status, &answer["state"]),
         (202, &json!("pending")),
         "{answer}"
     );
     let second = wait_for("the second result", || {
-        let image = board.get(&format!("/v1/images/{id}"));
+        let image = daemon.get(&format!("/v1/images/{id}"));
         (image["state"] == "processed").then_some(image)
     });
     assert_eq!(second["outcome"], "no_face");
-    let (status, problem) = ask(&board, "POST", &format!("/v1/images/{id}/retry"), b"");
+    let (status, problem) = ask(&daemon, "POST", &format!("/v1/images/{id}/retry"), b"");
     assert_eq!(status, 409);
     assert!(
         problem["detail"]
@@ -180,28 +180,28 @@ fn a_failed_image_is_retried_and_its_result_names_the_old_one() {
             .contains("only a failed image"),
         "{problem}"
     );
-    assert_eq!(ask(&board, "POST", "/v1/images/999/retry", b"").0, 404);
-    let results = board.sql("SELECT supersedes IS NOT NULL FROM results ORDER BY id");
+    assert_eq!(ask(&daemon, "POST", "/v1/images/999/retry", b"").0, 404);
+    let results = daemon.sql("SELECT supersedes IS NOT NULL FROM results ORDER BY id");
     assert_eq!(results, ["0", "1"]);
-    let replaced =
-        board.sql("SELECT b.supersedes = a.result_id FROM results a JOIN results b ON b.id > a.id");
+    let replaced = daemon
+        .sql("SELECT b.supersedes = a.result_id FROM results a JOIN results b ON b.id > a.id");
     assert_eq!(replaced, ["1"]);
 }
 
 #[test]
 fn a_forgotten_image_leaves_nothing_behind() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let bytes = [
         &std::fs::read(photo("obama_2.jpg")).unwrap()[..],
         b"trailing bytes of this file only",
     ]
     .concat();
-    let (_, answer) = board.post("/v1/images?name=secret-name.jpg", &[], &bytes);
+    let (_, answer) = daemon.post("/v1/images?name=secret-name.jpg", &[], &bytes);
     let id = answer["ids"][0].as_i64().unwrap();
-    assert_eq!(board.ended(id)["found"].as_array().unwrap().len(), 1);
+    assert_eq!(daemon.ended(id)["found"].as_array().unwrap().len(), 1);
     let holds = |needle: &str| {
-        let database = board.folder.path().join("state");
+        let database = daemon.folder.path().join("state");
         let files = ["kithd.db", "kithd.db-wal"]
             .map(|name| std::fs::read(database.join(name)).unwrap_or_default());
         files.iter().any(|file| {
@@ -211,24 +211,24 @@ fn a_forgotten_image_leaves_nothing_behind() {
     };
     assert!(holds("secret-name.jpg"));
     // Upgrades leave such a copy.
-    let before = board.state("kithd.db.before-0008");
-    std::fs::copy(board.state("kithd.db"), &before).unwrap();
+    let before = daemon.state("kithd.db.before-0008");
+    std::fs::copy(daemon.state("kithd.db"), &before).unwrap();
     assert_eq!(
-        ask(&board, "DELETE", &format!("/v1/images/{id}"), b"").0,
+        ask(&daemon, "DELETE", &format!("/v1/images/{id}"), b"").0,
         204
     );
     assert!(
         !before.exists(),
         "the image is still in the copy of before the upgrade"
     );
-    assert_eq!(ask(&board, "GET", &format!("/v1/images/{id}"), b"").0, 404);
+    assert_eq!(ask(&daemon, "GET", &format!("/v1/images/{id}"), b"").0, 404);
     assert_eq!(
-        ask(&board, "DELETE", &format!("/v1/images/{id}"), b"").0,
+        ask(&daemon, "DELETE", &format!("/v1/images/{id}"), b"").0,
         404
     );
     for table in ["images", "faces", "thumbnails", "results", "outbox"] {
         assert_eq!(
-            board.sql(&format!("SELECT count(*) FROM {table}")),
+            daemon.sql(&format!("SELECT count(*) FROM {table}")),
             ["0"],
             "{table}"
         );
@@ -237,23 +237,23 @@ fn a_forgotten_image_leaves_nothing_behind() {
         !holds("secret-name.jpg"),
         "the database file or its journal still has it"
     );
-    assert_eq!(board.get("/v1/health")["counts"]["processed"], 0);
+    assert_eq!(daemon.get("/v1/health")["counts"]["processed"], 0);
 }
 
 #[test]
 fn who_is_on_a_picture_is_answered_at_once_and_nothing_is_kept() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
     let picture = std::fs::read(photo("obama_2.jpg")).unwrap();
-    let (status, answer) = board.post("/v1/identify", &[("content-type", "image/jpeg")], &picture);
+    let (status, answer) = daemon.post("/v1/identify", &[("content-type", "image/jpeg")], &picture);
     assert_eq!(
         (status, &answer["faces"][0]["person"]["name"]),
         (200, &json!("Barack Obama")),
         "{answer}"
     );
-    let path = board.put("biden_2.jpg", "ask.jpg");
+    let path = daemon.put("biden_2.jpg", "ask.jpg");
     let body = json!({ "path": path }).to_string();
-    let (_, answer) = board.post(
+    let (_, answer) = daemon.post(
         "/v1/identify",
         &[("content-type", "application/json")],
         body.as_bytes(),
@@ -262,23 +262,23 @@ fn who_is_on_a_picture_is_answered_at_once_and_nothing_is_kept() {
         answer["faces"][0]["person"]["name"], "Joe Biden",
         "{answer}"
     );
-    let (status, problem) = board.post(
+    let (status, problem) = daemon.post(
         "/v1/identify",
         &[("content-type", "image/jpeg")],
         b"no picture",
     );
     assert_eq!(status, 422, "{problem}");
-    assert_eq!(board.sql("SELECT count(*) FROM images"), ["0"]);
+    assert_eq!(daemon.sql("SELECT count(*) FROM images"), ["0"]);
 }
 
 #[test]
 fn people_are_made_shown_renamed_merged_and_erased_over_http() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let picture = |name: &str| std::fs::read(photo(name)).unwrap();
-    part_is_ok(&board, "engine");
+    part_is_ok(&daemon, "engine");
     let (status, ann) = ask(
-        &board,
+        &daemon,
         "POST",
         "/v1/people?name=Ann&file_name=a.jpg",
         &picture("obama_1.jpg"),
@@ -290,7 +290,7 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
     );
     assert_eq!(
         ask(
-            &board,
+            &daemon,
             "POST",
             "/v1/people?name=Ann",
             &picture("obama_1.jpg")
@@ -300,7 +300,7 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
         "the same bytes"
     );
     let (status, problem) = ask(
-        &board,
+        &daemon,
         "POST",
         "/v1/people?name=Ann",
         &picture("noface.jpg"),
@@ -316,7 +316,7 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
     );
     assert_eq!(
         ask(
-            &board,
+            &daemon,
             "POST",
             &url(ann, "/pictures"),
             &picture("obama_2.jpg")
@@ -324,41 +324,41 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
         .0,
         201
     );
-    let named = board.get("/v1/people?name=ANN");
+    let named = daemon.get("/v1/people?name=ANN");
     assert_eq!(named["people"][0]["id"], ann, "in any spelling: {named}");
-    assert_eq!(board.get("/v1/people?name=Nobody")["people"], json!([]));
+    assert_eq!(daemon.get("/v1/people?name=Nobody")["people"], json!([]));
     let (_, ben) = ask(
-        &board,
+        &daemon,
         "POST",
         "/v1/people?name=Ben",
         &picture("biden_1.jpg"),
     );
     let ben = ben["person"]["id"].as_i64().unwrap();
 
-    let (status, problem) = ask(&board, "PATCH", &url(ann, ""), br#"{"name":"Ben"}"#);
+    let (status, problem) = ask(&daemon, "PATCH", &url(ann, ""), br#"{"name":"Ben"}"#);
     assert_eq!(status, 409, "{problem}");
     assert_eq!(
-        ask(&board, "PATCH", &url(ann, ""), br#"{"name":"Anna"}"#).1["name"],
+        ask(&daemon, "PATCH", &url(ann, ""), br#"{"name":"Anna"}"#).1["name"],
         "Anna"
     );
-    let detail = board.get(&url(ann, ""));
+    let detail = daemon.get(&url(ann, ""));
     let pictures = detail["images"].as_array().unwrap();
     assert_eq!(
         (pictures.len(), &pictures[0]["image_name"]),
         (2, &json!("a.jpg"))
     );
     let first = pictures[0]["id"].as_i64().unwrap();
-    assert!(board.get_text(&url(ann, "")).contains("\"remarks\""));
-    let crop = ureq::get(board.url(&url(ann, &format!("/pictures/{first}.jpg"))))
+    assert!(daemon.get_text(&url(ann, "")).contains("\"remarks\""));
+    let crop = ureq::get(daemon.url(&url(ann, &format!("/pictures/{first}.jpg"))))
         .call()
         .unwrap();
     assert_eq!(crop.headers()["content-type"], "image/jpeg");
     // Upgrades leave such a copy.
-    let before = board.state("kithd.db.before-0008");
-    std::fs::copy(board.state("kithd.db"), &before).unwrap();
+    let before = daemon.state("kithd.db.before-0008");
+    std::fs::copy(daemon.state("kithd.db"), &before).unwrap();
     assert_eq!(
         ask(
-            &board,
+            &daemon,
             "DELETE",
             &url(ann, &format!("/pictures/{first}.jpg")),
             b""
@@ -371,18 +371,21 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
         "the picture is still in the copy of before the upgrade"
     );
     assert_eq!(
-        board.get(&url(ann, ""))["images"].as_array().unwrap().len(),
+        daemon.get(&url(ann, ""))["images"]
+            .as_array()
+            .unwrap()
+            .len(),
         1
     );
 
-    let image = upload(&board, "obama_1.jpg");
+    let image = upload(&daemon, "obama_1.jpg");
     assert_eq!(
-        board.get(&format!("/v1/images/{image}"))["found"][0]["person"],
+        daemon.get(&format!("/v1/images/{image}"))["found"][0]["person"],
         "Anna"
     );
     assert_eq!(
         ask(
-            &board,
+            &daemon,
             "POST",
             &url(ann, "/merge"),
             json!({ "into": ben }).to_string().as_bytes()
@@ -391,32 +394,35 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
         200
     );
     assert_eq!(
-        board.get(&format!("/v1/images/{image}"))["found"][0]["person"],
+        daemon.get(&format!("/v1/images/{image}"))["found"][0]["person"],
         "Ben"
     );
-    assert_eq!(ask(&board, "GET", &url(ann, ""), b"").0, 404);
-    let (status, gone) = ask(&board, "DELETE", &url(ben, ""), b"");
+    assert_eq!(ask(&daemon, "GET", &url(ann, ""), b"").0, 404);
+    let (status, gone) = ask(&daemon, "DELETE", &url(ben, ""), b"");
     assert_eq!(
         (status, &gone["may_hold_them"]),
         (200, &json!([])),
         "{gone}"
     );
-    assert_eq!(board.get("/v1/people")["people"], json!([]));
+    assert_eq!(daemon.get("/v1/people")["people"], json!([]));
     assert_eq!(
-        board.get(&format!("/v1/images/{image}"))["found"][0]["person"],
+        daemon.get(&format!("/v1/images/{image}"))["found"][0]["person"],
         Value::Null
     );
 }
 
 #[test]
 fn named_strangers_and_corrected_faces_are_heeded_from_then_on() {
-    let mut board = TestDaemon::new();
-    board.start();
-    part_is_ok(&board, "engine");
-    let (first, second) = (upload(&board, "obama_1.jpg"), upload(&board, "obama_2.jpg"));
-    let other = upload(&board, "biden_1.jpg");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    part_is_ok(&daemon, "engine");
+    let (first, second) = (
+        upload(&daemon, "obama_1.jpg"),
+        upload(&daemon, "obama_2.jpg"),
+    );
+    let other = upload(&daemon, "biden_1.jpg");
     let strangers = || {
-        board.get("/v1/strangers")["strangers"]
+        daemon.get("/v1/strangers")["strangers"]
             .as_array()
             .unwrap()
             .clone()
@@ -434,7 +440,7 @@ fn named_strangers_and_corrected_faces_are_heeded_from_then_on() {
         .find(|one| one["faces"] == 2)
         .expect("both pictures of one person in one group");
     let id = group["id"].as_i64().unwrap();
-    let members = board.get(&format!("/v1/strangers/{id}"))["members"].clone();
+    let members = daemon.get(&format!("/v1/strangers/{id}"))["members"].clone();
     assert_eq!(
         members
             .as_array()
@@ -446,7 +452,7 @@ fn named_strangers_and_corrected_faces_are_heeded_from_then_on() {
     );
 
     let (status, named) = ask(
-        &board,
+        &daemon,
         "POST",
         &format!("/v1/strangers/{id}/name"),
         br#"{"name":"Barack"}"#,
@@ -454,7 +460,7 @@ fn named_strangers_and_corrected_faces_are_heeded_from_then_on() {
     assert_eq!((status, &named["faces"]), (200, &json!(2)), "{named}");
     let person = named["person_id"].as_i64().unwrap();
     for image in [first, second] {
-        let image = board.get(&format!("/v1/images/{image}"));
+        let image = daemon.get(&format!("/v1/images/{image}"));
         assert_eq!(
             (&image["outcome"], &image["found"][0]["person"]),
             (&json!("known"), &json!("Barack")),
@@ -462,12 +468,12 @@ fn named_strangers_and_corrected_faces_are_heeded_from_then_on() {
         );
     }
     assert_eq!(
-        ask(&board, "GET", &format!("/v1/strangers/{id}"), b"").0,
+        ask(&daemon, "GET", &format!("/v1/strangers/{id}"), b"").0,
         404,
         "its number is not used again"
     );
     assert_eq!(
-        ids(&board.get(&format!("/v1/images?person={person}"))),
+        ids(&daemon.get(&format!("/v1/images?person={person}"))),
         [second, first]
     );
 
@@ -475,7 +481,7 @@ fn named_strangers_and_corrected_faces_are_heeded_from_then_on() {
     let other_group = rest[0]["id"].as_i64().unwrap();
     assert!(rest.len() == 1 && other_group != id);
     let (_, ignored) = ask(
-        &board,
+        &daemon,
         "PATCH",
         &format!("/v1/strangers/{other_group}"),
         br#"{"ignored":true}"#,
@@ -483,42 +489,42 @@ fn named_strangers_and_corrected_faces_are_heeded_from_then_on() {
     assert_eq!(ignored["ignored"], true);
     assert!(strangers().is_empty());
     assert_eq!(
-        board.get("/v1/strangers?ignored=true")["strangers"][0]["id"],
+        daemon.get("/v1/strangers?ignored=true")["strangers"][0]["id"],
         other_group
     );
 
     // A face gets the wrong name, and the mistake is undone.
     let face = format!("/v1/images/{other}/faces/1/person");
-    let (status, answer) = ask(&board, "POST", &face, br#"{"name":"Joe"}"#);
+    let (status, answer) = ask(&daemon, "POST", &face, br#"{"name":"Joe"}"#);
     assert_eq!(status, 200, "{answer}");
     assert_eq!(
-        board.get(&format!("/v1/images/{other}"))["found"][0]["person"],
+        daemon.get(&format!("/v1/images/{other}"))["found"][0]["person"],
         "Joe"
     );
-    let again = upload(&board, "biden_2.jpg");
+    let again = upload(&daemon, "biden_2.jpg");
     assert_eq!(
-        board.get(&format!("/v1/images/{again}"))["found"][0]["person"],
+        daemon.get(&format!("/v1/images/{again}"))["found"][0]["person"],
         "Joe"
     );
     let wrong = format!("/v1/images/{again}/faces/1/person");
-    let (status, answer) = ask(&board, "DELETE", &wrong, b"");
+    let (status, answer) = ask(&daemon, "DELETE", &wrong, b"");
     assert_eq!(
         (status, &answer["outcome"]),
         (200, &json!("unknown")),
         "{answer}"
     );
     assert_eq!(
-        board.get(&format!("/v1/images/{again}"))["found"][0]["person"],
+        daemon.get(&format!("/v1/images/{again}"))["found"][0]["person"],
         Value::Null
     );
-    let once_more = upload(&board, "biden_2.jpg");
+    let once_more = upload(&daemon, "biden_2.jpg");
     assert_eq!(
-        board.get(&format!("/v1/images/{once_more}"))["outcome"],
+        daemon.get(&format!("/v1/images/{once_more}"))["outcome"],
         "unknown",
         "the counter-example is heeded"
     );
     assert_eq!(
-        ask(&board, "DELETE", &wrong, b"").0,
+        ask(&daemon, "DELETE", &wrong, b"").0,
         409,
         "the face is no person's now"
     );
@@ -526,16 +532,16 @@ fn named_strangers_and_corrected_faces_are_heeded_from_then_on() {
 
 #[test]
 fn an_unchanged_answer_is_a_304_and_a_changed_one_is_sent() {
-    let mut board = TestDaemon::new();
-    board.start();
-    upload(&board, "noface.jpg");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    upload(&daemon, "noface.jpg");
     let get = |etag: &str| {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .build()
             .into();
         let response = agent
-            .get(board.url("/v1/images"))
+            .get(daemon.url("/v1/images"))
             .header("if-none-match", etag)
             .call()
             .unwrap();
@@ -547,7 +553,7 @@ fn an_unchanged_answer_is_a_304_and_a_changed_one_is_sent() {
     let (status, etag) = get("\"x\"");
     assert_eq!(status, 200);
     assert_eq!(get(&etag), (304, etag.clone()));
-    upload(&board, "noface.jpg");
+    upload(&daemon, "noface.jpg");
     let (status, changed) = get(&etag);
     assert!(status == 200 && changed != etag);
 }
@@ -560,26 +566,26 @@ fn every_answer_is_what_the_documentation_says_by_schemathesis() {
         Path::new(&program).is_file(),
         "schemathesis is not installed; ./dev test installs it"
     );
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
     for name in ["obama_2.jpg", "group.jpg", "noface.jpg"] {
-        upload(&board, name);
+        upload(&daemon, name);
     }
-    board.ended(board.post_path(&board.put_bytes(b"no picture", "broken.jpg")));
-    let document = board.get("/openapi.json");
+    daemon.ended(daemon.post_path(&daemon.put_bytes(b"no picture", "broken.jpg")));
+    let document = daemon.get("/openapi.json");
     assert!(
         document["openapi"].as_str().unwrap().starts_with("3.1"),
         "{}",
         document["openapi"]
     );
     let output = Command::new(program)
-        .current_dir(board.folder.path())
+        .current_dir(daemon.folder.path())
         .args([
             "--config-file",
             concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schemathesis.toml"),
             "run",
         ])
-        .arg(board.url("/openapi.json"))
+        .arg(daemon.url("/openapi.json"))
         .args([
             "--checks",
             "all",
@@ -591,7 +597,7 @@ fn every_answer_is_what_the_documentation_says_by_schemathesis() {
         ])
         .args([
             "--header",
-            &format!("Authorization: Bearer {}", board.token()),
+            &format!("Authorization: Bearer {}", daemon.token()),
         ])
         .output()
         .unwrap();

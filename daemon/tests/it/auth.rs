@@ -42,14 +42,14 @@ impl Answer {
 }
 
 /// Sends a request as written and adds only Host, Connection and Content-Length.
-fn ask(board: &TestDaemon, line: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-    let mut stream = TcpStream::connect(board.address()).unwrap();
+fn ask(daemon: &TestDaemon, line: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let mut stream = TcpStream::connect(daemon.address()).unwrap();
     let mut request = format!(
         "{line} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
         body.len()
     );
     if !headers.iter().any(|(name, _)| *name == "Host") {
-        request.push_str(&format!("Host: {}\r\n", board.address()));
+        request.push_str(&format!("Host: {}\r\n", daemon.address()));
     }
     headers
         .iter()
@@ -80,12 +80,12 @@ fn mode(path: &Path) -> u32 {
 /// The old token is worth nothing once it is replaced.
 #[test]
 fn a_token_is_made_at_the_first_start_and_guards_changes() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let file = board.state("token");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let file = daemon.state("token");
     assert_eq!(mode(&file), 0o600);
     let shown = |arguments: &[&str]| {
-        let output = board.kithd(arguments);
+        let output = daemon.kithd(arguments);
         assert!(output.status.success(), "{}", text(&output));
         (
             String::from_utf8(output.stdout).unwrap(),
@@ -93,8 +93,8 @@ fn a_token_is_made_at_the_first_start_and_guards_changes() {
         )
     };
     let (first, where_used) = shown(&["token"]);
-    assert_eq!(first.trim(), board.token());
-    assert!(where_used.contains(&board.url("/")), "{where_used}");
+    assert_eq!(first.trim(), daemon.token());
+    assert!(where_used.contains(&daemon.url("/")), "{where_used}");
 
     let breaker = |token: &str| {
         let bearer = format!("Bearer {token}");
@@ -103,7 +103,7 @@ fn a_token_is_made_at_the_first_start_and_guards_changes() {
             ("Content-Type", "application/json"),
         ];
         ask(
-            &board,
+            &daemon,
             "POST /v1/breaker",
             &headers[usize::from(token.is_empty())..],
             r#"{"command":"auto"}"#,
@@ -123,8 +123,8 @@ fn a_token_is_made_at_the_first_start_and_guards_changes() {
         (breaker(first.trim()).status == 200).then_some(())
     });
     assert_eq!(breaker("wrong").status, 401);
-    assert_eq!(ask(&board, "GET /v1/backup", &[], "").status, 401);
-    assert_eq!(ask(&board, "DELETE /v1/images/1", &[], "").status, 401);
+    assert_eq!(ask(&daemon, "GET /v1/backup", &[], "").status, 401);
+    assert_eq!(ask(&daemon, "DELETE /v1/images/1", &[], "").status, 401);
 
     let (second, _) = shown(&["token", "--new"]);
     assert_ne!(second, first);
@@ -136,20 +136,20 @@ fn a_token_is_made_at_the_first_start_and_guards_changes() {
         ),
         (401, 200, 0o600)
     );
-    board.stop();
-    let output = board.kithd(["token"]);
+    daemon.stop();
+    let output = daemon.kithd(["token"]);
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
         second,
         "shown without the daemon, too"
     );
     let (third, _) = (
-        String::from_utf8(board.kithd(["token", "--new"]).stdout).unwrap(),
+        String::from_utf8(daemon.kithd(["token", "--new"]).stdout).unwrap(),
         (),
     );
-    board.start();
-    assert!(third != second && third.trim() == board.token());
-    let log = board.log();
+    daemon.start();
+    assert!(third != second && third.trim() == daemon.token());
+    let log = daemon.log();
     assert!(
         [first, second, third]
             .iter()
@@ -160,18 +160,23 @@ fn a_token_is_made_at_the_first_start_and_guards_changes() {
 
 #[test]
 fn people_log_in_and_out_by_a_form_and_other_sites_cannot() {
-    let mut board = TestDaemon::new();
-    board.set("http.open_read", "false");
-    board.start();
-    let page = ask(&board, "GET /?state=failed", &[("Accept", "text/html")], "");
+    let mut daemon = TestDaemon::new();
+    daemon.set("http.open_read", "false");
+    daemon.start();
+    let page = ask(
+        &daemon,
+        "GET /?state=failed",
+        &[("Accept", "text/html")],
+        "",
+    );
     assert_eq!(
         (page.status, page.header("location")),
         (303, Some("./login?next=/%3fstate%3dfailed"))
     );
-    assert_eq!(ask(&board, "GET /v1/images", &[], "").status, 401);
-    assert_eq!(ask(&board, "GET /healthz", &[], "").status, 200);
+    assert_eq!(ask(&daemon, "GET /v1/images", &[], "").status, 401);
+    assert_eq!(ask(&daemon, "GET /healthz", &[], "").status, 200);
     let form = ask(
-        &board,
+        &daemon,
         "GET /login?next=/%3Fstate%3Dfailed",
         &[("Accept", "text/html")],
         "",
@@ -186,15 +191,15 @@ fn people_log_in_and_out_by_a_form_and_other_sites_cannot() {
             .unwrap()
             .contains("form-action 'self'")
     );
-    let wrong = ask(&board, "POST /login", &[FORM], "token=wrong");
+    let wrong = ask(&daemon, "POST /login", &[FORM], "token=wrong");
     assert!(
         wrong.status == 401 && wrong.body.contains("not the administrator"),
         "{}",
         wrong.body
     );
-    let right = format!("token={}&next=%2F%3Fstate%3Dfailed", board.token());
+    let right = format!("token={}&next=%2F%3Fstate%3Dfailed", daemon.token());
     let elsewhere = ask(
-        &board,
+        &daemon,
         "POST /login",
         &[FORM, ("Origin", "http://evil.example")],
         &right,
@@ -203,16 +208,16 @@ fn people_log_in_and_out_by_a_form_and_other_sites_cannot() {
         (elsewhere.status, elsewhere.header("set-cookie")),
         (403, None)
     );
-    let in_ = ask(&board, "POST /login", &[FORM], &right);
+    let in_ = ask(&daemon, "POST /login", &[FORM], &right);
     assert_eq!(
         (in_.status, in_.header("location")),
         (303, Some("./?state=failed"))
     );
     // `ask` returns the head in lower case; the cookie is needed as sent.
-    let mut stream = TcpStream::connect(board.address()).unwrap();
+    let mut stream = TcpStream::connect(daemon.address()).unwrap();
     let request = format!(
         "POST /login HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}: {}\r\nContent-Length: {}\r\n\r\n{right}",
-        board.address(),
+        daemon.address(),
         FORM.0,
         FORM.1,
         right.len()
@@ -233,8 +238,8 @@ fn people_log_in_and_out_by_a_form_and_other_sites_cannot() {
     );
     let cookie = ("Cookie", cookie.split(';').next().unwrap());
 
-    assert_eq!(ask(&board, "GET /", &[cookie], "").status, 200);
-    let login = ask(&board, "GET /login", &[cookie], "").body;
+    assert_eq!(ask(&daemon, "GET /", &[cookie], "").status, 200);
+    let login = ask(&daemon, "GET /login", &[cookie], "").body;
     let out = login
         .split("action=\"")
         .nth(1)
@@ -244,13 +249,13 @@ fn people_log_in_and_out_by_a_form_and_other_sites_cannot() {
         .unwrap();
     assert!(out.starts_with("./logout?csrf="), "{out}");
     let out = &out[1..];
-    let own = ("Origin", board.url(""));
+    let own = ("Origin", daemon.url(""));
     let own = (own.0, own.1.as_str());
     let breaker = out.replace("/logout", "/v1/breaker");
     let kind = ("Content-Type", "application/json");
     let tell = |target: &str, origin: (&str, &str)| {
         ask(
-            &board,
+            &daemon,
             &format!("POST {target}"),
             &[cookie, kind, origin],
             r#"{"command":"auto"}"#,
@@ -268,27 +273,27 @@ fn people_log_in_and_out_by_a_form_and_other_sites_cannot() {
         "without what the form must carry"
     );
     assert_eq!(
-        ask(&board, &format!("POST {out}"), &[cookie], "").status,
+        ask(&daemon, &format!("POST {out}"), &[cookie], "").status,
         403
     );
-    let gone = ask(&board, &format!("POST {out}"), &[cookie, own], "");
+    let gone = ask(&daemon, &format!("POST {out}"), &[cookie, own], "");
     assert_eq!((gone.status, gone.header("location")), (303, Some("./")));
     assert_eq!(
         tell(&breaker, own),
         401,
         "the cookie that was kept is worth nothing"
     );
-    assert_eq!(ask(&board, "GET /v1/images", &[cookie], "").status, 401);
+    assert_eq!(ask(&daemon, "GET /v1/images", &[cookie], "").status, 401);
 }
 
 #[test]
 fn pictures_need_no_token_from_the_board_except_by_other_sites() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let body = serde_json::json!({ "path": board.put("noface.jpg", "a.jpg") }).to_string();
-    let post = |headers: &[(&str, &str)]| ask(&board, "POST /image/post", headers, &body).status;
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let body = serde_json::json!({ "path": daemon.put("noface.jpg", "a.jpg") }).to_string();
+    let post = |headers: &[(&str, &str)]| ask(&daemon, "POST /image/post", headers, &body).status;
     assert_eq!(post(&[]), 202);
-    assert_eq!(post(&[("Origin", &board.url(""))]), 202);
+    assert_eq!(post(&[("Origin", &daemon.url(""))]), 202);
     assert_eq!(
         post(&[
             ("Origin", "https://evil.example"),
@@ -302,7 +307,7 @@ fn pictures_need_no_token_from_the_board_except_by_other_sites() {
         401,
         "by a proxy, it is from the LAN"
     );
-    let bearer = format!("Bearer {}", board.token());
+    let bearer = format!("Bearer {}", daemon.token());
     assert_eq!(
         post(&[
             ("X-Forwarded-For", "192.168.1.9"),
@@ -310,20 +315,20 @@ fn pictures_need_no_token_from_the_board_except_by_other_sites() {
         ]),
         202
     );
-    board.stop();
-    board.set("http.open_submit", "true");
-    board.start();
-    let post = |headers: &[(&str, &str)]| ask(&board, "POST /image/post", headers, &body).status;
+    daemon.stop();
+    daemon.set("http.open_submit", "true");
+    daemon.start();
+    let post = |headers: &[(&str, &str)]| ask(&daemon, "POST /image/post", headers, &body).status;
     assert_eq!(post(&[("X-Forwarded-For", "192.168.1.9")]), 202);
     assert_eq!(post(&[("Origin", "https://evil.example")]), 403);
 }
 
 #[test]
 fn the_board_answers_to_its_own_names_only() {
-    let mut board = TestDaemon::new();
-    board.set("http.names", "[\"kithd.example\"]");
-    board.start();
-    let port = board.address().split_once(':').unwrap().1.to_string();
+    let mut daemon = TestDaemon::new();
+    daemon.set("http.names", "[\"kithd.example\"]");
+    daemon.start();
+    let port = daemon.address().split_once(':').unwrap().1.to_string();
     let hostname = text(&Command::new("uname").arg("-n").output().unwrap())
         .trim()
         .to_string();
@@ -336,12 +341,12 @@ fn the_board_answers_to_its_own_names_only() {
         &format!("{first}.local"),
     ] {
         assert_eq!(
-            ask(&board, "GET /", &[("Host", host)], "").status,
+            ask(&daemon, "GET /", &[("Host", host)], "").status,
             200,
             "{host}"
         );
         assert_eq!(
-            ask(&board, "GET /", &[("Host", &format!("{host}:{port}"))], "").status,
+            ask(&daemon, "GET /", &[("Host", &format!("{host}:{port}"))], "").status,
             200,
             "{host}"
         );
@@ -353,7 +358,7 @@ fn the_board_answers_to_its_own_names_only() {
         "127.0.0.1.evil.example",
         "192.0.2.7",
     ] {
-        let answer = ask(&board, "GET /", &[("Host", host)], "");
+        let answer = ask(&daemon, "GET /", &[("Host", host)], "");
         assert_eq!(answer.status, 421, "{host}");
         let name = host.split(':').next().unwrap();
         assert!(
@@ -363,7 +368,7 @@ fn the_board_answers_to_its_own_names_only() {
         );
     }
     let twice = ask(
-        &board,
+        &daemon,
         "GET /",
         &[("Host", "localhost"), ("Host", "rebound.example")],
         "",
@@ -373,16 +378,16 @@ fn the_board_answers_to_its_own_names_only() {
 
 #[test]
 fn wrong_tokens_lock_nobody_out_and_are_said_now_and_then() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     for _ in 0..40 {
         assert_eq!(
-            ask(&board, "POST /login", &[FORM], "token=guess").status,
+            ask(&daemon, "POST /login", &[FORM], "token=guess").status,
             401
         );
         assert_eq!(
             ask(
-                &board,
+                &daemon,
                 "GET /v1/images",
                 &[("Authorization", "Bearer guess")],
                 ""
@@ -391,45 +396,45 @@ fn wrong_tokens_lock_nobody_out_and_are_said_now_and_then() {
             401
         );
     }
-    let right = format!("token={}", board.token());
-    assert_eq!(ask(&board, "POST /login", &[FORM], &right).status, 303);
-    let (status, _) = board.post_as_admin(
+    let right = format!("token={}", daemon.token());
+    assert_eq!(ask(&daemon, "POST /login", &[FORM], &right).status, 303);
+    let (status, _) = daemon.post_as_admin(
         "/v1/images",
         &[("content-type", "text/plain")],
         b"no picture",
     );
     assert_ne!(status, 401);
     let said = wait_for("the log", || {
-        Some(board.log()).filter(|log| log.contains("wrong tokens were sent"))
+        Some(daemon.log()).filter(|log| log.contains("wrong tokens were sent"))
     });
     assert_eq!(said.matches("wrong tokens were sent").count(), 1, "{said}");
 }
 
 #[test]
 fn half_sent_requests_and_idle_connections_block_no_page() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let mut half = Vec::new();
     for number in 0..600 {
-        let mut stream = TcpStream::connect(board.address()).unwrap();
+        let mut stream = TcpStream::connect(daemon.address()).unwrap();
         // The board may have closed it to make room.
         let _ = stream.write_all(
             format!(
                 "GET / HTTP/1.1\r\nHost: {}\r\nX-Slow: {number}",
-                board.address()
+                daemon.address()
             )
             .as_bytes(),
         );
         half.push(stream);
         if number % 50 == 0 {
             assert_eq!(
-                ask(&board, "GET /", &[], "").status,
+                ask(&daemon, "GET /", &[], "").status,
                 200,
                 "with {number} of them"
             );
         }
     }
-    assert_eq!(ask(&board, "GET /", &[], "").status, 200);
+    assert_eq!(ask(&daemon, "GET /", &[], "").status, 200);
     let open = |stream: &TcpStream| {
         stream.set_nonblocking(true).unwrap();
         matches!((&mut &*stream).read(&mut [0; 64]), Err(error) if error.kind() == ErrorKind::WouldBlock)
@@ -442,15 +447,15 @@ fn half_sent_requests_and_idle_connections_block_no_page() {
 
 #[test]
 fn one_busy_address_keeps_no_other_from_the_page() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let head = format!(
         "POST /v1/images HTTP/1.1\r\nHost: {}\r\nContent-Type: image/jpeg\r\nContent-Length: 99999\r\n\r\nx",
-        board.address()
+        daemon.address()
     );
     let mut slow = Vec::new();
     let mut add = || {
-        let mut stream = TcpStream::connect(board.address()).unwrap();
+        let mut stream = TcpStream::connect(daemon.address()).unwrap();
         let _ = stream.write_all(head.as_bytes());
         slow.push(stream);
     };
@@ -458,7 +463,7 @@ fn one_busy_address_keeps_no_other_from_the_page() {
     let turned_away = wait_for("it to be turned away", || {
         // Replaces a connection that had not begun yet and gave way to the last request.
         add();
-        let answer = ask(&board, "GET /healthz", &[], "");
+        let answer = ask(&daemon, "GET /healthz", &[], "");
         (answer.status != 200).then_some(answer)
     });
     assert!(
@@ -471,53 +476,53 @@ fn one_busy_address_keeps_no_other_from_the_page() {
         "127.0.0.2",
         "--header",
         "Host: localhost",
-        &board.url("/healthz"),
+        &daemon.url("/healthz"),
     ]);
     assert!(done && said == "ok\n", "{said}");
     drop(slow);
     wait_for("it to be let in again", || {
-        (ask(&board, "GET /healthz", &[], "").status == 200).then_some(())
+        (ask(&daemon, "GET /healthz", &[], "").status == 200).then_some(())
     });
 }
 
 #[test]
 fn too_large_heads_and_forms_are_refused_with_their_status() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let long = "x".repeat(40_000);
-    assert_eq!(ask(&board, "GET /", &[("X-Long", &long)], "").status, 431);
+    assert_eq!(ask(&daemon, "GET /", &[("X-Long", &long)], "").status, 431);
     assert_eq!(
-        ask(&board, &format!("GET /{long}"), &[], "").status / 100,
+        ask(&daemon, &format!("GET /{long}"), &[], "").status / 100,
         4
     );
     let many: Vec<_> = (0..200).map(|_| ("X-Many", "1")).collect();
-    assert_eq!(ask(&board, "GET /", &many, "").status, 431);
+    assert_eq!(ask(&daemon, "GET /", &many, "").status, 431);
     let form = format!("token={}", "x".repeat(5000));
-    assert_eq!(ask(&board, "POST /login", &[FORM], &form).status, 413);
-    assert_eq!(ask(&board, "GET /", &[], "").status, 200);
+    assert_eq!(ask(&daemon, "POST /login", &[FORM], &form).status, 413);
+    assert_eq!(ask(&daemon, "GET /", &[], "").status, 200);
 }
 
 #[test]
 fn the_page_can_be_encrypted_with_the_boards_own_certificate() {
-    let mut board = TestDaemon::new();
-    board.set("http.tls", "self-signed");
-    board.start();
-    let file = board.state("certificate.pem");
+    let mut daemon = TestDaemon::new();
+    daemon.set("http.tls", "self-signed");
+    daemon.start();
+    let file = daemon.state("certificate.pem");
     assert_eq!(mode(&file), 0o600);
-    let port = board.address().split_once(':').unwrap().1.to_string();
+    let port = daemon.address().split_once(':').unwrap().1.to_string();
     let trusting = ["--cacert", file.to_str().unwrap()];
     for host in ["localhost", "127.0.0.1"] {
         let (done, said) =
             curl(&[&trusting[..], &[&format!("https://{host}:{port}/healthz")]].concat());
         assert!(done && said == "ok\n", "{said}");
     }
-    let form = format!("token={}", board.token());
+    let form = format!("token={}", daemon.token());
     let (_, head) = curl(&[
         "--insecure",
         "--include",
         "--data",
         &form,
-        &board.url("/login"),
+        &daemon.url("/login"),
     ]);
     assert!(
         head.contains("__Host-kithd_session=") && head.contains("; Secure"),
@@ -541,9 +546,9 @@ fn the_page_can_be_encrypted_with_the_boards_own_certificate() {
         .unwrap()
         .1
         .to_string();
-    let shown = text(&board.kithd(["token"]));
+    let shown = text(&daemon.kithd(["token"]));
     assert!(
-        shown.contains(&board.url("/")) && shown.contains(&fingerprint),
+        shown.contains(&daemon.url("/")) && shown.contains(&fingerprint),
         "{shown} lacks {fingerprint}"
     );
     let offered = Command::new("sh")
@@ -551,35 +556,35 @@ fn the_page_can_be_encrypted_with_the_boards_own_certificate() {
             "-c",
             &format!(
                 "openssl s_client -connect {} -tls1_2 </dev/null | openssl x509 -noout -fingerprint -sha256",
-                board.address()
+                daemon.address()
             ),
         ])
         .output()
         .unwrap();
     assert!(text(&offered).contains(&fingerprint), "{}", text(&offered));
-    let (done, said) = curl(&[&format!("http://{}/", board.address())]);
+    let (done, said) = curl(&[&format!("http://{}/", daemon.address())]);
     assert!(done && said.contains("write https://"), "{said}");
-    board.stop();
+    daemon.stop();
     let before = std::fs::read(&file).unwrap();
-    board.start();
+    daemon.start();
     assert_eq!(std::fs::read(&file).unwrap(), before, "it is kept");
 }
 
 #[test]
 fn a_missing_certificate_degrades_only_the_page_while_missing() {
-    let mut board = TestDaemon::new();
+    let mut daemon = TestDaemon::new();
     let (certificate, key) = (
-        board.folder.path().join("page.pem"),
-        board.folder.path().join("page.key"),
+        daemon.folder.path().join("page.pem"),
+        daemon.folder.path().join("page.key"),
     );
-    board.set(
+    daemon.set(
         "http.certificate",
         &format!("{:?}", certificate.display().to_string()),
     );
-    board.set("http.key", &format!("{:?}", key.display().to_string()));
-    let mut daemon = board.spawn(["run"]);
+    daemon.set("http.key", &format!("{:?}", key.display().to_string()));
+    let mut child = daemon.spawn(["run"]);
     let part = || {
-        let output = board.kithd(["status", "--json"]);
+        let output = daemon.kithd(["status", "--json"]);
         let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         status["parts"]["page"].clone()
     };
@@ -632,6 +637,6 @@ fn a_missing_certificate_degrades_only_the_page_while_missing() {
         &format!("https://localhost:{port}/healthz"),
     ]);
     assert!(done && said == "ok\n", "{said}");
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

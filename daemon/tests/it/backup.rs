@@ -9,47 +9,47 @@ use serde_json::Value;
 
 use crate::support::{TestDaemon, part_is_ok, photo, sealed, text, wait_for};
 
-fn save(board: &TestDaemon, name: &str) -> String {
-    let file = board.folder.path().join(name).display().to_string();
-    let output = board.kithd(["backup", &file]);
+fn save(daemon: &TestDaemon, name: &str) -> String {
+    let file = daemon.folder.path().join(name).display().to_string();
+    let output = daemon.kithd(["backup", &file]);
     assert!(output.status.success(), "{}", text(&output));
     file
 }
 
-fn export(board: &TestDaemon, name: &str, arguments: &[&str]) -> String {
-    let file = board.folder.path().join(name).display().to_string();
-    let output = board.kithd([&["people", "export", &file], arguments].concat());
+fn export(daemon: &TestDaemon, name: &str, arguments: &[&str]) -> String {
+    let file = daemon.folder.path().join(name).display().to_string();
+    let output = daemon.kithd([&["people", "export", &file], arguments].concat());
     assert!(output.status.success(), "{}", text(&output));
     file
 }
 
-fn answer(board: &TestDaemon, arguments: &[&str]) -> Value {
-    let output = board.kithd(arguments);
+fn answer(daemon: &TestDaemon, arguments: &[&str]) -> Value {
+    let output = daemon.kithd(arguments);
     assert!(output.status.success(), "{}", text(&output));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn restore(board: &TestDaemon, file: &str) -> Value {
-    answer(board, &["restore", "--yes", "--json", file])
+fn restore(daemon: &TestDaemon, file: &str) -> Value {
+    answer(daemon, &["restore", "--yes", "--json", file])
 }
 
-fn import(board: &TestDaemon, file: &str) -> Value {
-    answer(board, &["people", "import", "--json", file])
+fn import(daemon: &TestDaemon, file: &str) -> Value {
+    answer(daemon, &["people", "import", "--json", file])
 }
 
-fn refused(board: &TestDaemon, file: &str) -> String {
-    let output = board.kithd(["restore", "--yes", file]);
+fn refused(daemon: &TestDaemon, file: &str) -> String {
+    let output = daemon.kithd(["restore", "--yes", file]);
     assert!(!output.status.success(), "{}", text(&output));
     text(&output)
 }
 
-fn names(board: &TestDaemon) -> Vec<String> {
-    board.sql("select name from person order by name")
+fn names(daemon: &TestDaemon) -> Vec<String> {
+    daemon.sql("select name from person order by name")
 }
 
-fn enroll(board: &TestDaemon, person: &str, picture: &str) {
+fn enroll(daemon: &TestDaemon, person: &str, picture: &str) {
     let picture = photo(picture);
-    let output = board.kithd([
+    let output = daemon.kithd([
         "enroll",
         "--anyway",
         "--person",
@@ -60,7 +60,7 @@ fn enroll(board: &TestDaemon, person: &str, picture: &str) {
 }
 
 /// Returns all rows of the past as text.
-fn past(board: &TestDaemon) -> Vec<String> {
+fn past(daemon: &TestDaemon) -> Vec<String> {
     [
         "select id, state, source, path, outcome, reason, engine, picture_key, accepted_at_ms, finished_at_ms from images order by id",
         "select image_id, number, outcome, candidates, hex(embedding), hex(crop) from faces order by image_id, number",
@@ -69,39 +69,39 @@ fn past(board: &TestDaemon) -> Vec<String> {
         "select f.image_id, f.number, p.name from faces f left join person p on p.id = f.person_id order by 1, 2",
     ]
     .iter()
-    .flat_map(|sql| board.sql(sql))
+    .flat_map(|sql| daemon.sql(sql))
     .collect()
 }
 
 /// Counts the files that exist only while a backup is made or restored.
-fn leftovers(board: &TestDaemon) -> usize {
-    let entries = std::fs::read_dir(board.folder.path().join("state")).unwrap();
+fn leftovers(daemon: &TestDaemon) -> usize {
+    let entries = std::fs::read_dir(daemon.folder.path().join("state")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
     names.filter(|name| name.starts_with(".backup-")).count()
 }
 
 #[test]
 fn a_backup_comes_back_on_another_board_with_people_and_past() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    board.ended(board.post_path(&board.put("obama_2.jpg", "found.jpg")));
-    board.ended(board.post_path(&board.put("noface.jpg", "noface.jpg")));
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    daemon.ended(daemon.post_path(&daemon.put("obama_2.jpg", "found.jpg")));
+    daemon.ended(daemon.post_path(&daemon.put("noface.jpg", "noface.jpg")));
     let ids: Vec<_> = (0..6)
-        .map(|n| board.post_path(&board.put("group.jpg", &format!("{n}.jpg"))))
+        .map(|n| daemon.post_path(&daemon.put("group.jpg", &format!("{n}.jpg"))))
         .collect();
     // A link planted at the temporary file's place is not followed.
-    let precious = board.folder.path().join("precious");
+    let precious = daemon.folder.path().join("precious");
     std::fs::write(&precious, "precious").unwrap();
-    std::os::unix::fs::symlink(&precious, board.folder.path().join("all.kithd.part")).unwrap();
-    let file = save(&board, "all.kithd");
+    std::os::unix::fs::symlink(&precious, daemon.folder.path().join("all.kithd.part")).unwrap();
+    let file = save(&daemon, "all.kithd");
     assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
     // No temporary file is left, and only the owner may read the backup.
-    assert_eq!(leftovers(&board), 0);
+    assert_eq!(leftovers(&daemon), 0);
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     ids.iter()
-        .for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
+        .for_each(|id| assert_eq!(daemon.ended(*id)["state"], "processed"));
 
     let mut other = TestDaemon::new();
     other.start();
@@ -116,7 +116,7 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
         restored["came"]["images"].as_u64().unwrap() >= 2 && restored["left_out"] == 0,
         "{restored}"
     );
-    let (kept, came) = (past(&board), past(&other));
+    let (kept, came) = (past(&daemon), past(&other));
     // Photographs and results come back byte for byte.
     assert!(came.iter().all(|row| kept.contains(row)), "{came:?}");
     assert!(
@@ -142,40 +142,40 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
 
 #[test]
 fn a_restore_replaces_what_is_here_but_for_what_waits() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    board.ended(board.post_path(&board.put("obama_2.jpg", "before.jpg")));
-    let file = save(&board, "old.kithd");
-    let then = past(&board);
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    daemon.ended(daemon.post_path(&daemon.put("obama_2.jpg", "before.jpg")));
+    let file = save(&daemon, "old.kithd");
+    let then = past(&daemon);
     // Since then: another image, another person, another name, and pictures that wait, by path and
     // with bytes.
-    board.ended(board.post_path(&board.put("group.jpg", "since.jpg")));
-    enroll(&board, "Newcomer", "biden_2.jpg");
+    daemon.ended(daemon.post_path(&daemon.put("group.jpg", "since.jpg")));
+    enroll(&daemon, "Newcomer", "biden_2.jpg");
     assert!(
-        board
+        daemon
             .kithd(["people", "rename", "Eileen Collins", "Astronaut"])
             .status
             .success()
     );
-    part_is_ok(&board, "engine");
-    assert!(board.kithd(["breaker", "open"]).status.success());
-    let waiting = board.post_path(&board.put("obama_2.jpg", "waits.jpg"));
+    part_is_ok(&daemon, "engine");
+    assert!(daemon.kithd(["breaker", "open"]).status.success());
+    let waiting = daemon.post_path(&daemon.put("obama_2.jpg", "waits.jpg"));
     let bytes = std::fs::read(photo("biden_1.jpg")).unwrap();
-    let posted = board
+    let posted = daemon
         .post("/v1/images", &[("content-type", "image/jpeg")], &bytes)
         .1["ids"][0]
         .as_i64()
         .unwrap();
     // It asks first, or names the option where it cannot ask.
-    let asked = board.kithd(["restore", &file]);
+    let asked = daemon.kithd(["restore", &file]);
     assert!(
         !asked.status.success() && text(&asked).contains("--yes"),
         "{}",
         text(&asked)
     );
-    assert_eq!(names(&board).len(), 4);
+    assert_eq!(names(&daemon).len(), 4);
 
-    let restored = restore(&board, &file);
+    let restored = restore(&daemon, &file);
     assert_eq!(
         (
             &restored["replaced"]["people"],
@@ -191,95 +191,95 @@ fn a_restore_replaces_what_is_here_but_for_what_waits() {
     );
     assert_eq!(restored["kept"], 2, "{restored}");
     assert_eq!(
-        names(&board),
+        names(&daemon),
         ["Barack Obama", "Eileen Collins", "Joe Biden"]
     );
-    let now: Vec<_> = past(&board)
+    let now: Vec<_> = past(&daemon)
         .into_iter()
         .filter(|row| !row.contains("|pending|"))
         .collect();
     assert_eq!(now, then);
     // Waiting pictures are processed and compared with the restored people.
-    assert!(board.kithd(["breaker", "close"]).status.success());
-    assert_eq!(board.ended(waiting)["found"][0]["person"], "Barack Obama");
-    assert_eq!(board.ended(posted)["found"][0]["person"], "Joe Biden");
-    assert_eq!(board.get("/v1/status")["counts"]["pending"], 0);
+    assert!(daemon.kithd(["breaker", "close"]).status.success());
+    assert_eq!(daemon.ended(waiting)["found"][0]["person"], "Barack Obama");
+    assert_eq!(daemon.ended(posted)["found"][0]["person"], "Joe Biden");
+    assert_eq!(daemon.get("/v1/status")["counts"]["pending"], 0);
     // A restore works without a daemon, and twice.
-    board.stop();
+    daemon.stop();
     for _ in 0..2 {
-        let restored = restore(&board, &file);
+        let restored = restore(&daemon, &file);
         assert_eq!(
             (&restored["came"]["people"], &restored["kept"]),
             (&3.into(), &0.into()),
             "{restored}"
         );
-        assert_eq!(past(&board), then);
+        assert_eq!(past(&daemon), then);
     }
 }
 
 #[test]
 fn results_that_no_broker_has_yet_outlive_a_restore() {
-    let mut board = TestDaemon::new();
+    let mut daemon = TestDaemon::new();
     // No broker listens there: results wait.
-    board.set("mqtt.enabled", "true");
-    board.set("mqtt.url", "mqtt://127.0.0.1:9");
-    board.start_with_everybody();
-    let file = save(&board, "old.kithd");
-    let id = board.post_path(&board.put("obama_2.jpg", "unsent.jpg"));
-    board.ended(id);
+    daemon.set("mqtt.enabled", "true");
+    daemon.set("mqtt.url", "mqtt://127.0.0.1:9");
+    daemon.start_with_everybody();
+    let file = save(&daemon, "old.kithd");
+    let id = daemon.post_path(&daemon.put("obama_2.jpg", "unsent.jpg"));
+    daemon.ended(id);
     wait_for("the result", || {
-        (board.sql("select count(*) from outbox") == ["1"]).then_some(())
+        (daemon.sql("select count(*) from outbox") == ["1"]).then_some(())
     });
-    let result = board.sql("select payload from outbox");
-    let restored = restore(&board, &file);
+    let result = daemon.sql("select payload from outbox");
+    let restored = restore(&daemon, &file);
     assert_eq!(restored["kept"], 1, "{restored}");
-    assert_eq!(board.sql("select payload from outbox"), result);
+    assert_eq!(daemon.sql("select payload from outbox"), result);
     assert_eq!(
-        board.get(&format!("/v1/images/{id}"))["found"][0]["person"],
+        daemon.get(&format!("/v1/images/{id}"))["found"][0]["person"],
         "Barack Obama"
     );
 }
 
 #[test]
 fn who_was_erased_here_does_not_come_back_by_any_backup() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    board.ended(board.post_path(&board.put("obama_2.jpg", "found.jpg")));
-    let everything = save(&board, "all.kithd");
-    let people = export(&board, "people.kithd", &[]);
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    daemon.ended(daemon.post_path(&daemon.put("obama_2.jpg", "found.jpg")));
+    let everything = save(&daemon, "all.kithd");
+    let people = export(&daemon, "people.kithd", &[]);
     assert!(
-        board
+        daemon
             .kithd(["forget", "--yes", "Barack Obama"])
             .status
             .success()
     );
-    let restored = restore(&board, &everything);
+    let restored = restore(&daemon, &everything);
     assert_eq!(
         (&restored["came"]["people"], &restored["erased"]),
         (&2.into(), &1.into()),
         "{restored}"
     );
-    let imported = import(&board, &people);
+    let imported = import(&daemon, &people);
     assert_eq!(
         (&imported["people"], &imported["erased"]),
         (&0.into(), &1.into()),
         "{imported}"
     );
-    assert_eq!(names(&board), ["Eileen Collins", "Joe Biden"]);
+    assert_eq!(names(&daemon), ["Eileen Collins", "Joe Biden"]);
     // Past results do not bring the person back either.
-    assert_eq!(board.sql("select count(*) from images"), ["1"]);
-    assert_eq!(board.sql("select count(*) from outbox"), ["0"]);
+    assert_eq!(daemon.sql("select count(*) from images"), ["1"]);
+    assert_eq!(daemon.sql("select count(*) from outbox"), ["0"]);
     let of_erased = "select count(*) from faces, json_each(candidates) as candidate where \
         json_extract(candidate.value, '$[0]') not in (select id from person)";
-    assert_eq!(board.sql(of_erased), ["0"]);
+    assert_eq!(daemon.sql(of_erased), ["0"]);
     assert_eq!(
-        board.sql("select count(*) from faces where length(crop) > 0"),
+        daemon.sql("select count(*) from faces where length(crop) > 0"),
         ["0"]
     );
-    assert_ne!(board.known("obama_2.jpg", "again.jpg"), "Barack Obama");
+    assert_ne!(daemon.known("obama_2.jpg", "again.jpg"), "Barack Obama");
     // A tombstone of the backup also holds where it is restored: there, too, an older backup brings
     // no erased person back.
-    let later = save(&board, "later.kithd");
+    let later = save(&daemon, "later.kithd");
     let other = TestDaemon::new();
     restore(&other, &later);
     assert_eq!(restore(&other, &everything)["erased"], 1);
@@ -288,9 +288,9 @@ fn who_was_erased_here_does_not_come_back_by_any_backup() {
 
 #[test]
 fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
-    let board = TestDaemon::new();
-    board.enroll_everybody();
-    let whole = std::fs::read(save(&board, "all.kithd")).unwrap();
+    let daemon = TestDaemon::new();
+    daemon.enroll_everybody();
+    let whole = std::fs::read(save(&daemon, "all.kithd")).unwrap();
     let mut other = TestDaemon::new();
     other.start();
     let file = other.folder.path().join("x.kithd").display().to_string();
@@ -340,7 +340,7 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
         said.contains("an SQLite database, but not one that kithd backup wrote"),
         "{said}"
     );
-    let own = board.state("kithd.db");
+    let own = daemon.state("kithd.db");
     let said = refused(&other, own.to_str().unwrap());
     assert!(said.contains("not one that kithd backup wrote"), "{said}");
     // Devices and pipes are no files.
@@ -376,8 +376,8 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
 }
 
 /// Copies a backup and runs SQL in the copy.
-fn changed(board: &TestDaemon, whole: &str, sql: &str) -> String {
-    let file = board.folder.path().join("changed.kithd");
+fn changed(daemon: &TestDaemon, whole: &str, sql: &str) -> String {
+    let file = daemon.folder.path().join("changed.kithd");
     std::fs::copy(whole, &file).unwrap();
     let connection = Connection::open(&file).unwrap();
     connection
@@ -391,9 +391,9 @@ fn changed(board: &TestDaemon, whole: &str, sql: &str) -> String {
 
 #[test]
 fn a_backup_whose_schema_is_not_ours_is_refused_by_name() {
-    let board = TestDaemon::new();
-    board.enroll_everybody();
-    let whole = save(&board, "all.kithd");
+    let daemon = TestDaemon::new();
+    daemon.enroll_everybody();
+    let whole = save(&daemon, "all.kithd");
     let mut other = TestDaemon::new();
     other.start();
     let endless = "AS WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT";
@@ -490,10 +490,10 @@ fn embedding(vector: &[f32]) -> String {
 
 #[test]
 fn rows_that_make_no_sense_stay_out_by_name() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    board.ended(board.post_path(&board.put("obama_2.jpg", "found.jpg")));
-    let whole = save(&board, "all.kithd");
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    daemon.ended(daemon.post_path(&daemon.put("obama_2.jpg", "found.jpg")));
+    let whole = save(&daemon, "all.kithd");
     let vectors =
         |of: &str| format!("UPDATE person_embeddings SET vector = {of} WHERE person_image_id = 3");
     let mut other = TestDaemon::new();
@@ -610,13 +610,13 @@ fn rows_that_make_no_sense_stay_out_by_name() {
 
 #[test]
 fn a_kill_during_a_restore_leaves_the_old_or_the_new() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    board.ended(board.post_path(&board.put("obama_2.jpg", "found.jpg")));
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    daemon.ended(daemon.post_path(&daemon.put("obama_2.jpg", "found.jpg")));
     // Large enough for a kill to fall into it.
-    let whole = save(&board, "all.kithd");
+    let whole = save(&daemon, "all.kithd");
     let large = changed(
-        &board,
+        &daemon,
         &whole,
         "WITH RECURSIVE n (n) AS (SELECT 100 UNION ALL SELECT n + 1 FROM n WHERE n < 20000)
          INSERT INTO images (id, state, source, path, outcome, accepted_at_ms)
@@ -670,11 +670,11 @@ fn a_kill_during_a_restore_leaves_the_old_or_the_new() {
 
 #[test]
 fn people_go_from_board_to_board_and_are_known_there() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    let everybody = export(&board, "everybody.kithd", &[]);
-    let one = export(&board, "one.kithd", &["--person", "Joe Biden"]);
-    let unknown = board.kithd(["people", "export", "x.kithd", "--person", "Nobody"]);
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    let everybody = export(&daemon, "everybody.kithd", &[]);
+    let one = export(&daemon, "one.kithd", &["--person", "Joe Biden"]);
+    let unknown = daemon.kithd(["people", "export", "x.kithd", "--person", "Nobody"]);
     assert!(
         !unknown.status.success() && text(&unknown).contains("nobody is enrolled as Nobody"),
         "{}",
@@ -751,7 +751,7 @@ fn people_go_from_board_to_board_and_are_known_there() {
         ["Delaware Joe"],
         "a person without a picture was added"
     );
-    assert_eq!(import(&third, &save(&board, "all.kithd"))["people"], 2);
+    assert_eq!(import(&third, &save(&daemon, "all.kithd"))["people"], 2);
     // A face known here under another name is imported, and the answer gives the command that
     // merges the two.
     let mut fourth = TestDaemon::new();
@@ -788,8 +788,8 @@ fn people_go_from_board_to_board_and_are_known_there() {
 }
 
 /// Waits until the gallery's own backup holds so many people; returns its time of writing.
-fn gallery_backup(board: &TestDaemon, people: usize) -> std::time::SystemTime {
-    let file = board.state("gallery.backup");
+fn gallery_backup(daemon: &TestDaemon, people: usize) -> std::time::SystemTime {
+    let file = daemon.state("gallery.backup");
     wait_for("the gallery's backup", || {
         let connection =
             Connection::open_with_flags(&file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
@@ -809,29 +809,29 @@ fn gallery_backup(board: &TestDaemon, people: usize) -> std::time::SystemTime {
 
 #[test]
 fn the_gallerys_own_backup_is_written_when_something_changed() {
-    let mut board = TestDaemon::new();
-    board.start();
-    part_is_ok(&board, "gallery backup");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    part_is_ok(&daemon, "gallery backup");
     assert!(
-        !board.state("gallery.backup").exists(),
+        !daemon.state("gallery.backup").exists(),
         "there is no person to save yet"
     );
-    board.enroll_everybody();
-    board.stop();
-    board.start();
-    let written = gallery_backup(&board, 3);
-    board.ended(board.post_path(&board.put("obama_2.jpg", "x.jpg")));
-    board.stop();
-    board.start();
-    part_is_ok(&board, "gallery backup");
+    daemon.enroll_everybody();
+    daemon.stop();
+    daemon.start();
+    let written = gallery_backup(&daemon, 3);
+    daemon.ended(daemon.post_path(&daemon.put("obama_2.jpg", "x.jpg")));
+    daemon.stop();
+    daemon.start();
+    part_is_ok(&daemon, "gallery backup");
     assert_eq!(
-        gallery_backup(&board, 3),
+        gallery_backup(&daemon, 3),
         written,
         "it was written again for nothing"
     );
     // It holds enrolled pictures only and restores like any other backup.
     let mut other = TestDaemon::new();
-    let restored = restore(&other, board.state("gallery.backup").to_str().unwrap());
+    let restored = restore(&other, daemon.state("gallery.backup").to_str().unwrap());
     assert_eq!(
         (&restored["came"]["people"], &restored["came"]["images"]),
         (&3.into(), &0.into())
@@ -840,12 +840,12 @@ fn the_gallerys_own_backup_is_written_when_something_changed() {
     assert_eq!(other.known("obama_2.jpg", "y.jpg"), "Barack Obama");
     // An erased person leaves it at once.
     assert!(
-        board
+        daemon
             .kithd(["forget", "--yes", "Joe Biden"])
             .status
             .success()
     );
-    gallery_backup(&board, 2);
+    gallery_backup(&daemon, 2);
 }
 
 /// Overwrites a share of a file with rubbish, from one per cent of it to another.
@@ -865,66 +865,66 @@ fn spoil(file: &Path, from: u64, to: u64) {
 
 /// Prepares a stopped board with people, a past, and waiting pictures, by path and with bytes.
 fn busy_board() -> (TestDaemon, Vec<i64>) {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    board.ended(board.post_path(&board.put("obama_2.jpg", "done.jpg")));
-    board.stop();
-    board.start();
-    gallery_backup(&board, 3);
-    part_is_ok(&board, "engine");
-    assert!(board.kithd(["breaker", "open"]).status.success());
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    daemon.ended(daemon.post_path(&daemon.put("obama_2.jpg", "done.jpg")));
+    daemon.stop();
+    daemon.start();
+    gallery_backup(&daemon, 3);
+    part_is_ok(&daemon, "engine");
+    assert!(daemon.kithd(["breaker", "open"]).status.success());
     let bytes = std::fs::read(photo("biden_2.jpg")).unwrap();
     let ids = (0..10)
         .map(|n| match n % 2 {
-            0 => board.post_path(&board.put("obama_2.jpg", &format!("{n}.jpg"))),
-            _ => board
+            0 => daemon.post_path(&daemon.put("obama_2.jpg", &format!("{n}.jpg"))),
+            _ => daemon
                 .post("/v1/images", &[("content-type", "image/jpeg")], &bytes)
                 .1["ids"][0]
                 .as_i64()
                 .unwrap(),
         })
         .collect();
-    board.stop();
-    (board, ids)
+    daemon.stop();
+    (daemon, ids)
 }
 
 /// Returns the page's sentence on the database.
-fn banner(board: &TestDaemon) -> String {
-    board.get("/v1/status")["parts"]["database"]["text"]
+fn banner(daemon: &TestDaemon) -> String {
+    daemon.get("/v1/status")["parts"]["database"]["text"]
         .as_str()
         .unwrap()
         .to_string()
 }
 
 /// Closes a breaker that was opened by hand, once there is an engine.
-fn close_breaker(board: &TestDaemon) {
+fn close_breaker(daemon: &TestDaemon) {
     wait_for("the breaker", || {
-        board
+        daemon
             .kithd(["breaker", "close"])
             .status
             .success()
             .then_some(())
     });
-    part_is_ok(board, "engine");
+    part_is_ok(daemon, "engine");
 }
 
 /// Returns whether the banner counts the recovered rows, without those made from files alone.
-fn says_how_many_rows(board: &TestDaemon, said: &str) -> bool {
-    let rows = &board
+fn says_how_many_rows(daemon: &TestDaemon, said: &str) -> bool {
+    let rows = &daemon
         .sql("select count(*) from images where id > 1 and path not like 'spool/%' and path not like '%again.jpg'")[0];
     said.contains(&format!("{rows} images that waited are in the queue again"))
 }
 
 /// Checks that all people and all pictures with bytes are back, that recovered pictures are
 /// processed, and that no number is used twice; returns the recovered numbers.
-fn goes_on(board: &TestDaemon, ids: &[i64]) -> Vec<i64> {
+fn goes_on(daemon: &TestDaemon, ids: &[i64]) -> Vec<i64> {
     assert_eq!(
-        names(board),
+        names(daemon),
         ["Barack Obama", "Eileen Collins", "Joe Biden"]
     );
-    part_is_ok(board, "engine");
-    assert!(board.kithd(["breaker", "close"]).status.success());
-    let came: Vec<i64> = board
+    part_is_ok(daemon, "engine");
+    assert!(daemon.kithd(["breaker", "close"]).status.success());
+    let came: Vec<i64> = daemon
         .sql("select id from images order by id")
         .iter()
         .map(|id| id.parse().unwrap())
@@ -935,18 +935,18 @@ fn goes_on(board: &TestDaemon, ids: &[i64]) -> Vec<i64> {
         "pictures with bytes are missing: {came:?}"
     );
     came.iter()
-        .for_each(|id| assert_eq!(board.ended(*id)["outcome"], "known"));
-    assert_eq!(board.known("obama_2.jpg", "again.jpg"), "Barack Obama");
-    assert_eq!(board.sql("pragma integrity_check"), ["ok"]);
+        .for_each(|id| assert_eq!(daemon.ended(*id)["outcome"], "known"));
+    assert_eq!(daemon.known("obama_2.jpg", "again.jpg"), "Barack Obama");
+    assert_eq!(daemon.sql("pragma integrity_check"), ["ok"]);
     came
 }
 
 #[test]
 fn a_database_without_its_header_gives_people_of_the_backup() {
-    let (mut board, ids) = busy_board();
-    spoil(&board.state("kithd.db"), 0, 1);
-    board.start();
-    let said = banner(&board);
+    let (mut daemon, ids) = busy_board();
+    spoil(&daemon.state("kithd.db"), 0, 1);
+    daemon.start();
+    let said = banner(&daemon);
     assert!(
         said.contains("3 people came back from the gallery's backup of board"),
         "{said}"
@@ -954,20 +954,20 @@ fn a_database_without_its_header_gives_people_of_the_backup() {
     assert!(said.contains("Waiting images could not be read"), "{said}");
     // The spool keeps images with bytes, each with its number.
     let with_bytes: Vec<i64> = ids.iter().skip(1).step_by(2).copied().collect();
-    assert_eq!(goes_on(&board, &ids), with_bytes);
+    assert_eq!(goes_on(&daemon, &ids), with_bytes);
     // The banner lasts as long as the file does.
-    board.stop();
-    board.start();
-    assert!(board.get_text("/").contains("3 people came back"));
-    board.stop();
-    std::fs::remove_file(board.state("kithd.db.damaged-1")).unwrap();
-    board.start();
-    assert!(!board.get_text("/").contains("was damaged"));
+    daemon.stop();
+    daemon.start();
+    assert!(daemon.get_text("/").contains("3 people came back"));
+    daemon.stop();
+    std::fs::remove_file(daemon.state("kithd.db.damaged-1")).unwrap();
+    daemon.start();
+    assert!(!daemon.get_text("/").contains("was damaged"));
 }
 
 /// Overwrites a leaf of a table or of its index.
-fn wreck(board: &TestDaemon, tree: &str) {
-    let file = board.state("kithd.db");
+fn wreck(daemon: &TestDaemon, tree: &str) {
+    let file = daemon.state("kithd.db");
     let connection = Connection::open(&file).unwrap();
     let page: u64 = connection
         .query_row(
@@ -996,10 +996,10 @@ fn a_wrecked_page_costs_what_lies_on_it() {
         "images_state_due",
         "history",
     ] {
-        let (mut board, ids) = busy_board();
-        wreck(&board, tree);
-        board.start();
-        let said = banner(&board);
+        let (mut daemon, ids) = busy_board();
+        wreck(&daemon, tree);
+        daemon.start();
+        let said = banner(&daemon);
         assert!(
             said.contains("All 3 people came back from the damaged file"),
             "{tree}: {said}"
@@ -1008,14 +1008,14 @@ fn a_wrecked_page_costs_what_lies_on_it() {
             said.contains("10 images that waited are in the queue again"),
             "{tree}: {said}"
         );
-        assert_eq!(goes_on(&board, &ids), ids, "{tree}");
+        assert_eq!(goes_on(&daemon, &ids), ids, "{tree}");
     }
     // Tables of people: they come from the backup.
     for tree in ["person", "person_images", "person_embeddings", "person_uid"] {
-        let (mut board, ids) = busy_board();
-        wreck(&board, tree);
-        board.start();
-        let said = banner(&board);
+        let (mut daemon, ids) = busy_board();
+        wreck(&daemon, tree);
+        daemon.start();
+        let said = banner(&daemon);
         assert!(
             said.contains("3 people came back from the gallery's backup of board"),
             "{tree}: {said}"
@@ -1024,38 +1024,38 @@ fn a_wrecked_page_costs_what_lies_on_it() {
             said.contains("10 images that waited are in the queue again"),
             "{tree}: {said}"
         );
-        assert_eq!(goes_on(&board, &ids), ids, "{tree}");
+        assert_eq!(goes_on(&daemon, &ids), ids, "{tree}");
     }
     // The table of images: rows on other pages and images with bytes come back.
-    let (mut board, ids) = busy_board();
-    wreck(&board, "images");
-    board.start();
-    let said = banner(&board);
+    let (mut daemon, ids) = busy_board();
+    wreck(&daemon, "images");
+    daemon.start();
+    let said = banner(&daemon);
     assert!(said.contains("All 3 people came back"), "{said}");
     assert!(
         said.contains("The rows of images ") && said.contains(" could not be read"),
         "{said}"
     );
-    let came = goes_on(&board, &ids);
+    let came = goes_on(&daemon, &ids);
     assert!(
         came.len() >= 5 && came.len() < ids.len(),
         "{came:?}: {said}"
     );
-    assert!(says_how_many_rows(&board, &said), "{said}");
+    assert!(says_how_many_rows(&daemon, &said), "{said}");
     // A number that a sender knows is not given to another picture.
-    let next = board.post_path(&board.put("noface.jpg", "next.jpg"));
+    let next = daemon.post_path(&daemon.put("noface.jpg", "next.jpg"));
     assert!(ids.iter().all(|id| *id < next), "{next}");
 }
 
 #[test]
 fn files_of_images_that_had_ended_are_not_recognised_again() {
-    let (mut board, ids) = busy_board();
-    board.start();
-    close_breaker(&board);
+    let (mut daemon, ids) = busy_board();
+    daemon.start();
+    close_breaker(&daemon);
     ids.iter()
-        .for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
+        .for_each(|id| assert_eq!(daemon.ended(*id)["state"], "processed"));
     // A failed image keeps its bytes for a while.
-    let failed = board
+    let failed = daemon
         .post(
             "/v1/images",
             &[("content-type", "image/jpeg")],
@@ -1064,32 +1064,32 @@ fn files_of_images_that_had_ended_are_not_recognised_again() {
         .1["ids"][0]
         .as_i64()
         .unwrap();
-    assert_eq!(board.ended(failed)["state"], "failed");
+    assert_eq!(daemon.ended(failed)["state"], "failed");
     assert_ne!(
-        board.sql("select count(*) from images where file is not null"),
+        daemon.sql("select count(*) from images where file is not null"),
         ["0"]
     );
-    board.stop();
-    wreck(&board, "faces");
-    board.start();
+    daemon.stop();
+    wreck(&daemon, "faces");
+    daemon.start();
     assert!(
-        banner(&board).contains("0 images that waited are in the queue again"),
+        banner(&daemon).contains("0 images that waited are in the queue again"),
         "{}",
-        banner(&board)
+        banner(&daemon)
     );
-    assert_eq!(board.sql("select count(*) from images"), ["0"]);
-    assert_eq!(std::fs::read_dir(board.state("spool")).unwrap().count(), 0);
+    assert_eq!(daemon.sql("select count(*) from images"), ["0"]);
+    assert_eq!(std::fs::read_dir(daemon.state("spool")).unwrap().count(), 0);
 }
 
 #[test]
 fn an_empty_or_missing_database_with_a_gallery_is_damaged() {
     for gone in [false, true] {
-        let mut board = TestDaemon::new();
-        board.enroll_everybody();
-        board.start();
-        let written = gallery_backup(&board, 3);
-        board.stop();
-        let file = board.state("kithd.db");
+        let mut daemon = TestDaemon::new();
+        daemon.enroll_everybody();
+        daemon.start();
+        let written = gallery_backup(&daemon, 3);
+        daemon.stop();
+        let file = daemon.state("kithd.db");
         if gone {
             std::fs::remove_file(&file).unwrap();
         } else {
@@ -1102,14 +1102,14 @@ fn an_empty_or_missing_database_with_a_gallery_is_damaged() {
         }
         // A command without a daemon does the same.
         if gone {
-            save(&board, "all.kithd");
+            save(&daemon, "all.kithd");
             assert_eq!(
-                names(&board),
+                names(&daemon),
                 ["Barack Obama", "Eileen Collins", "Joe Biden"]
             );
         }
-        board.start();
-        let said = banner(&board);
+        daemon.start();
+        let said = banner(&daemon);
         assert!(
             said.contains("was moved to kithd.db.damaged-1 in"),
             "gone: {gone}: {said}"
@@ -1118,36 +1118,36 @@ fn an_empty_or_missing_database_with_a_gallery_is_damaged() {
             said.contains("3 people came back from the gallery's backup of board"),
             "gone: {gone}: {said}"
         );
-        part_is_ok(&board, "gallery backup");
-        assert!(gallery_backup(&board, 3) >= written);
+        part_is_ok(&daemon, "gallery backup");
+        assert!(gallery_backup(&daemon, 3) >= written);
         assert_eq!(
-            names(&board),
+            names(&daemon),
             ["Barack Obama", "Eileen Collins", "Joe Biden"]
         );
-        assert_eq!(board.sql("select count(*) from enrolment_pictures"), ["3"]);
-        part_is_ok(&board, "engine");
-        assert_eq!(board.known("obama_2.jpg", "again.jpg"), "Barack Obama");
+        assert_eq!(daemon.sql("select count(*) from enrolment_pictures"), ["3"]);
+        part_is_ok(&daemon, "engine");
+        assert_eq!(daemon.known("obama_2.jpg", "again.jpg"), "Barack Obama");
     }
 }
 
 #[test]
 fn a_backup_that_there_is_no_room_for_is_kept_and_said() {
-    let mut board = TestDaemon::new();
-    board.enroll_everybody();
-    board.start();
-    gallery_backup(&board, 3);
-    board.stop();
-    spoil(&board.state("kithd.db"), 0, 1);
+    let mut daemon = TestDaemon::new();
+    daemon.enroll_everybody();
+    daemon.start();
+    gallery_backup(&daemon, 3);
+    daemon.stop();
+    spoil(&daemon.state("kithd.db"), 0, 1);
     // A sparse file that appears larger than the disk.
     std::fs::File::options()
         .write(true)
-        .open(board.state("gallery.backup"))
+        .open(daemon.state("gallery.backup"))
         .unwrap()
         .set_len(1 << 42)
         .unwrap();
-    board.start();
-    let said = banner(&board);
-    let aside = board.state("gallery.backup.damaged-1");
+    daemon.start();
+    let said = banner(&daemon);
+    let aside = daemon.state("gallery.backup.damaged-1");
     assert!(
         said.contains("there is too little room on the disk"),
         "{said}"
@@ -1160,15 +1160,15 @@ fn a_backup_that_there_is_no_room_for_is_kept_and_said() {
         "{said}"
     );
     assert!(aside.exists());
-    let said = refused(&board, aside.to_str().unwrap());
+    let said = refused(&daemon, aside.to_str().unwrap());
     assert!(said.contains("too little room"), "{said}");
 }
 
 #[test]
 fn a_database_that_was_cut_off_gives_back_what_can_be_read() {
     for share in [50, 95] {
-        let (mut board, ids) = busy_board();
-        let file = board.state("kithd.db");
+        let (mut daemon, ids) = busy_board();
+        let file = daemon.state("kithd.db");
         let bytes = std::fs::metadata(&file).unwrap().len();
         std::fs::File::options()
             .write(true)
@@ -1176,16 +1176,16 @@ fn a_database_that_was_cut_off_gives_back_what_can_be_read() {
             .unwrap()
             .set_len(bytes * share / 100)
             .unwrap();
-        board.start();
-        let said = banner(&board);
+        daemon.start();
+        let said = banner(&daemon);
         assert!(
             said.contains("was moved to kithd.db.damaged-1"),
             "{share} %: {said}"
         );
-        let came = goes_on(&board, &ids);
+        let came = goes_on(&daemon, &ids);
         println!("{share} %: {came:?} came back, and: {said}");
         assert!(
-            says_how_many_rows(&board, &said) || said.contains("could not be read"),
+            says_how_many_rows(&daemon, &said) || said.contains("could not be read"),
             "{share} %: {said}"
         );
     }
@@ -1195,21 +1195,21 @@ fn a_database_that_was_cut_off_gives_back_what_can_be_read() {
 fn spoiled_pages_cost_what_lies_on_them() {
     let mut came_back = 0;
     for (from, to) in [(10, 13), (35, 40), (60, 62), (97, 99)] {
-        let (mut board, ids) = busy_board();
-        spoil(&board.state("kithd.db"), from, to);
-        board.start();
-        let said = banner(&board);
+        let (mut daemon, ids) = busy_board();
+        spoil(&daemon.state("kithd.db"), from, to);
+        daemon.start();
+        let said = banner(&daemon);
         assert!(said.contains("was damaged"), "{from} %: {said}");
-        let came = goes_on(&board, &ids);
+        let came = goes_on(&daemon, &ids);
         println!("{from} %: {came:?} came back, and: {said}");
         assert!(
-            says_how_many_rows(&board, &said) || said.contains("could not be read"),
+            says_how_many_rows(&daemon, &said) || said.contains("could not be read"),
             "{from} %: {said}"
         );
         came_back += came.len();
         if came == ids {
             // A number that a sender knows is not given to another picture.
-            let next = board.post_path(&board.put("noface.jpg", "next.jpg"));
+            let next = daemon.post_path(&daemon.put("noface.jpg", "next.jpg"));
             assert!(ids.iter().all(|id| *id < next), "{from} %: {next}");
         }
     }
@@ -1218,42 +1218,42 @@ fn spoiled_pages_cost_what_lies_on_them() {
 
 #[test]
 fn damage_met_in_use_ends_the_daemon_and_a_start_mends_it() {
-    let (mut board, _) = busy_board();
-    let file = board.state("kithd.db");
-    board.start();
+    let (mut daemon, _) = busy_board();
+    let file = daemon.state("kithd.db");
+    daemon.start();
     spoil(&file, 20, 100);
-    let status = format!("/proc/{}/stat", board.pid());
+    let status = format!("/proc/{}/stat", daemon.pid());
     wait_for("the daemon to end", || {
         // These requests read until they meet the damage; then the daemon stops answering.
-        let _ = board.kithd(["people", "rename", "Joe Biden", "Joe Biden"]);
-        let _ = ureq::get(board.url("/v1/images/1")).call();
+        let _ = daemon.kithd(["people", "rename", "Joe Biden", "Joe Biden"]);
+        let _ = ureq::get(daemon.url("/v1/images/1")).call();
         std::fs::read_to_string(&status)
             .ok()
             .is_none_or(|line| line.contains(") Z "))
             .then_some(())
     });
     assert!(
-        board.log().contains("is recovered at the next start"),
+        daemon.log().contains("is recovered at the next start"),
         "{}",
-        board.log()
+        daemon.log()
     );
-    board.kill();
-    board.start();
+    daemon.kill();
+    daemon.start();
     assert!(
-        banner(&board).contains("3 people came back"),
+        banner(&daemon).contains("3 people came back"),
         "{}",
-        banner(&board)
+        banner(&daemon)
     );
-    assert_eq!(board.sql("pragma integrity_check"), ["ok"]);
+    assert_eq!(daemon.sql("pragma integrity_check"), ["ok"]);
 }
 
 #[test]
 fn a_backup_that_is_damaged_as_well_is_kept_and_said() {
-    let (mut board, _) = busy_board();
-    spoil(&board.state("kithd.db"), 0, 1);
-    spoil(&board.state("gallery.backup"), 50, 51);
-    board.start();
-    let banner = board.get("/v1/status")["parts"]["database"]["text"]
+    let (mut daemon, _) = busy_board();
+    spoil(&daemon.state("kithd.db"), 0, 1);
+    spoil(&daemon.state("gallery.backup"), 50, 51);
+    daemon.start();
+    let banner = daemon.get("/v1/status")["parts"]["database"]["text"]
         .as_str()
         .unwrap()
         .to_string();
@@ -1263,9 +1263,9 @@ fn a_backup_that_is_damaged_as_well_is_kept_and_said() {
         ),
         "{banner}"
     );
-    assert!(board.state("gallery.backup.damaged-1").exists());
+    assert!(daemon.state("gallery.backup.damaged-1").exists());
     let mut beginning = [0; 15];
-    std::fs::File::open(board.state("gallery.backup.damaged-1"))
+    std::fs::File::open(daemon.state("gallery.backup.damaged-1"))
         .unwrap()
         .read_exact(&mut beginning)
         .unwrap();

@@ -11,8 +11,8 @@ use crate::support::{TestDaemon, photo, wait_for};
 
 #[test]
 fn damaged_pictures_fail_with_a_reason_and_others_succeed() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let whole = std::fs::read(photo("obama_1.jpg")).unwrap();
     let mut huge = vec![
         0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 13, b'I', b'H', b'D', b'R',
@@ -35,11 +35,11 @@ fn damaged_pictures_fail_with_a_reason_and_others_succeed() {
     ];
     let ids: Vec<_> = cases
         .iter()
-        .map(|(name, bytes, reason)| (board.post_path(&board.put_bytes(bytes, name)), *reason))
+        .map(|(name, bytes, reason)| (daemon.post_path(&daemon.put_bytes(bytes, name)), *reason))
         .collect();
-    let neighbour = board.post_path(&board.put("obama_1.jpg", "good.jpg"));
+    let neighbour = daemon.post_path(&daemon.put("obama_1.jpg", "good.jpg"));
     for (id, reason) in ids {
-        let image = board.ended(id);
+        let image = daemon.ended(id);
         assert_eq!(image["state"], "failed", "{image}");
         let said = image["reason"].as_str().unwrap();
         assert!(
@@ -48,13 +48,13 @@ fn damaged_pictures_fail_with_a_reason_and_others_succeed() {
         );
         assert_eq!(image["attempts"], 1, "a bad picture is not tried again");
     }
-    assert_eq!(board.ended(neighbour)["state"], "processed");
+    assert_eq!(daemon.ended(neighbour)["state"], "processed");
 }
 
 #[test]
 fn a_doubtful_file_is_recognised_and_its_result_remarks_on_it() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let whole = std::fs::read(photo("obama_1.jpg")).unwrap();
     let no_end = &whole[..whole.len() - 2];
     let scan = whole
@@ -77,19 +77,20 @@ fn a_doubtful_file_is_recognised_and_its_result_remarks_on_it() {
     ];
     let mut boxes = Vec::new();
     for (name, bytes, remark) in cases {
-        let id = board.post_path(&board.put_bytes(bytes, name));
-        let image = board.ended(id);
+        let id = daemon.post_path(&daemon.put_bytes(bytes, name));
+        let image = daemon.ended(id);
         assert_eq!(image["state"], "processed", "{image}");
         assert_eq!(image["remark"].as_str(), remark, "{image}");
         boxes.push(image["boxes"].clone());
         for page in [format!("/images/{id}"), "/".into()] {
             assert_eq!(
-                board.get_text(&page).contains(remark.unwrap_or("never")),
+                daemon.get_text(&page).contains(remark.unwrap_or("never")),
                 remark.is_some(),
                 "{page}"
             );
         }
-        let (status, answer) = board.post("/v1/identify", &[("content-type", "image/jpeg")], bytes);
+        let (status, answer) =
+            daemon.post("/v1/identify", &[("content-type", "image/jpeg")], bytes);
         assert_eq!(
             (status, answer["remark"].as_str()),
             (200, remark),
@@ -101,10 +102,10 @@ fn a_doubtful_file_is_recognised_and_its_result_remarks_on_it() {
 
 #[test]
 fn a_path_outside_the_roots_is_refused_at_the_door() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     for path in ["/etc/passwd", "relative.jpg", "", "/", "/etc/../etc/passwd"] {
-        let (status, problem) = board.post(
+        let (status, problem) = daemon.post(
             "/image/post",
             &[],
             json!({ "path": path }).to_string().as_bytes(),
@@ -115,15 +116,15 @@ fn a_path_outside_the_roots_is_refused_at_the_door() {
             "{problem}"
         );
     }
-    let escaping = format!("{}/inbox/../state/kithd.db", board.folder.path().display());
-    let (status, problem) = board.post(
+    let escaping = format!("{}/inbox/../state/kithd.db", daemon.folder.path().display());
+    let (status, problem) = daemon.post(
         "/image/post",
         &[],
         json!({ "path": escaping }).to_string().as_bytes(),
     );
     assert_eq!(status, 422, "{problem}");
     assert_eq!(
-        board.sql("select count(*) from images"),
+        daemon.sql("select count(*) from images"),
         ["0"],
         "nothing refused is stored"
     );
@@ -131,9 +132,9 @@ fn a_path_outside_the_roots_is_refused_at_the_door() {
 
 #[test]
 fn links_out_folders_and_pipes_fail_with_a_reason_and_no_hang() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let inbox = board.folder.path().join("inbox");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let inbox = daemon.folder.path().join("inbox");
     symlink("/etc/passwd", inbox.join("link.jpg")).unwrap();
     std::fs::create_dir(inbox.join("folder.jpg")).unwrap();
     assert!(
@@ -148,7 +149,7 @@ fn links_out_folders_and_pipes_fail_with_a_reason_and_no_hang() {
         ("folder.jpg", "not a regular file"),
         ("pipe.jpg", "not a regular file"),
     ] {
-        let image = board.ended(board.post_path(inbox.join(name).to_str().unwrap()));
+        let image = daemon.ended(daemon.post_path(inbox.join(name).to_str().unwrap()));
         assert_eq!(image["state"], "failed");
         assert!(
             image["reason"].as_str().unwrap().contains(reason),
@@ -159,22 +160,22 @@ fn links_out_folders_and_pipes_fail_with_a_reason_and_no_hang() {
 
 #[test]
 fn a_missing_file_waits_with_a_reason_and_is_done_when_it_comes() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let path = board.folder.path().join("inbox/late.jpg");
-    let id = board.post_path(path.to_str().unwrap());
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let path = daemon.folder.path().join("inbox/late.jpg");
+    let id = daemon.post_path(path.to_str().unwrap());
     // The image is pending between two looks; during a look it is processing, with the reason of
     // the look before.
     let waiting = wait_for("the picture to wait with its reason", || {
-        let image = board.get(&format!("/v1/images/{id}"));
+        let image = daemon.get(&format!("/v1/images/{id}"));
         (image["reason"].is_string() && image["state"] == "pending").then_some(image)
     });
     assert!(
         waiting["reason"].as_str().unwrap().contains("No such file"),
         "{waiting}"
     );
-    board.put("obama_1.jpg", "late.jpg");
-    let image = board.ended(id);
+    daemon.put("obama_1.jpg", "late.jpg");
+    let image = daemon.ended(id);
     assert_eq!(
         (&image["state"], &image["attempts"]),
         (&json!("processed"), &json!(1)),
@@ -184,18 +185,18 @@ fn a_missing_file_waits_with_a_reason_and_is_done_when_it_comes() {
 
 #[test]
 fn a_missing_file_fails_after_the_configured_time() {
-    let mut board = TestDaemon::new();
-    board.set("retry.missing_file", "300ms");
-    board.start();
-    let id = board.post_path(
-        board
+    let mut daemon = TestDaemon::new();
+    daemon.set("retry.missing_file", "300ms");
+    daemon.start();
+    let id = daemon.post_path(
+        daemon
             .folder
             .path()
             .join("inbox/never.jpg")
             .to_str()
             .unwrap(),
     );
-    let image = board.ended(id);
+    let image = daemon.ended(id);
     assert_eq!(image["state"], "failed");
     assert!(
         image["reason"].as_str().unwrap().contains("given up"),
@@ -205,9 +206,9 @@ fn a_missing_file_fails_after_the_configured_time() {
 
 #[test]
 fn malformed_requests_are_answered_with_what_was_expected() {
-    let mut board = TestDaemon::new();
-    board.set("intake.max_bytes", "64KiB");
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.set("intake.max_bytes", "64KiB");
+    daemon.start();
     for (route, body, status, says) in [
         (
             "/image/post",
@@ -220,7 +221,7 @@ fn malformed_requests_are_answered_with_what_was_expected() {
         ("/images/post", "[]", 400, "the body must be JSON like"),
         ("/v1/images", "", 422, "the body is empty"),
     ] {
-        let (found, problem) = board.post(route, &[], body.as_bytes());
+        let (found, problem) = daemon.post(route, &[], body.as_bytes());
         assert_eq!(found, status, "{route} {body}: {problem}");
         assert!(
             problem["detail"].as_str().unwrap().contains(says),
@@ -229,7 +230,7 @@ fn malformed_requests_are_answered_with_what_was_expected() {
     }
     let mut large = vec![0; 65 << 10];
     large[..4].copy_from_slice(&[0xff, 0xd8, 0xff, 0xe0]);
-    let (status, problem) = board.post("/v1/images", &[("content-type", "image/jpeg")], &large);
+    let (status, problem) = daemon.post("/v1/images", &[("content-type", "image/jpeg")], &large);
     assert_eq!(status, 413, "{problem}");
     let form = [
         b"--x\r\nContent-Disposition: form-data; name=\"p\"; filename=\"g\"\r\n\r\n".as_slice(),
@@ -237,7 +238,7 @@ fn malformed_requests_are_answered_with_what_was_expected() {
         b"\r\n--x--\r\n",
     ]
     .concat();
-    let (status, problem) = board.post(
+    let (status, problem) = daemon.post(
         "/v1/images",
         &[("content-type", "multipart/form-data; boundary=x")],
         &form,
@@ -247,11 +248,11 @@ fn malformed_requests_are_answered_with_what_was_expected() {
 
 #[test]
 fn clients_that_hang_up_half_way_disturb_nobody() {
-    let mut board = TestDaemon::new();
-    board.set("intake.max_pending", "1000");
-    board.start();
-    let address = board.url("").trim_start_matches("http://").to_string();
-    let path = board.put("noface.jpg", "x.jpg");
+    let mut daemon = TestDaemon::new();
+    daemon.set("intake.max_pending", "1000");
+    daemon.start();
+    let address = daemon.url("").trim_start_matches("http://").to_string();
+    let path = daemon.put("noface.jpg", "x.jpg");
     let body = json!({ "path": path }).to_string();
     let requests = [
         format!(
@@ -268,40 +269,40 @@ fn clients_that_hang_up_half_way_disturb_nobody() {
             std::thread::sleep(std::time::Duration::from_micros(50 * (round % 20)));
         }
     }
-    assert_eq!(board.ended(board.post_path(&path))["state"], "processed");
+    assert_eq!(daemon.ended(daemon.post_path(&path))["state"], "processed");
     wait_for("all of them", || {
-        (board.get("/v1/status")["counts"]["pending"] == 0).then_some(())
+        (daemon.get("/v1/status")["counts"]["pending"] == 0).then_some(())
     });
     let many = json!({ "paths": vec![json!({ "path": path }); 1000] }).to_string();
     wait_for("room for as many as are allowed", || {
-        (board.post("/images/post", &[], many.as_bytes()).0 == 202).then_some(())
+        (daemon.post("/images/post", &[], many.as_bytes()).0 == 202).then_some(())
     });
 }
 
 #[test]
 fn a_full_queue_and_a_full_disk_say_so_and_the_page_goes_on() {
-    let mut board = TestDaemon::new();
-    board.set("intake.max_pending", "1");
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.set("intake.max_pending", "1");
+    daemon.start();
     wait_for("the breaker to be opened", || {
-        board
+        daemon
             .kithd(["breaker", "open"])
             .status
             .success()
             .then_some(())
     });
-    let path = board.put("noface.jpg", "held.jpg");
-    board.post_path(&path);
-    let (status, problem) = board.post(
+    let path = daemon.put("noface.jpg", "held.jpg");
+    daemon.post_path(&path);
+    let (status, problem) = daemon.post(
         "/image/post",
         &[],
         json!({ "path": path }).to_string().as_bytes(),
     );
     assert_eq!(status, 503, "{problem}");
-    board.stop();
-    board.set("intake.disk_reserve", "1000000MiB");
-    board.start();
-    let (status, problem) = board.post(
+    daemon.stop();
+    daemon.set("intake.disk_reserve", "1000000MiB");
+    daemon.start();
+    let (status, problem) = daemon.post(
         "/image/post",
         &[],
         json!({ "path": path }).to_string().as_bytes(),
@@ -315,10 +316,10 @@ fn a_full_queue_and_a_full_disk_say_so_and_the_page_goes_on() {
         "{problem}"
     );
     assert!(
-        board.get_text("/").contains("intake.disk_reserve"),
+        daemon.get_text("/").contains("intake.disk_reserve"),
         "the page does not say why"
     );
-    let mut ready = ureq::get(board.url("/readyz"))
+    let mut ready = ureq::get(daemon.url("/readyz"))
         .config()
         .http_status_as_error(false)
         .build()
@@ -334,30 +335,30 @@ fn a_full_queue_and_a_full_disk_say_so_and_the_page_goes_on() {
 
 #[test]
 fn a_damaged_database_is_moved_aside_and_the_daemon_starts() {
-    let mut board = TestDaemon::new();
-    std::fs::create_dir_all(board.state("kithd.db").parent().unwrap()).unwrap();
+    let mut daemon = TestDaemon::new();
+    std::fs::create_dir_all(daemon.state("kithd.db").parent().unwrap()).unwrap();
     std::fs::write(
-        board.state("kithd.db"),
+        daemon.state("kithd.db"),
         b"this is no database, not even a small one".repeat(200),
     )
     .unwrap();
-    board.start();
-    assert!(board.state("kithd.db.damaged-1").exists());
+    daemon.start();
+    assert!(daemon.state("kithd.db.damaged-1").exists());
     assert!(
-        board
+        daemon
             .get_text("/")
             .contains("was moved to kithd.db.damaged-1")
     );
-    board.stop();
-    board.start();
+    daemon.stop();
+    daemon.start();
     assert!(
-        board
+        daemon
             .get_text("/")
             .contains("was moved to kithd.db.damaged-1"),
         "the notice is gone after a restart"
     );
     assert_eq!(
-        board.ended(board.post_path(&board.put("obama_1.jpg", "x.jpg")))["state"],
+        daemon.ended(daemon.post_path(&daemon.put("obama_1.jpg", "x.jpg")))["state"],
         "processed"
     );
 }

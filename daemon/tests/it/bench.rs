@@ -1,4 +1,4 @@
-//! `kithd bench board` as users run it: its results must be right. No test here looks at times.
+//! `kithd bench daemon` as users run it: its results must be right. No test here looks at times.
 
 use serde_json::Value;
 

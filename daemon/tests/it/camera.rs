@@ -20,25 +20,25 @@ const WORDS: usize = 64;
 
 /// A board with a fake camera called front, and these further lines of its configuration.
 struct Front {
-    board: TestDaemon,
+    daemon: TestDaemon,
     folder: PathBuf,
 }
 
 impl Front {
     fn new(lines: &str) -> Self {
-        let mut board = TestDaemon::new();
-        let folder = board.folder.path().join("camera");
+        let mut daemon = TestDaemon::new();
+        let folder = daemon.folder.path().join("camera");
         std::fs::create_dir(&folder).unwrap();
         let mut control = vec![b' '; 2 * WORDS];
         control[WORDS..].fill(0);
         std::fs::write(folder.join("control"), control).unwrap();
-        board.preload("fake_camera.c");
-        board.environment("FAKE_CAMERA", folder.to_str().unwrap());
+        daemon.preload("fake_camera.c");
+        daemon.environment("FAKE_CAMERA", folder.to_str().unwrap());
         let section = format!(
             "[{{name = \"front\", device = \"/dev/video77\", resolution = \"640x480\", rate = 30, {lines}}}]"
         );
-        board.set("camera", &section);
-        let front = Self { board, folder };
+        daemon.set("camera", &section);
+        let front = Self { daemon, folder };
         front.tell("play still");
         front
     }
@@ -79,7 +79,7 @@ impl Front {
     }
 
     fn part(&self) -> Value {
-        self.board.get("/v1/status")["parts"]["camera front"].clone()
+        self.daemon.get("/v1/status")["parts"]["camera front"].clone()
     }
 
     /// Waits until the camera's part has that condition and contains these words.
@@ -92,7 +92,7 @@ impl Front {
     }
 
     fn rows(&self) -> usize {
-        self.board.sql("select count(*) from images")[0]
+        self.daemon.sql("select count(*) from images")[0]
             .parse()
             .unwrap()
     }
@@ -105,14 +105,14 @@ impl Front {
 
     /// Returns a spooled frame. Its row is committed before the file gets its name.
     fn kept(&self, file: &str) -> Vec<u8> {
-        wait_for("the file", || std::fs::read(self.board.state(file)).ok())
+        wait_for("the file", || std::fs::read(self.daemon.state(file)).ok())
     }
 
     /// The camera process of the running daemon.
     fn process(&self) -> u32 {
         wait_for("the camera process", || {
-            let children = format!("/proc/{0}/task/{0}/children", self.board.pid());
-            let all = std::fs::read_dir(format!("/proc/{}/task", self.board.pid()))
+            let children = format!("/proc/{0}/task/{0}/children", self.daemon.pid());
+            let all = std::fs::read_dir(format!("/proc/{}/task", self.daemon.pid()))
                 .unwrap()
                 .flatten();
             let mut children = vec![children];
@@ -178,8 +178,8 @@ fn marked(mut scene: RgbImage, colour: [u8; 3]) -> RgbImage {
 }
 
 /// The colour in the upper right corner of an image's thumbnail.
-fn mark(board: &TestDaemon, id: usize) -> [u8; 3] {
-    let mut answer = ureq::get(board.url(&format!("/v1/images/{id}/thumbnail.jpg")))
+fn mark(daemon: &TestDaemon, id: usize) -> [u8; 3] {
+    let mut answer = ureq::get(daemon.url(&format!("/v1/images/{id}/thumbnail.jpg")))
         .call()
         .unwrap();
     let bytes = answer.body_mut().read_to_vec().unwrap();
@@ -205,17 +205,17 @@ fn a_picture_is_taken_every_interval_trimmed_and_identified() {
     front.frame("still-1", &scene("obama_2.jpg"));
     // A larger frame: its rest lies behind the smaller one's end, as in a driver's buffer.
     front.frame("still-0", &scene("group.jpg"));
-    front.board.enroll_everybody();
-    front.board.start();
+    front.daemon.enroll_everybody();
+    front.daemon.start();
     front.wait_rows(3);
     wait_for("a known face", || {
         (front
-            .board
+            .daemon
             .sql("select count(*) from images where outcome = 'known'")[0]
             != "0")
             .then_some(())
     });
-    for name in front.board.sql("select source || ' ' || path from images") {
+    for name in front.daemon.sql("select source || ' ' || path from images") {
         let words: Vec<_> = name.split(' ').collect();
         let digits = |c: char| if c.is_ascii_digit() { '0' } else { c };
         let shape: String = words[2].chars().map(digits).collect();
@@ -226,7 +226,7 @@ fn a_picture_is_taken_every_interval_trimmed_and_identified() {
         );
     }
     front.says("ok", "picture");
-    let log = front.board.log();
+    let log = front.daemon.log();
     assert!(
         log.contains(
             "camera front: /dev/video77 sends 640x480 in mjpeg, 30 frames a second, files: none"
@@ -234,7 +234,7 @@ fn a_picture_is_taken_every_interval_trimmed_and_identified() {
         "{log}"
     );
     assert!(log.contains("system calls:"), "{log}");
-    assert_eq!(front.board.stop(), Some(0));
+    assert_eq!(front.daemon.stop(), Some(0));
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn motion_takes_one_picture_in_a_cool_down_and_noise_takes_none() {
         );
         front.frame(&format!("walk-{n}"), &walker);
     }
-    front.board.start();
+    front.daemon.start();
     front.says("ok", "frames come, no picture taken yet");
     front.wait_frames(60);
     assert_eq!(front.rows(), 0);
@@ -284,15 +284,15 @@ fn the_sharp_face_wins_among_blurred_and_faceless_frames() {
         );
     }
     front.frame("still-3", &marked(face, [0, 255, 0]));
-    front.board.enroll_everybody();
+    front.daemon.enroll_everybody();
     // The camera asks the engine once it is up.
     front.tell("stall still");
-    front.board.start();
-    part_is_ok(&front.board, "engine");
+    front.daemon.start();
+    part_is_ok(&front.daemon, "engine");
     front.tell("play still");
     front.wait_rows(1);
-    let image = front.board.ended(1);
-    let [red, green, blue] = mark(&front.board, 1);
+    let image = front.daemon.ended(1);
+    let [red, green, blue] = mark(&front.daemon, 1);
     assert!(
         green > 150 && red < 100 && blue < 100,
         "the frame marked {:?} won: {image}",
@@ -306,14 +306,14 @@ fn the_sharp_face_wins_among_blurred_and_faceless_frames() {
 #[test]
 fn without_an_engine_the_sharpest_frame_is_queued_at_once() {
     let mut front = Front::new("every = \"1h\", burst = 3");
-    front.board.set("models.pack", "\"/nowhere/pack\"");
+    front.daemon.set("models.pack", "\"/nowhere/pack\"");
     let room = scene("noface.jpg");
     front.frame("still-0", &imageops::blur(&room, 4.0));
     front.frame("still-1", &room);
     front.frame("still-2", &imageops::blur(&room, 4.0));
-    front.board.start();
+    front.daemon.start();
     front.wait_rows(1);
-    let file = front.board.sql("select file from images")[0].clone();
+    let file = front.daemon.sql("select file from images")[0].clone();
     let kept = front.kept(&file);
     assert_eq!(
         image::load_from_memory(&kept).unwrap().into_rgb8(),
@@ -326,7 +326,7 @@ fn without_an_engine_the_sharpest_frame_is_queued_at_once() {
 fn a_stalled_camera_is_killed_and_restarted_and_blocks_no_other() {
     let mut front = Front::new("every = \"200ms\", burst = 1, stall_after = \"1s\"");
     front.frame("still", &scene("noface.jpg"));
-    front.board.start();
+    front.daemon.start();
     front.wait_rows(1);
     let first = front.process();
     front.tell("stall still");
@@ -336,9 +336,9 @@ fn a_stalled_camera_is_killed_and_restarted_and_blocks_no_other() {
     );
     assert!(!runs(first));
     let id = front
-        .board
-        .post_path(&front.board.put("noface.jpg", "other.jpg"));
-    assert_eq!(front.board.ended(id)["outcome"], "no_face");
+        .daemon
+        .post_path(&front.daemon.put("noface.jpg", "other.jpg"));
+    assert_eq!(front.daemon.ended(id)["outcome"], "no_face");
     front.tell("play still");
     let before = front.rows();
     front.wait_rows(before + 1);
@@ -346,7 +346,7 @@ fn a_stalled_camera_is_killed_and_restarted_and_blocks_no_other() {
     assert_ne!(front.process(), first);
     assert!(
         front
-            .board
+            .daemon
             .log()
             .contains("camera front: frames come again")
     );
@@ -365,18 +365,18 @@ fn broken_frames_are_dropped_and_a_camera_of_only_them_degraded() {
     let mut front = Front::new("every = \"100ms\", burst = 2, stall_after = \"1s\"");
     front.frame("still", &scene("noface.jpg"));
     front.tell("glitch still");
-    front.board.start();
+    front.daemon.start();
     front.wait_rows(3);
     wait_for("the broken frames to be said", || {
         front
-            .board
+            .daemon
             .log()
             .contains("a broken frame was dropped, 1 so far: the frame is cut off")
             .then_some(())
     });
     front.says("ok", "broken frames dropped");
     for id in 1..=3 {
-        assert_eq!(front.board.ended(id)["state"], "processed");
+        assert_eq!(front.daemon.ended(id)["state"], "processed");
     }
     front.tell("garbage still");
     front.says(
@@ -391,7 +391,7 @@ fn broken_frames_are_dropped_and_a_camera_of_only_them_degraded() {
 #[test]
 fn a_cut_frame_is_dropped_though_an_older_one_ends_it() {
     let mut front = Front::new("every = \"100ms\", burst = 1");
-    front.board.set("models.pack", "\"/nowhere/pack\"");
+    front.daemon.set("models.pack", "\"/nowhere/pack\"");
     // There is one scene more than the camera has buffers, so each buffer gets another one each
     // time.
     let scenes = [
@@ -406,17 +406,17 @@ fn a_cut_frame_is_dropped_though_an_older_one_ends_it() {
         front.frame(&format!("still-{n}"), scene);
     }
     front.tell("torn still");
-    front.board.start();
+    front.daemon.start();
     front.wait_rows(12);
     wait_for("a torn frame to be said", || {
         front
-            .board
+            .daemon
             .log()
             .contains("1 so far: the frame is cut off, and the end of an older one follows")
             .then_some(())
     });
     let whole = scenes.map(|scene| image::load_from_memory(&jpeg(&scene)).unwrap().into_rgb8());
-    for file in front.board.sql("select file from images") {
+    for file in front.daemon.sql("select file from images") {
         let kept = front.kept(&file);
         let kept = image::load_from_memory(&kept).unwrap().into_rgb8();
         assert!(
@@ -431,15 +431,15 @@ fn a_missing_or_unplugged_camera_is_awaited_during_other_work() {
     let mut front = Front::new("every = \"200ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));
     front.tell("gone still");
-    front.board.start();
+    front.daemon.start();
     front.says(
         "degraded",
         "unplugged: /dev/video77 is not there; kithd waits for it",
     );
     let id = front
-        .board
-        .post_path(&front.board.put("noface.jpg", "other.jpg"));
-    assert_eq!(front.board.ended(id)["outcome"], "no_face");
+        .daemon
+        .post_path(&front.daemon.put("noface.jpg", "other.jpg"));
+    assert_eq!(front.daemon.ended(id)["outcome"], "no_face");
     front.tell("play still");
     front.wait_rows(2);
     front.says("ok", "taken");
@@ -452,7 +452,7 @@ fn a_missing_or_unplugged_camera_is_awaited_during_other_work() {
     front.tell("play still");
     front.wait_rows(before + 1);
     front.says("ok", "taken");
-    assert_eq!(front.board.stop(), Some(0));
+    assert_eq!(front.daemon.stop(), Some(0));
 }
 
 #[test]
@@ -460,7 +460,7 @@ fn a_camera_that_cannot_be_opened_is_explained_and_retried() {
     let mut front = Front::new("every = \"200ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));
     front.tell("busy still");
-    front.board.start();
+    front.daemon.start();
     front.says(
         "degraded",
         "/dev/video77 is in use by another program; tried again in",
@@ -478,18 +478,18 @@ fn a_camera_that_cannot_be_opened_is_explained_and_retried() {
 fn a_full_disk_or_queue_pauses_the_camera_until_there_is_room() {
     let mut front = Front::new("every = \"200ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));
-    let stat = rustix::fs::statvfs(front.board.folder.path()).unwrap();
+    let stat = rustix::fs::statvfs(front.daemon.folder.path()).unwrap();
     let free = stat.f_bavail * stat.f_frsize;
     // A reserve so large that other writes to this disk do not matter.
     let margin = (free / 8).min(1 << 30);
     front
-        .board
+        .daemon
         .set("intake.disk_reserve", &format!("{}B", free - margin));
-    front.board.set("intake.max_pending", "3");
-    let filler = front.board.folder.path().join("filler");
+    front.daemon.set("intake.max_pending", "3");
+    let filler = front.daemon.folder.path().join("filler");
     let file = File::create(&filler).unwrap();
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 2 * margin).unwrap();
-    front.board.start();
+    front.daemon.start();
     front.says("degraded", "paused: the disk of the state folder is full");
     front.wait_frames(30);
     assert_eq!(front.rows(), 0);
@@ -500,7 +500,7 @@ fn a_full_disk_or_queue_pauses_the_camera_until_there_is_room() {
 
     wait_for("the breaker to be opened", || {
         front
-            .board
+            .daemon
             .kithd(["breaker", "open"])
             .status
             .success()
@@ -508,13 +508,13 @@ fn a_full_disk_or_queue_pauses_the_camera_until_there_is_room() {
     });
     let said = front.says("degraded", "paused: ");
     assert!(said.contains("intake.max_pending"), "{said}");
-    assert!(front.board.kithd(["breaker", "auto"]).status.success());
+    assert!(front.daemon.kithd(["breaker", "auto"]).status.success());
     let before = front.rows();
     front.wait_rows(before + 1);
     front.says("ok", "taken");
     assert!(
         front
-            .board
+            .daemon
             .log()
             .contains("camera front: pictures are taken again")
     );
@@ -524,9 +524,9 @@ fn a_full_disk_or_queue_pauses_the_camera_until_there_is_room() {
 fn frames_that_fill_the_cameras_share_pause_only_the_camera() {
     let mut front = Front::new("every = \"100ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));
-    front.board.set("retention.camera.bytes", "512KiB");
-    front.board.set("models.pack", "\"/nowhere/pack\"");
-    front.board.start();
+    front.daemon.set("retention.camera.bytes", "512KiB");
+    front.daemon.set("models.pack", "\"/nowhere/pack\"");
+    front.daemon.start();
     front.says("degraded", "paused: waiting frames fill the camera's spool");
     let held = front.rows();
     assert!(held > 1, "{held} frames of one share");
@@ -536,22 +536,22 @@ fn frames_that_fill_the_cameras_share_pause_only_the_camera() {
         (held, Some("degraded"))
     );
     assert_eq!(
-        front.board.log().matches("camera front: paused").count(),
+        front.daemon.log().matches("camera front: paused").count(),
         1,
         "it is said once"
     );
     front
-        .board
-        .post_path(&front.board.put("noface.jpg", "other.jpg"));
+        .daemon
+        .post_path(&front.daemon.put("noface.jpg", "other.jpg"));
     assert_eq!(
-        front.board.get("/v1/status")["parts"]["intake"]["condition"],
+        front.daemon.get("/v1/status")["parts"]["intake"]["condition"],
         "ok"
     );
 
     // With an engine the waiting frames are processed and make room.
-    assert_eq!(front.board.stop(), Some(0));
-    front.board.unset("models.pack");
-    front.board.start();
+    assert_eq!(front.daemon.stop(), Some(0));
+    front.daemon.unset("models.pack");
+    front.daemon.start();
     front.wait_rows(held + 3);
     front.says("ok", "taken");
 }
@@ -560,17 +560,17 @@ fn frames_that_fill_the_cameras_share_pause_only_the_camera() {
 fn no_camera_process_outlives_its_daemon_or_delays_its_end() {
     let mut front = Front::new("every = \"1h\"");
     front.frame("still", &scene("noface.jpg"));
-    front.board.start();
+    front.daemon.start();
     let orphan = front.process();
     front.says("ok", "taken");
     signal("-STOP", orphan);
-    front.board.kill();
+    front.daemon.kill();
     wait_for("the orphan to be gone", || (!runs(orphan)).then_some(()));
 
-    front.board.start();
+    front.daemon.start();
     let stopped = front.process();
     signal("-STOP", stopped);
-    assert_eq!(front.board.stop(), Some(0));
+    assert_eq!(front.daemon.stop(), Some(0));
     wait_for("the stopped process to be gone", || {
         (!runs(stopped)).then_some(())
     });
@@ -579,12 +579,12 @@ fn no_camera_process_outlives_its_daemon_or_delays_its_end() {
 #[test]
 fn raw_frames_become_jpegs() {
     let mut front = Front::new("every = \"1h\", burst = 1, format = \"rgb\"");
-    front.board.set("models.pack", "\"/nowhere/pack\"");
+    front.daemon.set("models.pack", "\"/nowhere/pack\"");
     let scene = scene("noface.jpg");
     std::fs::write(front.folder.join("still.rgb"), scene.as_raw()).unwrap();
-    front.board.start();
+    front.daemon.start();
     front.wait_rows(1);
-    let file = front.board.sql("select file from images")[0].clone();
+    let file = front.daemon.sql("select file from images")[0].clone();
     let kept = front.kept(&file);
     let kept = image::load_from_memory_with_format(&kept, ImageFormat::Jpeg)
         .unwrap()
@@ -605,7 +605,7 @@ fn raw_frames_become_jpegs() {
 fn the_cli_lists_cameras_and_takes_a_picture_or_says_why_not() {
     let front = Front::new("every = \"1h\"");
     front.frame("still", &scene("obama_1.jpg"));
-    let listed = text(&front.board.kithd(["camera", "list"]));
+    let listed = text(&front.daemon.kithd(["camera", "list"]));
     for part in [
         "/dev/video77  Fake camera",
         "mjpeg      640x480      30 15 10",
@@ -613,9 +613,9 @@ fn the_cli_lists_cameras_and_takes_a_picture_or_says_why_not() {
     ] {
         assert!(listed.contains(part), "{part:?} is missing in:\n{listed}");
     }
-    let output = front.board.folder.path().join("shot.jpg");
+    let output = front.daemon.folder.path().join("shot.jpg");
     let shoot = |arguments: &[&str]| {
-        let shot = front.board.kithd(
+        let shot = front.daemon.kithd(
             ["camera", "snapshot", "-o", output.to_str().unwrap()]
                 .iter()
                 .chain(arguments),
@@ -660,11 +660,11 @@ fn the_cli_lists_cameras_and_takes_a_picture_or_says_why_not() {
     front.tell("play still");
     let mut front = front;
     let section = "[{name = \"front\", device = \"/dev/video77\", resolution = \"1280x720\", every = \"1s\"}]";
-    front.board.set("camera", section);
-    let said = text(&front.board.kithd(["camera", "snapshot"]));
+    front.daemon.set("camera", section);
+    let said = text(&front.daemon.kithd(["camera", "snapshot"]));
     let wanted =
         "/dev/video77 does not offer 1280x720 in mjpeg; it offers mjpeg: 640x480; rgb: 640x480";
     assert!(said.contains(wanted), "{said}");
     front.tell("gone still");
-    assert!(text(&front.board.kithd(["camera", "list"])).contains("No camera was found"));
+    assert!(text(&front.daemon.kithd(["camera", "list"])).contains("No camera was found"));
 }

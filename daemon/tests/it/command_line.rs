@@ -6,8 +6,8 @@ use crate::support::{TestDaemon, as_plain_user, photo, text};
 
 #[test]
 fn a_folder_of_people_is_enrolled_by_file_and_folder_name() {
-    let board = TestDaemon::new();
-    let known = board.folder.path().join("known");
+    let daemon = TestDaemon::new();
+    let known = daemon.folder.path().join("known");
     std::fs::create_dir_all(known.join("Joe Biden")).unwrap();
     std::fs::copy(photo("obama_1.jpg"), known.join("obama_1.jpg")).unwrap();
     std::fs::copy(photo("obama_2.jpg"), known.join("obama_2.jpg")).unwrap();
@@ -16,7 +16,7 @@ fn a_folder_of_people_is_enrolled_by_file_and_folder_name() {
     std::fs::copy(photo("group.jpg"), known.join("team_1.jpg")).unwrap();
     std::fs::write(known.join("notes.txt"), "not a picture").unwrap();
     let folder = known.to_str().unwrap();
-    let output = board.kithd(["enroll", "--folder", folder]);
+    let output = daemon.kithd(["enroll", "--folder", folder]);
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     for line in [
@@ -25,9 +25,9 @@ fn a_folder_of_people_is_enrolled_by_file_and_folder_name() {
     ] {
         assert!(said.contains(line), "{line:?} is missing in:\n{said}");
     }
-    let people = board.sql("select name, count(pi.id) from person join person_images pi on pi.person_id = person.id group by name order by name");
+    let people = daemon.sql("select name, count(pi.id) from person join person_images pi on pi.person_id = person.id group by name order by name");
     assert_eq!(people, ["Joe Biden|1", "obama|2", "team|1"]);
-    let again = text(&board.kithd(["enroll", "--folder", folder]));
+    let again = text(&daemon.kithd(["enroll", "--folder", folder]));
     let counts: Vec<_> = again
         .lines()
         .find(|line| line.starts_with("obama"))
@@ -43,8 +43,8 @@ fn a_folder_from_a_nas_a_mac_and_a_phone_enrols_people_only() {
         return;
     }
     use std::os::unix::fs::PermissionsExt;
-    let board = TestDaemon::new();
-    let known = board.folder.path().join("known");
+    let daemon = TestDaemon::new();
+    let known = daemon.folder.path().join("known");
     let put = |picture: &str, name: &str| {
         let file = known.join(name);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -63,10 +63,10 @@ fn a_folder_from_a_nas_a_mac_and_a_phone_enrols_people_only() {
     std::os::unix::fs::symlink(".", known.join("loop")).unwrap();
     std::fs::create_dir(known.join("closed")).unwrap();
     std::fs::set_permissions(known.join("closed"), std::fs::Permissions::from_mode(0o000)).unwrap();
-    let output = board.kithd(["enroll", "--folder", known.to_str().unwrap()]);
+    let output = daemon.kithd(["enroll", "--folder", known.to_str().unwrap()]);
     let said = text(&output);
     assert!(output.status.success(), "{said}");
-    let people = board.sql("select name, count(pi.id) from person join person_images pi on pi.person_id = person.id group by name order by name");
+    let people = daemon.sql("select name, count(pi.id) from person join person_images pi on pi.person_id = person.id group by name order by name");
     assert_eq!(people, ["Eileen|1", "JOSÉ|2", "Joe|1"], "{said}");
     for line in [
         "4 files or folders of the system",
@@ -77,7 +77,7 @@ fn a_folder_from_a_nas_a_mac_and_a_phone_enrols_people_only() {
     ] {
         assert!(said.contains(line), "{line:?} is missing in:\n{said}");
     }
-    let json = text(&board.kithd(["enroll", "--json", "--folder", known.to_str().unwrap()]));
+    let json = text(&daemon.kithd(["enroll", "--json", "--folder", known.to_str().unwrap()]));
     assert!(
         json.lines().any(|line| line.starts_with("{\"left_out\":[")),
         "{json}"
@@ -88,8 +88,8 @@ fn a_folder_from_a_nas_a_mac_and_a_phone_enrols_people_only() {
 #[test]
 fn folders_with_odd_names_make_no_odd_people() {
     use std::os::unix::ffi::OsStrExt;
-    let board = TestDaemon::new();
-    let known = board.folder.path().join("known");
+    let daemon = TestDaemon::new();
+    let known = daemon.folder.path().join("known");
     let put = |picture: &str, folder: &[u8]| {
         let folder = known.join(std::ffi::OsStr::from_bytes(folder));
         std::fs::create_dir_all(&folder).unwrap();
@@ -103,11 +103,11 @@ fn folders_with_odd_names_make_no_odd_people() {
     put("astronaut_2.jpg", "Ｅｉｌｅｅｎ Collins\u{200b}".as_bytes());
     put("biden_2.jpg", &[b'A'; 255]);
     put("biden_2.jpg", "\u{301}".as_bytes());
-    let output = board.kithd(["enroll", "--folder", known.to_str().unwrap()]);
+    let output = daemon.kithd(["enroll", "--folder", known.to_str().unwrap()]);
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     let people = "select name, count(pi.id) from person join person_images pi on pi.person_id = person.id group by name";
-    assert_eq!(board.sql(people), ["Eileen Collins|2"], "{said}");
+    assert_eq!(daemon.sql(people), ["Eileen Collins|2"], "{said}");
     for line in [
         "3 names that are not UTF-8 (for example \"Joe/caf\\xE9/a.jpg\"",
         "at most 200 characters; this one has 255",
@@ -119,28 +119,28 @@ fn folders_with_odd_names_make_no_odd_people() {
 
 #[test]
 fn a_small_blurred_dark_or_cut_face_is_rejected_with_the_reason() {
-    let board = TestDaemon::new();
+    let daemon = TestDaemon::new();
     let face = image::open(photo("obama_1.jpg")).unwrap();
     let bundled = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../models/packs/sface/selftest.jpg"
     );
     let bundled = image::open(bundled).unwrap();
-    let cut = board.folder.path().join("cut.png");
+    let cut = daemon.folder.path().join("cut.png");
     bundled
         .crop_imm(178, 0, bundled.width() - 178, bundled.height())
         .save(&cut)
         .unwrap();
-    let dark = board.folder.path().join("dark.png");
+    let dark = daemon.folder.path().join("dark.png");
     let mut pixels = bundled.to_rgb8();
     pixels.iter_mut().for_each(|byte| *byte /= 16);
     pixels.save(&dark).unwrap();
-    let small = board.folder.path().join("small.png");
+    let small = daemon.folder.path().join("small.png");
     let scale = 40.0 / f64::from(face.height());
     face.thumbnail((f64::from(face.width()) * scale) as u32, 40)
         .save(&small)
         .unwrap();
-    let blurred = board.folder.path().join("blurred.png");
+    let blurred = daemon.folder.path().join("blurred.png");
     face.blur(12.0).save(&blurred).unwrap();
     for (picture, reason) in [
         (small, ["small", "no face"]),
@@ -148,7 +148,7 @@ fn a_small_blurred_dark_or_cut_face_is_rejected_with_the_reason() {
         (dark, ["too dark", "no face"]),
         (cut, ["cut by", "cut by"]),
     ] {
-        let output = board.kithd(["enroll", "--person", "X", picture.to_str().unwrap()]);
+        let output = daemon.kithd(["enroll", "--person", "X", picture.to_str().unwrap()]);
         let said = text(&output);
         assert!(!output.status.success(), "{said}");
         assert!(reason.iter().any(|word| said.contains(word)), "{said}");
@@ -157,31 +157,31 @@ fn a_small_blurred_dark_or_cut_face_is_rejected_with_the_reason() {
 
 #[test]
 fn the_reason_of_a_poor_face_reaches_result_page_api_and_cli() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
     let mut blurred = std::io::Cursor::new(Vec::new());
     image::open(photo("obama_1.jpg"))
         .unwrap()
         .blur(12.0)
         .write_to(&mut blurred, image::ImageFormat::Png)
         .unwrap();
-    let path = board.put_bytes(blurred.get_ref(), "blurred.png");
-    let id = board.post_path(&path);
-    board.ended(id);
-    let face = &board.get(&format!("/v1/images/{id}"))["found"][0];
+    let path = daemon.put_bytes(blurred.get_ref(), "blurred.png");
+    let id = daemon.post_path(&path);
+    daemon.ended(id);
+    let face = &daemon.get(&format!("/v1/images/{id}"))["found"][0];
     let reason = face["objection"].as_str().unwrap();
     assert!(
         reason.starts_with("The face is too blurred: its sharpness is 0.00"),
         "{face}"
     );
     assert_ne!(face["outcome"], "known", "{face}");
-    assert!(board.get_text(&format!("/images/{id}")).contains(reason));
-    let said = text(&board.kithd(["identify", &path]));
+    assert!(daemon.get_text(&format!("/images/{id}")).contains(reason));
+    let said = text(&daemon.kithd(["identify", &path]));
     assert!(said.contains(reason), "{said}");
-    let good = board.post_path(&board.put("obama_2.jpg", "good.jpg"));
-    board.ended(good);
+    let good = daemon.post_path(&daemon.put("obama_2.jpg", "good.jpg"));
+    daemon.ended(good);
     assert_eq!(
-        board.get(&format!("/v1/images/{good}"))["found"][0]["objection"],
+        daemon.get(&format!("/v1/images/{good}"))["found"][0]["objection"],
         Value::Null
     );
 }
@@ -189,7 +189,7 @@ fn the_reason_of_a_poor_face_reaches_result_page_api_and_cli() {
 /// The run also counts strangers that are taken for known people.
 #[test]
 fn one_eval_run_tells_accuracy_precision_and_use_of_quality() {
-    let board = TestDaemon::new();
+    let daemon = TestDaemon::new();
     let pairs = photo("pairs.csv");
     let options = [
         "--set",
@@ -199,7 +199,7 @@ fn one_eval_run_tells_accuracy_precision_and_use_of_quality() {
         "float32",
         "--pairs",
     ];
-    let output = board.kithd(
+    let output = daemon.kithd(
         options
             .into_iter()
             .chain([pairs.to_str().unwrap(), "--json"]),
@@ -242,7 +242,7 @@ fn one_eval_run_tells_accuracy_precision_and_use_of_quality() {
         ),
         (7, &json!("quality"), &json!(3))
     );
-    let said = text(&board.kithd(options.into_iter().chain([pairs.to_str().unwrap()])));
+    let said = text(&daemon.kithd(options.into_iter().chain([pairs.to_str().unwrap()])));
     for words in [
         "TAR at FAR 1e-3",
         "0.00 % of pairs answered differently",
@@ -251,14 +251,14 @@ fn one_eval_run_tells_accuracy_precision_and_use_of_quality() {
     ] {
         assert!(said.contains(words), "{words:?} is missing in:\n{said}");
     }
-    let half = board.kithd(["eval", "--half", "none", "--pairs", pairs.to_str().unwrap()]);
+    let half = daemon.kithd(["eval", "--half", "none", "--pairs", pairs.to_str().unwrap()]);
     assert!(text(&half).contains("tuning"), "{}", text(&half));
 }
 
 #[test]
 fn eval_tells_people_from_strangers_by_the_number_enrolled() {
-    let board = TestDaemon::new();
-    let folder = board.folder.path().join("people");
+    let daemon = TestDaemon::new();
+    let folder = daemon.folder.path().join("people");
     std::fs::create_dir_all(&folder).unwrap();
     for name in ["obama_1", "obama_2", "biden_1", "biden_2", "astronaut_1"] {
         std::fs::copy(
@@ -267,7 +267,7 @@ fn eval_tells_people_from_strangers_by_the_number_enrolled() {
         )
         .unwrap();
     }
-    let det = board.folder.path().join("det.svg");
+    let det = daemon.folder.path().join("det.svg");
     let [folder, det] = [&folder, &det].map(|path| path.to_str().unwrap());
     let options = [
         "eval",
@@ -282,7 +282,7 @@ fn eval_tells_people_from_strangers_by_the_number_enrolled() {
         "--det",
         det,
     ];
-    let output = board.kithd(options.into_iter().chain(["--json"]));
+    let output = daemon.kithd(options.into_iter().chain(["--json"]));
     let found: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
     assert_eq!(
@@ -322,7 +322,7 @@ fn eval_tells_people_from_strangers_by_the_number_enrolled() {
             .unwrap()
             .contains(">2 enrolled</text>")
     );
-    let said = text(&board.kithd(options));
+    let said = text(&daemon.kithd(options));
     for words in [
         "FNIR at FPIR 1 %",
         "from too few strangers to trust",
@@ -335,10 +335,10 @@ fn eval_tells_people_from_strangers_by_the_number_enrolled() {
 
 #[test]
 fn the_same_picture_cannot_be_two_people() {
-    let board = TestDaemon::new();
-    board.enroll_everybody();
+    let daemon = TestDaemon::new();
+    daemon.enroll_everybody();
     let picture = photo("obama_1.jpg");
-    let output = board.kithd([
+    let output = daemon.kithd([
         "enroll",
         "--person",
         "Somebody",
@@ -354,50 +354,50 @@ fn the_same_picture_cannot_be_two_people() {
 
 #[test]
 fn identify_answers_as_text_and_json_and_changes_nothing() {
-    let board = TestDaemon::new();
-    board.enroll_everybody();
+    let daemon = TestDaemon::new();
+    daemon.enroll_everybody();
     let before =
-        board.sql("select (select count(*) from images), (select count(*) from faces), (select count(*) from results)");
+        daemon.sql("select (select count(*) from images), (select count(*) from faces), (select count(*) from results)");
     let (obama, scene) = (photo("obama_2.jpg"), photo("noface.jpg"));
-    let output = board.kithd(["identify", obama.to_str().unwrap(), scene.to_str().unwrap()]);
+    let output = daemon.kithd(["identify", obama.to_str().unwrap(), scene.to_str().unwrap()]);
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     assert!(
         said.contains("Barack Obama, distance 0.") && said.contains("noface.jpg: no_face"),
         "{said}"
     );
-    let output = board.kithd(["identify", "--json", obama.to_str().unwrap()]);
+    let output = daemon.kithd(["identify", "--json", obama.to_str().unwrap()]);
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (&answer["outcome"], &answer["faces"][0]["person"]["name"]),
         (&json!("known"), &json!("Barack Obama"))
     );
-    let output = board.kithd(["identify", "/nowhere.jpg"]);
+    let output = daemon.kithd(["identify", "/nowhere.jpg"]);
     assert!(
         !output.status.success() && text(&output).contains("/nowhere.jpg cannot be read"),
         "{}",
         text(&output)
     );
     let after =
-        board.sql("select (select count(*) from images), (select count(*) from faces), (select count(*) from results)");
+        daemon.sql("select (select count(*) from images), (select count(*) from faces), (select count(*) from results)");
     assert_eq!(before, after);
 }
 
 #[test]
 fn a_turned_picture_is_known_unless_turning_is_switched_off() {
-    let board = TestDaemon::new();
-    board.enroll_everybody();
+    let daemon = TestDaemon::new();
+    daemon.enroll_everybody();
     let upright = image::open(photo("obama_2.jpg")).unwrap();
     for (name, turned) in [
         ("side", upright.rotate90()),
         ("head", upright.rotate180()),
         ("other", upright.rotate270()),
     ] {
-        let path = board.folder.path().join(format!("{name}.png"));
+        let path = daemon.folder.path().join(format!("{name}.png"));
         turned.save(&path).unwrap();
         let identify = |settings: &[&str]| {
             let output =
-                board.kithd([settings, &["identify", "--json", path.to_str().unwrap()]].concat());
+                daemon.kithd([settings, &["identify", "--json", path.to_str().unwrap()]].concat());
             serde_json::from_slice::<Value>(&output.stdout).unwrap()
         };
         let answer = identify(&[]);
@@ -412,23 +412,23 @@ fn a_turned_picture_is_known_unless_turning_is_switched_off() {
 
 #[test]
 fn identify_needs_no_database() {
-    let board = TestDaemon::new();
-    let output = board.kithd(["identify", photo("obama_1.jpg").to_str().unwrap()]);
+    let daemon = TestDaemon::new();
+    let output = daemon.kithd(["identify", photo("obama_1.jpg").to_str().unwrap()]);
     assert!(
         output.status.success() && text(&output).contains("nobody known"),
         "{}",
         text(&output)
     );
-    assert!(!board.folder.path().join("state").exists());
+    assert!(!daemon.folder.path().join("state").exists());
 }
 
 #[test]
 fn status_shows_counts_and_results_with_and_without_the_daemon() {
-    let mut board = TestDaemon::new();
-    assert!(text(&board.kithd(["status"])).contains("there is no database"));
-    board.start_with_everybody();
-    board.ended(board.post_path(&board.put("obama_2.jpg", "x.jpg")));
-    let said = text(&board.kithd(["status"]));
+    let mut daemon = TestDaemon::new();
+    assert!(text(&daemon.kithd(["status"])).contains("there is no database"));
+    daemon.start_with_everybody();
+    daemon.ended(daemon.post_path(&daemon.put("obama_2.jpg", "x.jpg")));
+    let said = text(&daemon.kithd(["status"]));
     for part in [
         "kithd is running",
         "1 processed",
@@ -439,13 +439,13 @@ fn status_shows_counts_and_results_with_and_without_the_daemon() {
     ] {
         assert!(said.contains(part), "{part:?} is missing in:\n{said}");
     }
-    board.stop();
-    let said = text(&board.kithd(["status"]));
+    daemon.stop();
+    let said = text(&daemon.kithd(["status"]));
     assert!(
         said.contains("kithd is not running") && said.contains("1 processed"),
         "{said}"
     );
-    let answer: Value = serde_json::from_slice(&board.kithd(["status", "--json"]).stdout).unwrap();
+    let answer: Value = serde_json::from_slice(&daemon.kithd(["status", "--json"]).stdout).unwrap();
     assert_eq!(
         (&answer["running"], &answer["counts"]["processed"]),
         (&json!(false), &json!(1))
@@ -454,15 +454,15 @@ fn status_shows_counts_and_results_with_and_without_the_daemon() {
 
 #[test]
 fn a_bad_configuration_ends_with_78_and_every_problem() {
-    let board = TestDaemon::new();
-    let file = board.folder.path().join("bad.toml");
+    let daemon = TestDaemon::new();
+    let file = daemon.folder.path().join("bad.toml");
     std::fs::write(
         &file,
         "colour = \"blue\"\n[http]\nlisten = 8000\n[mqtt]\nkeep_alive = \"1s\"\n",
     )
     .unwrap();
     for command in ["run", "check-config"] {
-        let output = board.kithd(["--config", file.to_str().unwrap(), command]);
+        let output = daemon.kithd(["--config", file.to_str().unwrap(), command]);
         assert_eq!(output.status.code(), Some(78));
         let said = text(&output);
         // The command line of this test sets http.listen and mqtt.url and overrides the file.
@@ -488,9 +488,9 @@ fn the_shipped_configuration_is_in_order() {
 
 #[test]
 fn two_daemons_cannot_share_a_state_folder() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let output = board.kithd(["run"]);
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let output = daemon.kithd(["run"]);
     assert!(!output.status.success());
     assert!(
         text(&output).contains("is in use by another kithd"),
@@ -505,15 +505,15 @@ fn a_database_of_another_version_is_refused_with_78() {
         (999, "was written by a newer kithd"),
         (9, "was made by a development version of kithd (schema 9)"),
     ] {
-        let mut board = TestDaemon::new();
-        board.start();
-        board.stop();
-        let database = board.state("kithd.db");
+        let mut daemon = TestDaemon::new();
+        daemon.start();
+        daemon.stop();
+        let database = daemon.state("kithd.db");
         rusqlite::Connection::open(database)
             .unwrap()
             .pragma_update(None, "user_version", schema)
             .unwrap();
-        let output = board.kithd(["run"]);
+        let output = daemon.kithd(["run"]);
         assert_eq!(output.status.code(), Some(78));
         assert!(text(&output).contains(sentence), "{}", text(&output));
     }
@@ -522,20 +522,20 @@ fn a_database_of_another_version_is_refused_with_78() {
 #[test]
 fn idle_connections_to_the_control_socket_are_given_up() {
     use std::io::Write;
-    let mut board = TestDaemon::new();
-    board.start();
-    let socket = board.state("control.sock");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let socket = daemon.state("control.sock");
     let mut idle: Vec<_> = (0..100)
         .map(|_| std::os::unix::net::UnixStream::connect(&socket).unwrap())
         .collect();
     idle[0]
         .write_all(b"GET /v1/status HTTP/1.1\r\nHost: ")
         .unwrap();
-    let files = std::fs::read_dir(format!("/proc/{}/fd", board.pid()));
+    let files = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid()));
     assert!(files.unwrap().count() < 200);
-    assert_eq!(board.get_text("/healthz"), "ok\n");
+    assert_eq!(daemon.get_text("/healthz"), "ok\n");
     // Waits in the backlog until those that say nothing are given up.
-    let said = board.kithd(["breaker"]);
+    let said = daemon.kithd(["breaker"]);
     assert!(said.status.success(), "{}", text(&said));
     drop(idle);
 }

@@ -8,7 +8,7 @@ use crate::support::{Subscriber, TestDaemon, ask, part_is_ok, photo, publish, pu
 #[test]
 fn status_and_identify_answer_where_asked_and_store_nothing() {
     let broker = Mosquitto::running();
-    let board = TestDaemon::connected(&broker);
+    let daemon = TestDaemon::connected(&broker);
     let identify = |options: &[&str]| {
         let (correlation, answer) = ask(broker.port(), "kithd/board/command/identify", options);
         assert_eq!(
@@ -39,7 +39,7 @@ fn status_and_identify_answer_where_asked_and_store_nothing() {
     );
     let by_path = identify(&[
         "-m",
-        &json!({ "id": 5, "path": board.put("biden_2.jpg", "b.jpg") }).to_string(),
+        &json!({ "id": 5, "path": daemon.put("biden_2.jpg", "b.jpg") }).to_string(),
     ]);
     assert_eq!(
         (&by_path["id"], &by_path["result"]["outcome"]),
@@ -64,33 +64,33 @@ fn status_and_identify_answer_where_asked_and_store_nothing() {
         "{status}"
     );
     assert_eq!(status["result"]["queue"]["processed"], 0, "{status}");
-    assert_eq!(board.sql("select count(*) from images"), ["0"]);
+    assert_eq!(daemon.sql("select count(*) from images"), ["0"]);
     // Malformed commands are kept for the operator.
-    assert_eq!(board.sql("select count(*) from rejected_messages"), ["1"]);
+    assert_eq!(daemon.sql("select count(*) from rejected_messages"), ["1"]);
 }
 
 #[test]
 fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
+    let mut daemon = TestDaemon::with_broker(broker.port());
     let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/#");
-    board.start_connected();
+    daemon.start_connected();
     let enroll =
-        json!({ "person": "Xanthippe Unmistakable", "path": board.put("obama_1.jpg", "x.jpg") })
+        json!({ "person": "Xanthippe Unmistakable", "path": daemon.put("obama_1.jpg", "x.jpg") })
             .to_string();
     publish(broker.port(), "kithd/board/command/enroll", &enroll);
     // A later, allowed command is answered; the board did not even subscribe to the first.
     publish(broker.port(), "kithd/board/command/status", "");
     assert_eq!(answers.wait(1)[0]["command"], "status");
     assert_eq!(
-        board.get("/v1/people"),
+        daemon.get("/v1/people"),
         json!({ "people": [], "next_cursor": null })
     );
-    board.stop();
+    daemon.stop();
 
-    board.set("mqtt.commands", "[\"enroll\", \"forget\"]");
-    board.start_connected();
-    part_is_ok(&board, "engine");
+    daemon.set("mqtt.commands", "[\"enroll\", \"forget\"]");
+    daemon.start_connected();
+    part_is_ok(&daemon, "engine");
     let told = |command: &str, message: &str| {
         ask(
             broker.port(),
@@ -105,23 +105,23 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
         "already_there"
     );
     let other =
-        json!({ "person": "Joe Biden", "path": board.put("biden_1.jpg", "y.jpg") }).to_string();
+        json!({ "person": "Joe Biden", "path": daemon.put("biden_1.jpg", "y.jpg") }).to_string();
     assert_eq!(told("enroll", &other)["result"]["enrolment"], "enrolled");
-    let found = board.post_path(&board.put("obama_2.jpg", "found.jpg"));
+    let found = daemon.post_path(&daemon.put("obama_2.jpg", "found.jpg"));
     assert_eq!(
-        board.ended(found)["found"][0]["person"],
+        daemon.ended(found)["found"][0]["person"],
         "Xanthippe Unmistakable"
     );
-    let bystander = board.post_path(&board.put("biden_2.jpg", "bystander.jpg"));
+    let bystander = daemon.post_path(&daemon.put("biden_2.jpg", "bystander.jpg"));
     // The other person is a candidate, since only two are enrolled.
     assert_eq!(
-        board.ended(bystander)["found"][0]["candidates"]
+        daemon.ended(bystander)["found"][0]["candidates"]
             .as_array()
             .unwrap()
             .len(),
         2
     );
-    board.all_sent();
+    daemon.all_sent();
 
     let name = json!({ "person": "Xanthippe Unmistakable" }).to_string();
     assert_eq!(
@@ -134,20 +134,20 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
             .unwrap()
             .contains("nobody is enrolled")
     );
-    let again = board.post_path(&board.put("obama_2.jpg", "again.jpg"));
+    let again = daemon.post_path(&daemon.put("obama_2.jpg", "again.jpg"));
     assert_eq!(
-        board.ended(again)["found"][0]["candidates"]
+        daemon.ended(again)["found"][0]["candidates"]
             .as_array()
             .unwrap()
             .len(),
         1
     );
-    assert_eq!(board.sql("select count(*) from enrolment_pictures"), ["1"]);
+    assert_eq!(daemon.sql("select count(*) from enrolment_pictures"), ["1"]);
     let kept = |image: i64| {
-        let thumbnails = board.sql(&format!(
+        let thumbnails = daemon.sql(&format!(
             "select count(*) from thumbnails where image_id = {image}"
         ));
-        let face = board.sql(&format!(
+        let face = daemon.sql(&format!(
             "select length(crop) > 0, length(embedding) > 0, json_array_length(candidates) from faces where image_id = {image}"
         ));
         (thumbnails[0].clone(), face[0].clone())
@@ -155,10 +155,11 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
     assert_eq!(kept(found), ("0".into(), "0|0|1".into()));
     assert_eq!(kept(bystander), ("1".into(), "1|1|1".into()));
     // The name is neither in the state folder nor in its journal nor in the log.
-    assert!(!board.log().contains("Xanthippe"), "{}", board.log());
-    board.stop();
+    assert!(!daemon.log().contains("Xanthippe"), "{}", daemon.log());
+    daemon.stop();
     for file in ["kithd.db", "kithd.db-wal"] {
-        let bytes = std::fs::read(board.folder.path().join("state").join(file)).unwrap_or_default();
+        let bytes =
+            std::fs::read(daemon.folder.path().join("state").join(file)).unwrap_or_default();
         assert!(
             !bytes.windows(9).any(|window| window == b"Xanthippe"),
             "{file}"
@@ -169,12 +170,12 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
 #[test]
 fn an_answer_goes_nowhere_that_means_something_to_somebody() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("shared.group", "boards");
-    board.set("shared.path_topics", "[\"site/#\"]");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("shared.group", "boards");
+    daemon.set("shared.path_topics", "[\"site/#\"]");
     let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/status");
     let mut misled = Subscriber::new(broker.port(), "kithd/board/person/#");
-    board.start_connected();
+    daemon.start_connected();
     for (n, topic) in [
         "kithd/board/person/ann",
         "kithd/other/command/breaker",
@@ -189,16 +190,16 @@ fn an_answer_goes_nowhere_that_means_something_to_somebody() {
         answers.wait(n + 1);
     }
     assert!(misled.messages().is_empty(), "{:?}", misled.messages());
-    assert_eq!(board.sql("select count(*) from rejected_messages"), ["0"]);
+    assert_eq!(daemon.sql("select count(*) from rejected_messages"), ["0"]);
 }
 
 #[test]
 fn in_mqtt_3_1_1_the_answer_goes_to_a_topic_of_the_boards_own() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("mqtt.version", "\"3.1.1\"");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("mqtt.version", "\"3.1.1\"");
     let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/status");
-    board.start_connected();
+    daemon.start_connected();
     publish(
         broker.port(),
         "kithd/board/command/status",

@@ -7,17 +7,17 @@ use crate::broker::Mosquitto;
 use crate::support::{TestDaemon, part_is_ok, photo, publish, publish_with, wait_for};
 
 /// Overwrites an enrolled person's embedding.
-fn set_vector(board: &TestDaemon, person: &str, vector: &[u8]) {
+fn set_vector(daemon: &TestDaemon, person: &str, vector: &[u8]) {
     let hex: String = vector.iter().map(|byte| format!("{byte:02x}")).collect();
-    board.change(&format!(
+    daemon.change(&format!(
             "update person_embeddings set vector = x'{hex}' where person_image_id in (select pi.id from person_images pi
                join person on person.id = pi.person_id where name = '{person}')"
         ),
     );
 }
 
-fn vector(board: &TestDaemon, person: &str) -> Vec<u8> {
-    let hex = board.sql(&format!(
+fn vector(daemon: &TestDaemon, person: &str) -> Vec<u8> {
+    let hex = daemon.sql(&format!(
         "select hex(vector) from person_embeddings join person_images pi on pi.id = person_image_id
            join person on person.id = pi.person_id where name = '{person}'"
     ));
@@ -26,15 +26,15 @@ fn vector(board: &TestDaemon, person: &str) -> Vec<u8> {
         .collect()
 }
 
-fn gallery(board: &TestDaemon) -> Value {
-    board.get("/v1/status")["parts"]["gallery"].clone()
+fn gallery(daemon: &TestDaemon) -> Value {
+    daemon.get("/v1/status")["parts"]["gallery"].clone()
 }
 
 #[test]
 fn a_damaged_embedding_is_made_anew_from_the_kept_picture() {
-    let mut board = TestDaemon::new();
-    board.enroll_everybody();
-    let whole = vector(&board, "Barack Obama");
+    let mut daemon = TestDaemon::new();
+    daemon.enroll_everybody();
+    let whole = vector(&daemon, "Barack Obama");
     let turned = |bit: usize| {
         let mut damaged = whole.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
@@ -53,15 +53,15 @@ fn a_damaged_embedding_is_made_anew_from_the_kept_picture() {
         ("empty", vec![]),
     ];
     for (n, (how, vector_now)) in damaged.into_iter().enumerate() {
-        set_vector(&board, "Barack Obama", &vector_now);
-        board.start();
-        part_is_ok(&board, "gallery");
+        set_vector(&daemon, "Barack Obama", &vector_now);
+        daemon.start();
+        part_is_ok(&daemon, "gallery");
         assert_eq!(
-            gallery(&board)["text"],
+            gallery(&daemon)["text"],
             "complete; 1 embeddings were made anew",
             "{how}"
         );
-        let log = board.log();
+        let log = daemon.log();
         assert_eq!(
             log.matches("the embedding of an enrolled picture is damaged")
                 .count(),
@@ -70,33 +70,33 @@ fn a_damaged_embedding_is_made_anew_from_the_kept_picture() {
         );
         assert!(!log.contains("Obama"), "{how}: a name is logged");
         assert_eq!(
-            board.known("obama_2.jpg", &format!("o{n}.jpg")),
+            daemon.known("obama_2.jpg", &format!("o{n}.jpg")),
             "Barack Obama",
             "{how}"
         );
         assert_eq!(
-            board.known("biden_2.jpg", &format!("b{n}.jpg")),
+            daemon.known("biden_2.jpg", &format!("b{n}.jpg")),
             "Joe Biden",
             "{how}"
         );
-        board.stop();
+        daemon.stop();
         // An engine makes the same embedding of the same picture each time.
-        assert_eq!(vector(&board, "Barack Obama"), whole, "{how}");
+        assert_eq!(vector(&daemon, "Barack Obama"), whole, "{how}");
     }
 }
 
 #[test]
 fn a_damaged_embedding_without_its_picture_is_named() {
-    let mut board = TestDaemon::new();
-    board.enroll_everybody();
-    set_vector(&board, "Joe Biden", &[7; 516]);
-    board.change(
+    let mut daemon = TestDaemon::new();
+    daemon.enroll_everybody();
+    set_vector(&daemon, "Joe Biden", &[7; 516]);
+    daemon.change(
         "delete from enrolment_pictures
           where person_image_id = (select id from person_images where image_name = 'biden_1.jpg')",
     );
-    board.start();
+    daemon.start();
     let part = wait_for("the gallery", || {
-        let part = gallery(&board);
+        let part = gallery(&daemon);
         (part["condition"] == "degraded").then_some(part)
     });
     assert!(
@@ -107,37 +107,37 @@ fn a_damaged_embedding_without_its_picture_is_named() {
         "{part}"
     );
     assert!(
-        board.get_text("/").contains("biden_1.jpg of Joe Biden"),
+        daemon.get_text("/").contains("biden_1.jpg of Joe Biden"),
         "the page does not name it"
     );
-    assert_eq!(board.known("obama_2.jpg", "o.jpg"), "Barack Obama");
-    assert_eq!(board.known("biden_2.jpg", "b.jpg"), Value::Null);
+    assert_eq!(daemon.known("obama_2.jpg", "o.jpg"), "Barack Obama");
+    assert_eq!(daemon.known("biden_2.jpg", "b.jpg"), Value::Null);
     // The page shows the damage until it is mended.
     let picture =
-        board.sql("select id from person_images where image_name = 'biden_1.jpg'")[0].clone();
-    let person = board.sql("select id from person where name = 'Joe Biden'")[0].clone();
-    let (status, answer) = board.post_as_admin(
+        daemon.sql("select id from person_images where image_name = 'biden_1.jpg'")[0].clone();
+    let person = daemon.sql("select id from person where name = 'Joe Biden'")[0].clone();
+    let (status, answer) = daemon.post_as_admin(
         &format!("/people/{person}/pictures/{picture}/delete"),
         &[],
         b"",
     );
     assert!(status < 400, "{status} {answer}");
     wait_for("the gallery to be complete", || {
-        (gallery(&board)["text"] == "complete").then_some(())
+        (gallery(&daemon)["text"] == "complete").then_some(())
     });
 }
 
 #[test]
 fn a_name_that_is_no_text_any_more_costs_that_name() {
-    let mut board = TestDaemon::new();
-    board.enroll_everybody();
-    board.change("update person set name = cast(x'4a6f65ff' as text) where name = 'Joe Biden';
+    let mut daemon = TestDaemon::new();
+    daemon.enroll_everybody();
+    daemon.change("update person set name = cast(x'4a6f65ff' as text) where name = 'Joe Biden';
          update person_images set image_name = cast(x'ff2e6a7067' as text) where image_name = 'biden_1.jpg';",
     );
-    board.start();
-    assert_eq!(board.known("obama_2.jpg", "o.jpg"), "Barack Obama");
-    assert_eq!(board.known("biden_2.jpg", "b.jpg"), "Joe\u{fffd}");
-    let people = board.get("/v1/people");
+    daemon.start();
+    assert_eq!(daemon.known("obama_2.jpg", "o.jpg"), "Barack Obama");
+    assert_eq!(daemon.known("biden_2.jpg", "b.jpg"), "Joe\u{fffd}");
+    let people = daemon.get("/v1/people");
     assert_eq!(people["people"].as_array().unwrap().len(), 3, "{people}");
 }
 
@@ -145,37 +145,40 @@ fn a_name_that_is_no_text_any_more_costs_that_name() {
 fn paths_and_messages_lost_with_the_journal_are_said() {
     for missing in [true, false] {
         let broker = Mosquitto::running();
-        let mut board = TestDaemon::with_broker(broker.port());
-        let watched = board.folder.path().join("watched");
+        let mut daemon = TestDaemon::with_broker(broker.port());
+        let watched = daemon.folder.path().join("watched");
         std::fs::create_dir(&watched).unwrap();
-        board.set(
+        daemon.set(
             "folder",
             &format!("[{{path = {watched:?}, settle = \"100ms\", poll = \"200ms\"}}]"),
         );
-        board.start();
-        part_is_ok(&board, "engine");
-        part_is_ok(&board, "mqtt");
-        assert!(board.kithd(["breaker", "open"]).status.success());
+        daemon.start();
+        part_is_ok(&daemon, "engine");
+        part_is_ok(&daemon, "mqtt");
+        assert!(daemon.kithd(["breaker", "open"]).status.success());
         // The journal is copied into the database by a stop in order: what follows stands in it
         // alone.
-        board.stop();
-        board.start();
-        part_is_ok(&board, "mqtt");
-        assert_eq!(board.get("/v1/status")["parts"]["database"]["text"], "open");
+        daemon.stop();
+        daemon.start();
+        part_is_ok(&daemon, "mqtt");
+        assert_eq!(
+            daemon.get("/v1/status")["parts"]["database"]["text"],
+            "open"
+        );
         for n in 0..3 {
             let picture = photo("noface.jpg");
             publish(
                 broker.port(),
                 "kithd/board/image/post",
-                &board.put("noface.jpg", &format!("{n}.jpg")),
+                &daemon.put("noface.jpg", &format!("{n}.jpg")),
             );
             std::fs::copy(&picture, watched.join(format!("{n}.jpg"))).unwrap();
-            board.post_path(&board.put("noface.jpg", &format!("http-{n}.jpg")));
+            daemon.post_path(&daemon.put("noface.jpg", &format!("http-{n}.jpg")));
         }
         let mut picture = std::fs::read(photo("noface.jpg")).unwrap();
         for n in 0..3 {
             picture.push(n);
-            let file = board.folder.path().join("picture");
+            let file = daemon.folder.path().join("picture");
             std::fs::write(&file, &picture).unwrap();
             publish_with(
                 broker.port(),
@@ -183,14 +186,14 @@ fn paths_and_messages_lost_with_the_journal_are_said() {
                 &["-f", file.to_str().unwrap()],
             );
         }
-        let count = |board: &TestDaemon, of: &str| {
-            board.sql(&format!("select count(*) from images where {of}"))[0].clone()
+        let count = |daemon: &TestDaemon, of: &str| {
+            daemon.sql(&format!("select count(*) from images where {of}"))[0].clone()
         };
         wait_for("all to be accepted", || {
-            (count(&board, "true") == "12").then_some(())
+            (count(&daemon, "true") == "12").then_some(())
         });
-        board.kill();
-        let journal = board.state("kithd.db-wal");
+        daemon.kill();
+        let journal = daemon.state("kithd.db-wal");
         if missing {
             std::fs::remove_file(&journal).unwrap();
         } else {
@@ -198,29 +201,36 @@ fn paths_and_messages_lost_with_the_journal_are_said() {
             bytes[100] ^= 4;
             std::fs::write(&journal, bytes).unwrap();
         }
-        board.start();
+        daemon.start();
         // Pictures that came as bytes lie in the spool, and files in their folder; what hangs on
         // the journal alone is said.
         wait_for("messages and files", || {
-            (count(&board, "file is not null") == "3").then_some(())
+            (count(&daemon, "file is not null") == "3").then_some(())
         });
         wait_for("files", || {
-            (count(&board, "source = 'folder'") == "3").then_some(())
+            (count(&daemon, "source = 'folder'") == "3").then_some(())
         });
-        let part = board.get("/v1/status")["parts"]["database"].clone();
+        let part = daemon.get("/v1/status")["parts"]["database"].clone();
         let how = if missing { "missing" } else { "damaged" };
         let said = format!("The journal of the database (kithd.db-wal) was {how} at this start");
         assert!(
             part["condition"] == "degraded" && part["text"].as_str().unwrap().starts_with(&said),
             "{part}"
         );
-        assert!(board.get_text("/").contains("may be lost; send them again"));
+        assert!(
+            daemon
+                .get_text("/")
+                .contains("may be lost; send them again")
+        );
         assert_eq!(
-            count(&board, "source in ('mqtt', 'http') and file is null"),
+            count(&daemon, "source in ('mqtt', 'http') and file is null"),
             "0"
         );
-        board.stop();
-        board.start();
-        assert_eq!(board.get("/v1/status")["parts"]["database"]["text"], "open");
+        daemon.stop();
+        daemon.start();
+        assert_eq!(
+            daemon.get("/v1/status")["parts"]["database"]["text"],
+            "open"
+        );
     }
 }

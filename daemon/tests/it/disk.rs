@@ -17,7 +17,7 @@ use crate::support::{
 /// A board whose state folder is a disk of its own, that watches a folder elsewhere and has a
 /// broker.
 struct Small {
-    board: TestDaemon,
+    daemon: TestDaemon,
     watched: PathBuf,
     broker: Mosquitto,
     results: Subscriber,
@@ -30,19 +30,19 @@ impl Small {
         // Saving all that waits each second would take all its time.
         let broker = Mosquitto::running_with("autosave_interval 3600", &[]);
         let results = Subscriber::new(broker.port(), "kithd/board/result");
-        let mut board = TestDaemon::with_broker(broker.port());
-        mount_memory(&board.folder.path().join("state"), size);
-        let watched = board.folder.path().join("watched");
+        let mut daemon = TestDaemon::with_broker(broker.port());
+        mount_memory(&daemon.folder.path().join("state"), size);
+        let watched = daemon.folder.path().join("watched");
         std::fs::create_dir(&watched).unwrap();
         let path = watched.display();
-        board.set(
+        daemon.set(
             "folder",
             &format!("[{{path = \"{path}\", settle = \"100ms\", poll = \"200ms\"}}]"),
         );
-        board.set("intake.disk_reserve", reserve);
-        board.start();
+        daemon.set("intake.disk_reserve", reserve);
+        daemon.start();
         Self {
-            board,
+            daemon,
             watched,
             broker,
             results,
@@ -52,7 +52,7 @@ impl Small {
 
     /// Posts and notes accepted images; returns the status, the Retry-After header and the answer.
     fn post(&mut self, url: &str, kind: &str, body: &[u8]) -> (u16, Option<String>, Value) {
-        let request = ureq::post(self.board.url(url))
+        let request = ureq::post(self.daemon.url(url))
             .config()
             .http_status_as_error(false)
             .build();
@@ -75,7 +75,7 @@ impl Small {
     }
 
     fn path(&mut self) -> (u16, Option<String>, Value) {
-        let path = self.board.put("noface.jpg", "by_path.jpg");
+        let path = self.daemon.put("noface.jpg", "by_path.jpg");
         self.post(
             "/image/post",
             "application/json",
@@ -84,7 +84,7 @@ impl Small {
     }
 
     fn ballast(&self) -> PathBuf {
-        self.board.state("ballast")
+        self.daemon.state("ballast")
     }
 
     /// Leaves so many bytes of the disk free, whatever other writers freed or used meanwhile.
@@ -94,7 +94,7 @@ impl Small {
             .create(true)
             .open(self.ballast())
             .unwrap();
-        let disk = rustix::fs::statvfs(self.board.folder.path().join("state")).unwrap();
+        let disk = rustix::fs::statvfs(self.daemon.folder.path().join("state")).unwrap();
         let available = disk.f_bavail * disk.f_frsize;
         if available < free {
             file.set_len(
@@ -116,17 +116,17 @@ impl Small {
         publish(
             self.broker.port(),
             "kithd/board/image/post",
-            &self.board.put("noface.jpg", "by_mqtt.jpg"),
+            &self.daemon.put("noface.jpg", "by_mqtt.jpg"),
         );
     }
 
     fn taken_elsewhere(&self) -> Vec<String> {
-        self.board
+        self.daemon
             .sql("select source from images where source in ('mqtt', 'folder') order by source")
     }
 
     fn ready(&self) -> (u16, String) {
-        let request = ureq::get(self.board.url("/readyz"))
+        let request = ureq::get(self.daemon.url("/readyz"))
             .config()
             .http_status_as_error(false)
             .build();
@@ -142,11 +142,11 @@ impl Small {
         let folder = format!("folder {}", self.watched.display());
         wait_for("the folder to say why its file waits", || {
             self.fill(free);
-            let part = self.board.get("/v1/status")["parts"][&folder].clone();
+            let part = self.daemon.get("/v1/status")["parts"][&folder].clone();
             (part["condition"] == "degraded" && part["text"].as_str()?.contains(why)).then_some(())
         });
         assert!(
-            self.board.get_text("/").contains(why),
+            self.daemon.get_text("/").contains(why),
             "the page does not say why"
         );
         let (status, said) = self.ready();
@@ -164,21 +164,21 @@ impl Small {
         });
         assert_eq!(self.upload().0, 202);
         wait_for("all results", || {
-            let counts = &self.board.get("/v1/status")["counts"];
+            let counts = &self.daemon.get("/v1/status")["counts"];
             (counts["pending"] == 0 && counts["processing"] == 0 && counts["unsent"] == 0)
                 .then_some(())
         });
         assert_eq!(
-            self.board
+            self.daemon
                 .sql("select count(*) from images where state <> 'processed'"),
             ["0"]
         );
         let rows = self
-            .board
+            .daemon
             .sql("select id from images where source = 'http'");
         let rows: BTreeSet<i64> = rows.iter().map(|id| id.parse().unwrap()).collect();
         assert_eq!(rows, self.accepted, "in the table, and accepted");
-        assert_eq!(self.board.sql("pragma integrity_check"), ["ok"]);
+        assert_eq!(self.daemon.sql("pragma integrity_check"), ["ok"]);
         let all = self.accepted.len() + 2;
         let mut results: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
         for result in self.results.wait(all) {
@@ -192,14 +192,14 @@ impl Small {
             results.values().all(|one| one.len() == 1),
             "an image with two results"
         );
-        assert_eq!(self.board.stop(), Some(0));
+        assert_eq!(self.daemon.stop(), Some(0));
     }
 }
 
 impl Drop for Small {
     fn drop(&mut self) {
-        self.board.kill();
-        let state = self.board.folder.path().join("state");
+        self.daemon.kill();
+        let state = self.daemon.folder.path().join("state");
         // Unmounts, so that the empty folder can be removed.
         let _ = std::process::Command::new("umount")
             .arg("-l")
@@ -242,21 +242,21 @@ fn on_a_full_disk_senders_wait_and_nothing_accepted_is_lost() {
     small.says("full", 0);
     assert!(small.taken_elsewhere().is_empty());
     assert!(
-        small.board.get("/v1/status")["disk"]["free_bytes"]
+        small.daemon.get("/v1/status")["disk"]["free_bytes"]
             .as_u64()
             .unwrap()
             < 64 << 10
     );
     // Killed or stopped in this state, the daemon returns to it, although other writers used the
     // space it freed.
-    small.board.kill();
+    small.daemon.kill();
     small.fill(0);
-    small.board.start();
+    small.daemon.start();
     small.says("full", 0);
     for _ in 0..3 {
-        assert!(small.board.stop().is_some());
+        assert!(small.daemon.stop().is_some());
         small.fill(0);
-        small.board.start();
+        small.daemon.start();
         small.fill(0);
     }
     assert_eq!(small.path().0, 503);
@@ -293,14 +293,14 @@ fn below_the_reserve_nothing_comes_in_and_all_else_goes_on() {
     // Accepted images end, and their results leave.
     small.results.wait(10);
     assert!(small.taken_elsewhere().is_empty());
-    let disk = small.board.get("/v1/status")["disk"].clone();
+    let disk = small.daemon.get("/v1/status")["disk"].clone();
     assert!(
         disk["free_bytes"].as_u64().unwrap() < disk["reserve_bytes"].as_u64().unwrap(),
         "{disk}"
     );
     assert!(
         small
-            .board
+            .daemon
             .get_text("/metrics")
             .contains("\nkithd_disk_reserve_bytes 8388608\n")
     );
@@ -325,19 +325,19 @@ fn large_messages_wait_at_the_broker_while_the_disk_is_full() {
     // The largest number of messages in flight.
     let (messages, bytes) = (16, 30 << 20);
     let mut small = Small::new("600m", "0B");
-    small.board.stop();
-    small.board.set("mqtt.keep_alive", "5s");
-    small.board.start();
-    part_is_ok(&small.board, "mqtt");
-    part_is_ok(&small.board, "engine");
+    small.daemon.stop();
+    small.daemon.set("mqtt.keep_alive", "5s");
+    small.daemon.start();
+    part_is_ok(&small.daemon, "mqtt");
+    part_is_ok(&small.daemon, "engine");
     // Pictures that are recognised take memory too.
-    assert!(small.board.kithd(["breaker", "open"]).status.success());
+    assert!(small.daemon.kithd(["breaker", "open"]).status.success());
     wait_for("the disk to be refused", || {
         small.fill(0);
         (small.ready().0 == 503).then_some(())
     });
-    let before = most_resident_mib(small.board.pid());
-    let picture = small.board.folder.path().join("large.jpg");
+    let before = most_resident_mib(small.daemon.pid());
+    let picture = small.daemon.folder.path().join("large.jpg");
     for n in 0..messages {
         let mut large = std::fs::read(photo("noface.jpg")).unwrap();
         large.resize(bytes, n);
@@ -351,7 +351,7 @@ fn large_messages_wait_at_the_broker_while_the_disk_is_full() {
     }
     wait_for("the part to say where they wait", || {
         small.fill(0);
-        let part = small.board.get("/v1/status")["parts"]["mqtt"].clone();
+        let part = small.daemon.get("/v1/status")["parts"]["mqtt"].clone();
         part["text"]
             .as_str()?
             .contains("wait at the broker")
@@ -371,7 +371,7 @@ fn large_messages_wait_at_the_broker_while_the_disk_is_full() {
             .matches("kithd-board closed its connection")
             .count();
     assert_eq!(closed, 0, "{}", small.broker.log());
-    let most = most_resident_mib(small.board.pid());
+    let most = most_resident_mib(small.daemon.pid());
     println!(
         "{messages} messages of {} MiB wait: {before} MiB before, {most} MiB at most",
         bytes >> 20
@@ -380,16 +380,16 @@ fn large_messages_wait_at_the_broker_while_the_disk_is_full() {
         most - before <= 136,
         "{before} MiB before, {most} MiB at most"
     );
-    assert_eq!(small.board.sql("select count(*) from images"), ["0"]);
+    assert_eq!(small.daemon.sql("select count(*) from images"), ["0"]);
     std::fs::remove_file(small.ballast()).unwrap();
     wait_for("all of them, once each", || {
         let rows = small
-            .board
+            .daemon
             .sql("select count(*), count(distinct path) from images");
         (rows == [format!("{messages}|{messages}")]).then_some(())
     });
-    part_is_ok(&small.board, "mqtt");
-    let most = most_resident_mib(small.board.pid());
+    part_is_ok(&small.daemon, "mqtt");
+    let most = most_resident_mib(small.daemon.pid());
     println!("and {most} MiB at most when all are taken");
     assert!(
         most - before <= 136,

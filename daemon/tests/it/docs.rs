@@ -533,26 +533,26 @@ fn commands_of_the_docs_run_as_written() {
             continue;
         }
         println!("{}", path.display());
-        let mut board = TestDaemon::with_broker(1883);
-        board.set("http.listen", "127.0.0.1:8000");
-        board.set("device", "gate");
-        board.unset("intake.roots");
-        board.start();
-        part_is_ok(&board, "mqtt");
-        part_is_ok(&board, "engine");
-        let desk = Desk::new(&board);
+        let mut daemon = TestDaemon::with_broker(1883);
+        daemon.set("http.listen", "127.0.0.1:8000");
+        daemon.set("device", "gate");
+        daemon.unset("intake.roots");
+        daemon.start();
+        part_is_ok(&daemon, "mqtt");
+        part_is_ok(&daemon, "engine");
+        let desk = Desk::new(&daemon);
         for (from, to) in [("obama_1.jpg", "a.jpg"), ("noface.jpg", "b.jpg")] {
             fs::copy(photo(from), inbox.join(to)).unwrap();
         }
         for (command, answer) in commands {
             if command.contains("/strangers/1") {
                 wait_for("a stranger", || {
-                    board.get("/v1/strangers")["strangers"][0]["id"].as_i64()
+                    daemon.get("/v1/strangers")["strangers"][0]["id"].as_i64()
                 });
             }
             if command.starts_with("kithd rejected") {
                 wait_for("a refused message", || {
-                    board.get("/v1/status")["counts"]["rejected_messages"]
+                    daemon.get("/v1/status")["counts"]["rejected_messages"]
                         .as_u64()
                         .filter(|n| *n > 0)
                 });
@@ -571,11 +571,11 @@ fn commands_of_the_docs_run_as_written() {
                 "the docs show:\n{answer}"
             );
             wait_for("the queue to be empty", || {
-                let counts = &board.get("/v1/status")["counts"];
+                let counts = &daemon.get("/v1/status")["counts"];
                 (counts["pending"] == 0 && counts["processing"] == 0).then_some(())
             });
         }
-        assert_eq!(board.stop(), Some(0));
+        assert_eq!(daemon.stop(), Some(0));
     }
 }
 
@@ -584,7 +584,7 @@ fn commands_of_the_docs_run_as_written() {
 struct Desk(tempfile::TempDir);
 
 impl Desk {
-    fn new(board: &TestDaemon) -> Self {
+    fn new(daemon: &TestDaemon) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let pictures = [
             ("astronaut_1.jpg", "ann_1.jpg"),
@@ -599,7 +599,7 @@ impl Desk {
         }
         std::os::unix::fs::symlink(Path::new(ROOT).join("daemon"), folder.path().join("daemon"))
             .unwrap();
-        let command = board.command();
+        let command = daemon.command();
         let quoted = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap());
         let mut kithd = String::from("exec env");
         for (name, value) in command.get_envs() {

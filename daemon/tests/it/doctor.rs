@@ -1,4 +1,4 @@
-//! `kithd doctor` on boards that are well and on boards that are not.
+//! `kithd doctor` on daemons that are well and on daemons that are not.
 
 use serde_json::Value;
 
@@ -6,8 +6,8 @@ use crate::broker::Mosquitto;
 use crate::support::{TestDaemon, part_is_ok, text};
 
 /// Returns the doctor's verdicts by part, and its exit code.
-fn doctor(board: &TestDaemon) -> (Value, Option<i32>) {
-    let output = board.kithd(["doctor", "--json"]);
+fn doctor(daemon: &TestDaemon) -> (Value, Option<i32>) {
+    let output = daemon.kithd(["doctor", "--json"]);
     let found =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
     (found, output.status.code())
@@ -39,8 +39,8 @@ fn verdict(found: &Value, part: &str) -> (String, String) {
 #[test]
 fn a_well_board_is_found_well_with_and_without_its_daemon() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    let (found, code) = doctor(&board);
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    let (found, code) = doctor(&daemon);
     assert_eq!(code, Some(0), "{found:#}");
     assert_eq!(verdict(&found, "database").0, "warning");
     assert_eq!(
@@ -51,20 +51,20 @@ fn a_well_board_is_found_well_with_and_without_its_daemon() {
         )
     );
     assert!(
-        !board.folder.path().join("state").exists(),
+        !daemon.folder.path().join("state").exists(),
         "it made something"
     );
-    board.start();
-    part_is_ok(&board, "engine");
-    part_is_ok(&board, "mqtt out");
-    part_is_ok(&board, "gallery");
-    let (found, code) = doctor(&board);
+    daemon.start();
+    part_is_ok(&daemon, "engine");
+    part_is_ok(&daemon, "mqtt out");
+    part_is_ok(&daemon, "gallery");
+    let (found, code) = doctor(&daemon);
     assert_eq!(code, Some(0), "{found:#}");
     assert!(
         verdict(&found, "daemon").1.starts_with("running, version"),
         "{found:#}"
     );
-    let root = format!("root {}", board.folder.path().join("inbox").display());
+    let root = format!("root {}", daemon.folder.path().join("inbox").display());
     for part in [
         "configuration",
         "state folder",
@@ -80,7 +80,7 @@ fn a_well_board_is_found_well_with_and_without_its_daemon() {
     }
     // A temporary folder may be closed to the service's user, where there is one.
     assert!(["ok", "problem"].contains(&verdict(&found, &root).0.as_str()));
-    let said = text(&board.kithd(["doctor"]));
+    let said = text(&daemon.kithd(["doctor"]));
     assert!(
         said.contains("ok       database: whole, schema 10") && said.contains("0 problems"),
         "{said}"
@@ -89,19 +89,19 @@ fn a_well_board_is_found_well_with_and_without_its_daemon() {
 
 #[test]
 fn a_problem_is_found_with_its_remedy_and_the_exit_code_is_1() {
-    let mut board = TestDaemon::with_broker(1);
+    let mut daemon = TestDaemon::with_broker(1);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    board.set("http.listen", &taken.local_addr().unwrap().to_string());
-    let missing = board.folder.path().join("nowhere").display().to_string();
-    board.set("intake.roots", &format!("[\"{missing}\"]"));
-    board.set("models.pack", "/nowhere/pack");
-    board.set("intake.disk_reserve", "1024GiB");
-    let state = board.folder.path().join("state");
+    daemon.set("http.listen", &taken.local_addr().unwrap().to_string());
+    let missing = daemon.folder.path().join("nowhere").display().to_string();
+    daemon.set("intake.roots", &format!("[\"{missing}\"]"));
+    daemon.set("models.pack", "/nowhere/pack");
+    daemon.set("intake.disk_reserve", "1024GiB");
+    let state = daemon.folder.path().join("state");
     std::fs::create_dir(&state).unwrap();
     std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::write(state.join("token"), "0123456789abcdef0123456789abcdef").unwrap();
     std::fs::write(state.join("kithd.db"), b"this is no database".repeat(1000)).unwrap();
-    let (found, code) = doctor(&board);
+    let (found, code) = doctor(&daemon);
     assert_eq!(code, Some(1), "{found:#}");
     for (part, says) in [
         ("broker", "no connection to"),
@@ -127,11 +127,11 @@ fn a_problem_is_found_with_its_remedy_and_the_exit_code_is_1() {
 
 #[test]
 fn what_the_daemon_says_is_wrong_is_a_problem_too() {
-    let mut board = TestDaemon::new();
-    board.start();
-    part_is_ok(&board, "engine");
-    assert!(board.kithd(["breaker", "open"]).status.success());
-    let (found, code) = doctor(&board);
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    part_is_ok(&daemon, "engine");
+    assert!(daemon.kithd(["breaker", "open"]).status.success());
+    let (found, code) = doctor(&daemon);
     assert_eq!(code, Some(1), "{found:#}");
     assert_eq!(verdict(&found, "circuit breaker").0, "problem");
 }

@@ -127,28 +127,28 @@ fn more_files() {
 
 fn grpc_board() -> (TestDaemon, SocketAddr) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-    let mut board = TestDaemon::new();
-    board.set("facerecog.listen", &address.to_string());
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.set("facerecog.listen", &address.to_string());
+    daemon.start();
     wait_for("the port", || TcpStream::connect(address).ok());
-    (board, address)
+    (daemon, address)
 }
 
 #[test]
 fn idle_grpc_connections_leave_the_page_answering() {
     more_files();
-    let (board, address) = grpc_board();
+    let (daemon, address) = grpc_board();
     let idle: Vec<_> = (0..1100)
         .map(|number| {
             let stream = TcpStream::connect(address).unwrap();
             if number % 100 == 0 {
-                assert_eq!(board.get_text("/healthz"), "ok\n", "with {number} of them");
+                assert_eq!(daemon.get_text("/healthz"), "ok\n", "with {number} of them");
             }
             stream
         })
         .collect();
     let files = || {
-        std::fs::read_dir(format!("/proc/{}/fd", board.pid()))
+        std::fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
             .unwrap()
             .count()
     };
@@ -156,17 +156,17 @@ fn idle_grpc_connections_leave_the_page_answering() {
         (files() < 400).then_some(())
     });
     assert_eq!(
-        board.get("/v1/status")["parts"]["facerecog"]["condition"],
+        daemon.get("/v1/status")["parts"]["facerecog"]["condition"],
         "ok"
     );
-    assert_eq!(board.post_path(&board.put("noface.jpg", "a.jpg")), 1);
+    assert_eq!(daemon.post_path(&daemon.put("noface.jpg", "a.jpg")), 1);
     drop(idle);
 }
 
 #[test]
 fn streams_on_one_grpc_connection_are_bounded() {
-    let (board, address) = grpc_board();
-    let before = resident_kib(board.pid());
+    let (daemon, address) = grpc_board();
+    let before = resident_kib(daemon.pid());
     let mut block = vec![0x83, 0x86];
     let mut literal = |name: &[u8], value: &str| {
         block.extend_from_slice(name);
@@ -203,19 +203,19 @@ fn streams_on_one_grpc_connection_are_bounded() {
         let _ = connection.shutdown(std::net::Shutdown::Both);
         let _ = answers.join();
     }
-    let grown = resident_kib(board.pid()) - before;
+    let grown = resident_kib(daemon.pid()) - before;
     println!("{sent} streams took {grown} KiB");
     assert!(
         sent > 2000 && grown < 20 << 10,
         "{sent} streams took {grown} KiB"
     );
-    assert_eq!(board.get_text("/healthz"), "ok\n");
+    assert_eq!(daemon.get_text("/healthz"), "ok\n");
 }
 
 #[test]
 fn a_board_that_may_open_few_files_says_so() {
-    let mut board = TestDaemon::new();
-    let kithd = board.command();
+    let mut daemon = TestDaemon::new();
+    let kithd = daemon.command();
     let mut limited = Command::new("sh");
     limited
         .args(["-c", "ulimit -n 512; exec \"$0\" \"$@\" run"])
@@ -231,7 +231,7 @@ fn a_board_that_may_open_few_files_says_so() {
         .unwrap();
     let said = wait_for("the part to say so", || {
         let status: serde_json::Value =
-            serde_json::from_slice(&board.kithd(["status", "--json"]).stdout).ok()?;
+            serde_json::from_slice(&daemon.kithd(["status", "--json"]).stdout).ok()?;
         status["parts"]["open files"]["text"]
             .as_str()
             .map(String::from)
@@ -242,14 +242,14 @@ fn a_board_that_may_open_few_files_says_so() {
     );
     process.kill().unwrap();
     process.wait().unwrap();
-    board.start();
-    assert!(board.get("/v1/status")["parts"]["open files"].is_null());
+    daemon.start();
+    assert!(daemon.get("/v1/status")["parts"]["open files"].is_null());
 }
 
 #[test]
 fn open_pages_of_a_few_addresses_leave_some_for_others() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let folder = tempfile::tempdir().unwrap();
     let mut greedy = Vec::new();
     for (last, count) in [(2, 86), (3, 86), (4, 86)] {
@@ -269,7 +269,7 @@ fn open_pages_of_a_few_addresses_leave_some_for_others() {
                 "--max-time",
                 "60",
             ])
-            .arg(board.url(&format!("/events?[1-{count}]")))
+            .arg(daemon.url(&format!("/events?[1-{count}]")))
             .stdout(std::fs::File::create(&out).unwrap())
             .stderr(Stdio::null())
             .spawn()
@@ -289,7 +289,7 @@ fn open_pages_of_a_few_addresses_leave_some_for_others() {
             "2",
             "--interface",
             "127.0.0.5",
-            &board.url("/events"),
+            &daemon.url("/events"),
         ]);
         assert!(status == 200 && said.contains("event: changed"), "{said}");
         assert!(
@@ -305,13 +305,13 @@ fn open_pages_of_a_few_addresses_leave_some_for_others() {
 
 #[test]
 fn behind_nginx_with_its_defaults_the_page_is_live() {
-    let mut board = TestDaemon::new();
-    board.set("http.base_path", "/whole");
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.set("http.base_path", "/whole");
+    daemon.start();
     let port = free_port();
     let lines = format!(
         "server {{ listen {port}; location / {{ proxy_pass http://{0}; }} location /kithd/ {{ proxy_pass http://{0}/; }} }}",
-        board.address()
+        daemon.address()
     );
     let _nginx = Nginx::running(&lines, port);
     let at = |path: &str| format!("http://127.0.0.1:{port}{path}");
@@ -320,19 +320,19 @@ fn behind_nginx_with_its_defaults_the_page_is_live() {
         assert!(said.contains("event: changed"), "{path}: {said}");
     }
     // Clients behind the proxy are not the board itself.
-    let body = serde_json::json!({ "path": board.put("noface.jpg", "a.jpg") }).to_string();
+    let body = serde_json::json!({ "path": daemon.put("noface.jpg", "a.jpg") }).to_string();
     let (status, said) = curl(&["--data", &body, &at("/image/post")]);
     assert!(
         status == 401 && said.contains("by a proxy") && said.contains("http.open_submit"),
         "{said}"
     );
-    let bearer = format!("Authorization: Bearer {}", board.token());
+    let bearer = format!("Authorization: Bearer {}", daemon.token());
     assert_eq!(
         curl(&["--header", &bearer, "--data", &body, &at("/image/post")]).0,
         202
     );
     assert_eq!(
-        board.post_path(&board.put("noface.jpg", "b.jpg")),
+        daemon.post_path(&daemon.put("noface.jpg", "b.jpg")),
         2,
         "a program on the board still needs none"
     );
@@ -343,7 +343,7 @@ fn behind_nginx_with_its_defaults_the_page_is_live() {
     );
     let (_, said) = curl(&[
         "--data",
-        &format!("token={}&next=/people", board.token()),
+        &format!("token={}&next=/people", daemon.token()),
         &at("/kithd/login"),
     ]);
     assert!(
@@ -358,7 +358,7 @@ fn behind_nginx_with_its_defaults_the_page_is_live() {
         "proxy.mjs",
         &[
             &at("/kithd/"),
-            &board.token(),
+            &daemon.token(),
             photo("biden_1.jpg").to_str().unwrap(),
         ],
     );
@@ -378,19 +378,19 @@ fn behind_nginx_with_its_defaults_the_page_is_live() {
 #[test]
 fn the_page_is_shown_in_frames_of_named_pages_only() {
     let port = free_port();
-    let mut board = TestDaemon::new();
-    board.start();
-    let page = |board: &TestDaemon| {
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let page = |daemon: &TestDaemon| {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(
             folder.path(),
             std::os::unix::fs::PermissionsExt::from_mode(0o755),
         )
         .unwrap();
-        let id = board.post_path(&board.put("noface.jpg", "framed.jpg"));
-        board.ended(id);
+        let id = daemon.post_path(&daemon.put("noface.jpg", "framed.jpg"));
+        daemon.ended(id);
         // Another site, not only another port.
-        let base = board.url("/").replace("127.0.0.1", "localhost");
+        let base = daemon.url("/").replace("127.0.0.1", "localhost");
         let html = format!(
             "<iframe src=\"{base}\"></iframe><img src=\"{base}v1/images/{id}/thumbnail.jpg\">"
         );
@@ -402,13 +402,13 @@ fn the_page_is_shown_in_frames_of_named_pages_only() {
         (Nginx::running(&lines, port), folder)
     };
     let panel = format!("http://127.0.0.1:{port}");
-    let served = page(&board);
+    let served = page(&daemon);
     crate::page::browse("frame.mjs", &[&panel, "refused"]);
     drop(served);
-    board.stop();
-    board.set("http.frame_ancestors", &format!("[\"{panel}\"]"));
-    board.start();
-    let _served = page(&board);
+    daemon.stop();
+    daemon.set("http.frame_ancestors", &format!("[\"{panel}\"]"));
+    daemon.start();
+    let _served = page(&daemon);
     crate::page::browse("frame.mjs", &[&panel, "shown"]);
 }
 
@@ -418,10 +418,10 @@ fn the_boards_own_addresses_are_its_own_through_a_proxy_too() {
         println!("not run: this machine has no address but its own loopback");
         return;
     };
-    let mut board = TestDaemon::new();
-    board.set("http.listen", "0.0.0.0:0");
-    board.start();
-    let own = board.address().rsplit(':').next().unwrap().to_string();
+    let mut daemon = TestDaemon::new();
+    daemon.set("http.listen", "0.0.0.0:0");
+    daemon.start();
+    let own = daemon.address().rsplit(':').next().unwrap().to_string();
     let port = free_port();
     let lines = format!(
         "server {{ listen {port}; location / {{ proxy_pass http://127.0.0.1:{own}; proxy_set_header Host $http_host; }} }}"
@@ -438,7 +438,7 @@ fn the_boards_own_addresses_are_its_own_through_a_proxy_too() {
         200
     );
     // A program on the board that uses this address.
-    let body = serde_json::json!({ "path": board.put("noface.jpg", "a.jpg") }).to_string();
+    let body = serde_json::json!({ "path": daemon.put("noface.jpg", "a.jpg") }).to_string();
     assert_eq!(
         curl(&[
             "--data",
@@ -470,8 +470,8 @@ fn the_boards_own_addresses_are_its_own_through_a_proxy_too() {
 
 #[test]
 fn a_wrong_host_name_is_named_on_page_in_log_and_by_doctor() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     for _ in 0..5 {
         let header = "Host: gate.fritz.box:8000";
         let (status, said) = curl(&[
@@ -479,7 +479,7 @@ fn a_wrong_host_name_is_named_on_page_in_log_and_by_doctor() {
             header,
             "--header",
             "Accept: text/html",
-            &board.url("/people"),
+            &daemon.url("/people"),
         ]);
         assert!(
             status == 421 && said.contains("gate.fritz.box") && said.contains("http.names"),
@@ -487,13 +487,13 @@ fn a_wrong_host_name_is_named_on_page_in_log_and_by_doctor() {
         );
     }
     let said = wait_for("the log", || {
-        Some(board.log()).filter(|log| log.contains("gate.fritz.box"))
+        Some(daemon.log()).filter(|log| log.contains("gate.fritz.box"))
     });
     assert!(
         said.matches("gate.fritz.box").count() == 1 && said.contains("http.names"),
         "{said}"
     );
-    let said = text(&board.kithd(["doctor"]));
+    let said = text(&daemon.kithd(["doctor"]));
     assert!(
         said.contains("names that are not its own: gate.fritz.box")
             && said.contains("add it to http.names"),
@@ -503,16 +503,16 @@ fn a_wrong_host_name_is_named_on_page_in_log_and_by_doctor() {
 
 #[test]
 fn commands_whose_reader_goes_away_end_quietly() {
-    let mut board = TestDaemon::new();
-    board.enroll_everybody();
-    let backup = board.folder.path().join("backup").display().to_string();
-    let saved = board.kithd(["backup", &backup]);
+    let mut daemon = TestDaemon::new();
+    daemon.enroll_everybody();
+    let backup = daemon.folder.path().join("backup").display().to_string();
+    let saved = daemon.kithd(["backup", &backup]);
     assert!(saved.status.success(), "{}", text(&saved));
     let picture = photo("obama_2.jpg").display().to_string();
-    let unread = |board: &TestDaemon, arguments: &[&str]| {
+    let unread = |daemon: &TestDaemon, arguments: &[&str]| {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let output = board
+        let output = daemon
             .command()
             .args(arguments)
             .stdout(writer)
@@ -540,15 +540,15 @@ fn commands_whose_reader_goes_away_end_quietly() {
         &["restore", "--yes", &backup],
         &["restore", "--yes", "--json", &backup],
     ] {
-        unread(&board, arguments);
+        unread(&daemon, arguments);
     }
-    board.start();
-    part_is_ok(&board, "engine");
-    unread(&board, &["people"]);
-    unread(&board, &["restore", "--yes", &backup]);
-    assert_eq!(board.sql("select count(*) from person"), ["3"]);
-    unread(&board, &["breaker"]);
-    assert_eq!(board.get_text("/healthz"), "ok\n");
+    daemon.start();
+    part_is_ok(&daemon, "engine");
+    unread(&daemon, &["people"]);
+    unread(&daemon, &["restore", "--yes", &backup]);
+    assert_eq!(daemon.sql("select count(*) from person"), ["3"]);
+    unread(&daemon, &["breaker"]);
+    assert_eq!(daemon.get_text("/healthz"), "ok\n");
 }
 
 #[test]
@@ -561,10 +561,10 @@ fn a_client_generated_in_python_lists_enrols_and_submits() {
         generator.is_file(),
         "openapi-python-client is not installed; ./dev test installs it"
     );
-    let mut board = TestDaemon::new();
-    board.start();
-    let document = board.folder.path().join("openapi.json");
-    let described = board.get_text("/openapi.json");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let document = daemon.folder.path().join("openapi.json");
+    let described = daemon.get_text("/openapi.json");
     // Generators support no arrays with items of different types.
     assert!(
         !described.contains("\"prefixItems\"") && !described.contains("\"items\":false"),
@@ -572,7 +572,7 @@ fn a_client_generated_in_python_lists_enrols_and_submits() {
     );
     std::fs::write(&document, described).unwrap();
     let made = Command::new(generator)
-        .current_dir(board.folder.path())
+        .current_dir(daemon.folder.path())
         .args([
             "generate",
             "--meta",
@@ -593,11 +593,11 @@ fn a_client_generated_in_python_lists_enrols_and_submits() {
     ] {
         assert!(!said.contains(left_out), "{said}");
     }
-    part_is_ok(&board, "engine");
+    part_is_ok(&daemon, "engine");
     let used = Command::new(Path::new(&programs).join("python3"))
-        .env("PYTHONPATH", board.folder.path())
+        .env("PYTHONPATH", daemon.folder.path())
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client.py"))
-        .args([&board.url(""), &board.token()])
+        .args([&daemon.url(""), &daemon.token()])
         .args([photo("obama_1.jpg"), photo("obama_2.jpg")])
         .output()
         .unwrap();
@@ -607,9 +607,9 @@ fn a_client_generated_in_python_lists_enrols_and_submits() {
 
 #[test]
 fn http_1_0_requests_without_a_host_are_told_what_is_missing() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let mut stream = TcpStream::connect(board.address()).unwrap();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let mut stream = TcpStream::connect(daemon.address()).unwrap();
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -10,16 +10,16 @@ fn a_known_person_is_an_event_that_expires_unretained() {
     let broker = Mosquitto::running();
     let mut events = Subscriber::new(broker.port(), "kithd/board/person/#");
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("mqtt.event_expiry", "5m");
-    board.start_with_everybody();
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("mqtt.event_expiry", "5m");
+    daemon.start_with_everybody();
     for (picture, name) in [
         ("obama_2.jpg", "a.jpg"),
         ("noface.jpg", "b.jpg"),
         ("biden_2.jpg", "c.jpg"),
     ] {
-        let id = board.post_path(&board.put(picture, name));
-        board.ended(id);
+        let id = daemon.post_path(&daemon.put(picture, name));
+        daemon.ended(id);
     }
     let results = results.wait(3);
     let bodies = events.wait(2);
@@ -55,15 +55,15 @@ fn events_that_aged_in_an_outage_are_dropped_results_are_not() {
     let mut broker = Mosquitto::running();
     let mut events = Subscriber::lasting(broker.port(), "kithd/board/person/#", "events");
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "results");
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("mqtt.event_expiry", "3s");
-    board.start_with_everybody();
-    part_is_ok(&board, "mqtt out");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("mqtt.event_expiry", "3s");
+    daemon.start_with_everybody();
+    part_is_ok(&daemon, "mqtt out");
     broker.wait_for_saved("events");
     broker.wait_for_saved("results");
     broker.kill();
-    let old = board.post_path(&board.put("obama_2.jpg", "old.jpg"));
-    let accepted = board.ended(old)["accepted_at_ms"].as_i64().unwrap();
+    let old = daemon.post_path(&daemon.put("obama_2.jpg", "old.jpg"));
+    let accepted = daemon.ended(old)["accepted_at_ms"].as_i64().unwrap();
     wait_for("it to be no news any more", || {
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
@@ -71,9 +71,9 @@ fn events_that_aged_in_an_outage_are_dropped_results_are_not() {
         (now.as_millis() as i64 > accepted + 3000).then_some(())
     });
     broker.start();
-    part_is_ok(&board, "mqtt out");
-    let new = board.post_path(&board.put("biden_2.jpg", "new.jpg"));
-    board.ended(new);
+    part_is_ok(&daemon, "mqtt out");
+    let new = daemon.post_path(&daemon.put("biden_2.jpg", "new.jpg"));
+    daemon.ended(new);
     let ids: Vec<_> = results
         .wait(2)
         .iter()
@@ -91,27 +91,27 @@ fn a_broker_that_refuses_events_still_gets_the_results() {
     let acl = "topic readwrite kithd/board/result\ntopic readwrite kithd/board/status\ntopic readwrite kithd/board/health\n";
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", acl)]);
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.start_with_everybody();
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.start_with_everybody();
     for n in 0..2 {
-        board.post_path(&board.put("obama_2.jpg", &format!("{n}.jpg")));
+        daemon.post_path(&daemon.put("obama_2.jpg", &format!("{n}.jpg")));
     }
     results.wait(2);
     wait_for("the problem", || {
-        let part = board.get("/v1/status")["parts"]["events"].clone();
+        let part = daemon.get("/v1/status")["parts"]["events"].clone();
         let text = part["text"].as_str()?;
         (part["condition"] == "degraded" && text.contains("NotAuthorized")).then_some(())
     });
-    board.all_sent();
+    daemon.all_sent();
 }
 
 #[test]
 fn home_assistant_is_told_again_at_its_start_unless_it_is_off() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("homeassistant.enabled", "true");
-    board.start_with_everybody();
-    part_is_ok(&board, "mqtt out");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("homeassistant.enabled", "true");
+    daemon.start_with_everybody();
+    part_is_ok(&daemon, "mqtt out");
     let config = "homeassistant/device/kithd_board/config";
     let mut discovery = Subscriber::new(broker.port(), config);
     let announced: Value = discovery.wait(1).remove(0);
@@ -142,7 +142,7 @@ fn home_assistant_is_told_again_at_its_start_unless_it_is_off() {
         broker.port(),
         components["last_face"]["image_topic"].as_str().unwrap(),
     );
-    board.post_path(&board.put("obama_2.jpg", "a.jpg"));
+    daemon.post_path(&daemon.put("obama_2.jpg", "a.jpg"));
     wait_for("the face", || {
         faces
             .messages()
@@ -156,9 +156,9 @@ fn home_assistant_is_told_again_at_its_start_unless_it_is_off() {
             .contains("JFIF")
     );
 
-    board.stop();
-    board.set("homeassistant.enabled", "false");
-    board.start();
+    daemon.stop();
+    daemon.set("homeassistant.enabled", "false");
+    daemon.start();
     wait_for("the device to be taken back", || {
         discovery
             .messages()
@@ -172,7 +172,7 @@ fn home_assistant_is_told_again_at_its_start_unless_it_is_off() {
     assert_eq!(nothing.messages()[0]["topic"], "homeassistant/marker");
     // Once switched off, the board publishes nothing at all.
     assert_eq!(
-        board.sql("select value from facts where key = 'homeassistant_announced'"),
+        daemon.sql("select value from facts where key = 'homeassistant_announced'"),
         [""]
     );
 }
@@ -183,34 +183,34 @@ fn refused_results_wait_and_leave_in_order_with_each_event_once() {
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", all)]);
     let mut events = Subscriber::new(broker.port(), "kithd/board/person/#");
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
-    let board = TestDaemon::connected(&broker);
+    let daemon = TestDaemon::connected(&broker);
     broker.reload(
         "acl",
         "topic readwrite kithd/board/person/#\ntopic readwrite kithd/board/status\n",
     );
     let ids: Vec<_> = (0..12)
-        .map(|n| board.post_path(&board.put("obama_2.jpg", &format!("{n}.jpg"))))
+        .map(|n| daemon.post_path(&daemon.put("obama_2.jpg", &format!("{n}.jpg"))))
         .collect();
     wait_for("the problem", || {
-        let part = board.get("/v1/status")["parts"]["results"].clone();
+        let part = daemon.get("/v1/status")["parts"]["results"].clone();
         (part["condition"] == "degraded" && part["text"].as_str()?.contains("NotAuthorized"))
             .then_some(())
     });
-    ids.iter().for_each(|id| drop(board.ended(*id)));
-    assert_eq!(board.get("/v1/status")["counts"]["unsent"], 12);
+    ids.iter().for_each(|id| drop(daemon.ended(*id)));
+    assert_eq!(daemon.get("/v1/status")["counts"]["unsent"], 12);
     broker.reload("acl", all);
     let sent: Vec<_> = results
         .wait(12)
         .iter()
         .map(|result| result["image_id"].to_string())
         .collect();
-    assert_eq!(sent, board.sql("select image_id from results order by id"));
-    board.all_sent();
+    assert_eq!(sent, daemon.sql("select image_id from results order by id"));
+    daemon.all_sent();
     let of: Vec<_> = events
         .wait(12)
         .iter()
         .map(|event| event["image_id"].to_string())
         .collect();
     assert_eq!(of, sent);
-    part_is_ok(&board, "results");
+    part_is_ok(&daemon, "results");
 }

@@ -95,9 +95,9 @@ fn add_people(database: &Path, random: &mut fastrand::Rng) {
 }
 
 /// Returns the sums and vectors of each person's pictures.
-fn people(board: &TestDaemon) -> BTreeMap<String, Vec<String>> {
+fn people(daemon: &TestDaemon) -> BTreeMap<String, Vec<String>> {
     let mut people: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for line in board.sql(
+    for line in daemon.sql(
         "select name || '|' || sha256 || ' ' || hex(vector) from person not indexed
            join person_images pi on pi.person_id = person.id join person_embeddings on person_image_id = pi.id order by 1",
     ) {
@@ -109,13 +109,13 @@ fn people(board: &TestDaemon) -> BTreeMap<String, Vec<String>> {
 
 /// Prepares a board with people, their backup and waiting pictures, and kills it.
 fn prepared(random: &mut fastrand::Rng) -> (TestDaemon, Vec<i64>) {
-    let mut board = TestDaemon::new();
-    board.enroll_everybody();
-    add_people(&board.state("kithd.db"), random);
-    board.start();
-    part_is_ok(&board, "engine");
+    let mut daemon = TestDaemon::new();
+    daemon.enroll_everybody();
+    add_people(&daemon.state("kithd.db"), random);
+    daemon.start();
+    part_is_ok(&daemon, "engine");
     wait_for("the gallery's backup", || {
-        let backup = Connection::open(board.state("gallery.backup")).ok()?;
+        let backup = Connection::open(daemon.state("gallery.backup")).ok()?;
         let people = backup
             .query_row("SELECT count(*) FROM person", [], |row| {
                 row.get::<_, usize>(0)
@@ -123,28 +123,28 @@ fn prepared(random: &mut fastrand::Rng) -> (TestDaemon, Vec<i64>) {
             .ok()?;
         (people == PEOPLE).then_some(())
     });
-    board.stop();
-    board.start();
-    part_is_ok(&board, "engine");
-    assert!(board.kithd(["breaker", "open"]).status.success());
+    daemon.stop();
+    daemon.start();
+    part_is_ok(&daemon, "engine");
+    assert!(daemon.kithd(["breaker", "open"]).status.success());
     let ids = (0..PICTURES)
         .map(|n| {
             let mut picture = small_picture();
             picture.push(n as u8);
             let (status, answer) =
-                board.post("/v1/images", &[("content-type", "image/png")], &picture);
+                daemon.post("/v1/images", &[("content-type", "image/png")], &picture);
             assert_eq!(status, 202, "{answer}");
             answer["ids"][0].as_i64().unwrap()
         })
         .collect();
-    board.kill();
+    daemon.kill();
     assert!(
-        std::fs::metadata(board.state("kithd.db-wal"))
+        std::fs::metadata(daemon.state("kithd.db-wal"))
             .unwrap()
             .len()
             > 4096
     );
-    (board, ids)
+    (daemon, ids)
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -184,8 +184,8 @@ fn flip(file: &Path, bit: usize) {
     std::fs::write(file, bytes).unwrap();
 }
 
-fn get(board: &TestDaemon, path: &str) -> Option<serde_json::Value> {
-    ureq::get(board.url(path))
+fn get(daemon: &TestDaemon, path: &str) -> Option<serde_json::Value> {
+    ureq::get(daemon.url(path))
         .call()
         .ok()?
         .body_mut()
@@ -196,11 +196,11 @@ fn get(board: &TestDaemon, path: &str) -> Option<serde_json::Value> {
 /// Starts the daemon, again where it ends because it met damage, and waits until nothing waits. Adds
 /// its sentences to `said`. Returns the ids of the photographs sent meanwhile; `None` if something
 /// waits for ever.
-fn run(board: &mut TestDaemon, said: &mut String) -> Option<Vec<i64>> {
+fn run(daemon: &mut TestDaemon, said: &mut String) -> Option<Vec<i64>> {
     for _ in 0..3 {
-        board.start();
+        daemon.start();
         let begun = Instant::now();
-        let process = format!("/proc/{}/stat", board.pid());
+        let process = format!("/proc/{}/stat", daemon.pid());
         let ended = || {
             std::fs::read_to_string(&process)
                 .ok()
@@ -210,7 +210,7 @@ fn run(board: &mut TestDaemon, said: &mut String) -> Option<Vec<i64>> {
         while begun.elapsed() < Duration::from_secs(30) && !ended() {
             if let Some((_, picture)) = KNOWN.get(sent.len()) {
                 let picture = std::fs::read(photo(picture)).unwrap();
-                let answer = ureq::post(board.url("/v1/images"))
+                let answer = ureq::post(daemon.url("/v1/images"))
                     .header("content-type", "image/jpeg")
                     .send(&picture);
                 let answer: Option<serde_json::Value> = answer
@@ -220,26 +220,26 @@ fn run(board: &mut TestDaemon, said: &mut String) -> Option<Vec<i64>> {
                 continue;
             }
             if !closed {
-                let output = board.kithd(["breaker", "close"]);
+                let output = daemon.kithd(["breaker", "close"]);
                 closed = output.status.success();
                 close = text(&output);
             }
-            let counts = get(board, "/v1/status").map(|status| status["counts"].clone());
+            let counts = get(daemon, "/v1/status").map(|status| status["counts"].clone());
             let done =
                 counts.is_some_and(|counts| counts["pending"] == 0 && counts["processing"] == 0);
             if closed && done {
-                said.push_str(&board.get("/v1/status")["parts"].to_string());
-                said.push_str(&board.log());
+                said.push_str(&daemon.get("/v1/status")["parts"].to_string());
+                said.push_str(&daemon.log());
                 return Some(sent);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        said.push_str(&board.log());
+        said.push_str(&daemon.log());
         if !ended() {
-            said.push_str(&format!("{close}{:?}", get(board, "/v1/status")));
+            said.push_str(&format!("{close}{:?}", get(daemon, "/v1/status")));
             return None;
         }
-        board.kill();
+        daemon.kill();
     }
     None
 }
@@ -287,13 +287,13 @@ fn same_face(one: &str, other: &str) -> bool {
 
 /// Returns the faults found after a bit was flipped.
 fn faults(
-    board: &mut TestDaemon,
+    daemon: &mut TestDaemon,
     ids: &[i64],
     before: &BTreeMap<String, Vec<String>>,
 ) -> (Vec<String>, bool) {
     let (mut said, mut faults) = (String::new(), Vec::new());
-    let Some(sent) = run(board, &mut said) else {
-        let rows = board
+    let Some(sent) = run(daemon, &mut said) else {
+        let rows = daemon
             .sql("select id, state, due_ms, reason from images not indexed where state in ('pending', 'processing')");
         return (
             vec![format!("something waits for ever: {rows:?}: {said}")],
@@ -301,7 +301,7 @@ fn faults(
         );
     };
     let is_said = SAID.iter().any(|words| said.contains(words));
-    let ended = board.sql(
+    let ended = daemon.sql(
         "select id from images not indexed where state in ('processed', 'failed') order by id",
     );
     let lost: Vec<_> = ids
@@ -315,11 +315,11 @@ fn faults(
     if !unnamed.is_empty() {
         faults.push(format!("pictures {unnamed:?} of {lost:?} are lost unsaid"));
     }
-    let failed = board.sql("select id from images not indexed where state = 'failed'");
+    let failed = daemon.sql("select id from images not indexed where state = 'failed'");
     if failed.len() > 1 {
         faults.push(format!("pictures {failed:?} failed"));
     }
-    let now = people(board);
+    let now = people(daemon);
     let affected: Vec<_> = before
         .iter()
         .filter(|(name, pictures)| now.get(*name) != Some(pictures))
@@ -343,7 +343,7 @@ fn faults(
         }
     }
     let other = KNOWN.iter().zip(&sent).filter(|((person, _), id)| {
-        let found = get(board, &format!("/v1/images/{id}"))
+        let found = get(daemon, &format!("/v1/images/{id}"))
             .map(|image| image["found"][0]["person"].clone());
         found.as_ref().and_then(|found| found.as_str()) != Some(person)
     });
@@ -365,10 +365,10 @@ fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
         .unwrap_or_else(|| fastrand::u64(..));
     println!("KITHD_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let (mut board, ids) = prepared(&mut random);
+    let (mut daemon, ids) = prepared(&mut random);
     // The folder as the kill left it, and the same with the journal moved into the database.
-    let [whole, settled] = ["whole", "settled"].map(|name| board.folder.path().join(name));
-    std::fs::rename(board.state(""), &whole).unwrap();
+    let [whole, settled] = ["whole", "settled"].map(|name| daemon.folder.path().join(name));
+    std::fs::rename(daemon.state(""), &whole).unwrap();
     copy(&whole, &settled);
     let queue = settle(&settled.join("kithd.db"));
     let mut wrong = Vec::new();
@@ -380,7 +380,7 @@ fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
             2 => (&whole, "kithd.db"),
             _ => (&settled, "kithd.db"),
         };
-        copy(from, &board.state(""));
+        copy(from, &daemon.state(""));
         let bits = usize::try_from(std::fs::metadata(from.join(file)).unwrap().len()).unwrap() * 8;
         let bit = match from == &settled {
             false => random.usize(..bits),
@@ -390,12 +390,12 @@ fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
         let begun = Instant::now();
         if trial == 0 {
             // The state without a flipped bit.
-            before = people(&board);
+            before = people(&daemon);
             assert_eq!(before.len(), PEOPLE);
         } else {
-            flip(&board.state(file), bit);
+            flip(&daemon.state(file), bit);
         }
-        let (faults, is_said) = faults(&mut board, &ids, &before);
+        let (faults, is_said) = faults(&mut daemon, &ids, &before);
         assert!(
             trial > 0 || !is_said,
             "something is said of a database that is whole"
@@ -411,8 +411,8 @@ fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
                 faults.join("; ")
             ));
         }
-        board.kill();
-        std::fs::remove_dir_all(board.state("")).unwrap();
+        daemon.kill();
+        std::fs::remove_dir_all(daemon.state("")).unwrap();
     }
     println!(
         "{trials} bits, {noticed} noticed and said, {} wrong",

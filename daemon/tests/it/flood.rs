@@ -98,7 +98,7 @@ fn publish_until_lost(
 }
 
 /// Puts so many pictures into the inbox that take next to no time, and gives their paths.
-fn small_pictures(board: &TestDaemon, count: usize) -> Vec<String> {
+fn small_pictures(daemon: &TestDaemon, count: usize) -> Vec<String> {
     let mut small = Vec::new();
     image::RgbImage::new(16, 16)
         .write_to(
@@ -107,7 +107,7 @@ fn small_pictures(board: &TestDaemon, count: usize) -> Vec<String> {
         )
         .unwrap();
     (0..count)
-        .map(|n| board.put_bytes(&small, &format!("{n}.png")))
+        .map(|n| daemon.put_bytes(&small, &format!("{n}.png")))
         .collect()
 }
 
@@ -119,7 +119,7 @@ fn resident_mib(pid: u32) -> Option<u64> {
 
 struct Flood {
     broker: Mosquitto,
-    board: TestDaemon,
+    daemon: TestDaemon,
     paths: Vec<String>,
 }
 
@@ -128,10 +128,10 @@ impl Flood {
         let count = if full() { 200_000 } else { 20_000 };
         // The broker keeps every message for clients that are away or too slow.
         let broker = Mosquitto::running_with("max_queued_messages 0", &[]);
-        let mut board = TestDaemon::with_broker(broker.port());
-        board.set("intake.max_pending", "1000000");
-        board.set("retention.images.count", "1000000");
-        board.set("retention.images.bytes", "0B");
+        let mut daemon = TestDaemon::with_broker(broker.port());
+        daemon.set("intake.max_pending", "1000000");
+        daemon.set("retention.images.count", "1000000");
+        daemon.set("retention.images.bytes", "0B");
         let mut small = Vec::new();
         image::RgbImage::new(16, 16)
             .write_to(
@@ -140,18 +140,18 @@ impl Flood {
             )
             .unwrap();
         let paths = (0..count)
-            .map(|n| board.put_bytes(&small, &format!("{n}.png")))
+            .map(|n| daemon.put_bytes(&small, &format!("{n}.png")))
             .collect();
-        board.start();
-        part_is_ok(&board, "mqtt");
-        part_is_ok(&board, "engine");
+        daemon.start();
+        part_is_ok(&daemon, "mqtt");
+        part_is_ok(&daemon, "engine");
         // A path is not taken twice while its row is unfinished; so that none is finished when a
         // message comes again, the pictures wait until the stream has ended.
-        let held = board.kithd(["breaker", "open"]);
+        let held = daemon.kithd(["breaker", "open"]);
         assert!(held.status.success(), "{}", text(&held));
         Self {
             broker,
-            board,
+            daemon,
             paths,
         }
     }
@@ -159,7 +159,7 @@ impl Flood {
     fn rows(&self) -> usize {
         // Rows are numbered without gaps and none is deleted here; counting them all would take its
         // time.
-        self.board.sql("select coalesce(max(id), 0) from images")[0]
+        self.daemon.sql("select coalesce(max(id), 0) from images")[0]
             .parse()
             .unwrap()
     }
@@ -206,12 +206,12 @@ impl Flood {
             .map(|n| (n * total + fastrand::usize(0..total)) / 21)
             .collect();
         let seconds = self.publish(self.paths.clone(), |flood, rows, stuck| {
-            resident.extend(resident_mib(flood.board.pid()));
+            resident.extend(resident_mib(flood.daemon.pid()));
             if ends.front().is_some_and(|at| rows >= *at || stuck) {
                 ends.pop_front();
                 if ends.len() % 2 == 1 {
-                    flood.board.kill();
-                    flood.board.start();
+                    flood.daemon.kill();
+                    flood.daemon.start();
                 } else {
                     end_broker(&mut flood.broker);
                     flood.broker.start();
@@ -232,7 +232,7 @@ impl Flood {
 
     fn without_a_row(&self) -> Vec<String> {
         let rows: HashSet<String> = self
-            .board
+            .daemon
             .sql("select path from images")
             .into_iter()
             .collect();
@@ -246,14 +246,14 @@ impl Flood {
     fn every_file_ends_as_one_row(&self) {
         assert_eq!(self.rows(), self.paths.len());
         assert_eq!(self.without_a_row(), Vec::<String>::new());
-        let freed = self.board.kithd(["breaker", "close"]);
+        let freed = self.daemon.kithd(["breaker", "close"]);
         assert!(freed.status.success(), "{}", text(&freed));
         let begun = Instant::now();
         // Waits in steps, since the long count takes longer than one `wait_for` allows.
         let mut left = self.paths.len() as u64;
         while left > 0 {
             left = wait_for("the next pictures to end", || {
-                let counts = self.board.get("/v1/status")["counts"].clone();
+                let counts = self.daemon.get("/v1/status")["counts"].clone();
                 let now = counts["pending"].as_u64()? + counts["processing"].as_u64()?;
                 (now < left).then_some(now)
             });
@@ -264,10 +264,10 @@ impl Flood {
             begun.elapsed().as_secs_f64()
         );
         let ended = self
-            .board
+            .daemon
             .sql("select state, count(*), count(distinct path) from images group by state");
         assert_eq!(ended, [format!("processed|{0}|{0}", self.paths.len())]);
-        assert_eq!(self.board.sql("pragma integrity_check"), ["ok"]);
+        assert_eq!(self.daemon.sql("pragma integrity_check"), ["ok"]);
     }
 }
 
@@ -303,17 +303,17 @@ fn results_of_an_outage_leave_in_order_from_flat_memory() {
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "watcher");
     broker.wait_for_saved("watcher");
     broker.kill();
-    let mut board = TestDaemon::with_broker(broker.port());
-    let paths = small_pictures(&board, count);
-    board.start();
-    part_is_ok(&board, "engine");
-    let before = resident_mib(board.pid()).unwrap();
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    let paths = small_pictures(&daemon, count);
+    daemon.start();
+    part_is_ok(&daemon, "engine");
+    let before = resident_mib(daemon.pid()).unwrap();
     for some in paths.chunks(500) {
         let some: Vec<_> = some
             .iter()
             .map(|path| serde_json::json!({ "path": path }))
             .collect();
-        let (status, answer) = board.post(
+        let (status, answer) = daemon.post(
             "/images/post",
             &[],
             serde_json::json!({ "paths": some }).to_string().as_bytes(),
@@ -321,13 +321,13 @@ fn results_of_an_outage_leave_in_order_from_flat_memory() {
         assert_eq!(status, 202, "{answer}");
     }
     wait_for("all to be recognised", || {
-        (board.get("/v1/status")["counts"]["processed"] == count).then_some(())
+        (daemon.get("/v1/status")["counts"]["processed"] == count).then_some(())
     });
-    assert_eq!(board.get("/v1/status")["counts"]["unsent"], count);
-    let waiting = resident_mib(board.pid()).unwrap();
+    assert_eq!(daemon.get("/v1/status")["counts"]["unsent"], count);
+    let waiting = resident_mib(daemon.pid()).unwrap();
     broker.start();
     // After hours the connection is tried once a minute.
-    part_is_ok(&board, "mqtt out");
+    part_is_ok(&daemon, "mqtt out");
     let begun = Instant::now();
     let mut arrived = 0;
     while arrived < count {
@@ -341,11 +341,11 @@ fn results_of_an_outage_leave_in_order_from_flat_memory() {
         .iter()
         .map(|result| result["image_id"].to_string())
         .collect();
-    let after = resident_mib(board.pid()).unwrap();
+    let after = resident_mib(daemon.pid()).unwrap();
     println!(
         "{count} results waited and went out in {took:.1} s; daemon {before} MiB before, {waiting} MiB while they waited, \
          {after} MiB after"
     );
-    assert_eq!(sent, board.sql("select image_id from results order by id"));
+    assert_eq!(sent, daemon.sql("select image_id from results order by id"));
     assert!(waiting.max(after) <= 2 * before, "memory is not flat");
 }

@@ -25,8 +25,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Returns the files of the state folder that hold these bytes.
-fn holding(board: &TestDaemon, what: &[u8]) -> Vec<PathBuf> {
-    let state = board.folder.path().join("state");
+fn holding(daemon: &TestDaemon, what: &[u8]) -> Vec<PathBuf> {
+    let state = daemon.folder.path().join("state");
     let holds = |path: &PathBuf| {
         let bytes = std::fs::read(path).unwrap_or_default();
         bytes.windows(what.len()).any(|window| window == what)
@@ -41,10 +41,10 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 /// Returns pieces of all the person's data, none of which may be left afterwards.
-fn traces(board: &TestDaemon) -> Vec<(String, Vec<u8>)> {
+fn traces(daemon: &TestDaemon) -> Vec<(String, Vec<u8>)> {
     let mut traces = vec![("name".to_string(), NAME.as_bytes().to_vec())];
     let mut find = |what: &str, sql: &str| {
-        let values = board.sql(sql);
+        let values = daemon.sql(sql);
         assert!(!values.is_empty(), "there is no {what}");
         for hex in values {
             let bytes = unhex(&hex);
@@ -58,7 +58,7 @@ fn traces(board: &TestDaemon) -> Vec<(String, Vec<u8>)> {
                     .collect::<Vec<u8>>()
             });
             let whole: Vec<_> = pieces
-                .filter(|piece| !holding(board, piece).is_empty())
+                .filter(|piece| !holding(daemon, piece).is_empty())
                 .collect();
             assert!(
                 whole.len() > 1,
@@ -93,102 +93,102 @@ fn traces(board: &TestDaemon) -> Vec<(String, Vec<u8>)> {
     traces
 }
 
-fn enroll(board: &TestDaemon, name: &str, picture: &str) {
-    let output = board.kithd(["enroll", "--person", name, photo(picture).to_str().unwrap()]);
+fn enroll(daemon: &TestDaemon, name: &str, picture: &str) {
+    let output = daemon.kithd(["enroll", "--person", name, photo(picture).to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output));
 }
 
 #[test]
 fn a_forgotten_person_is_in_no_file_and_no_backup_brings_them() {
-    let mut board = TestDaemon::new();
-    board.start();
-    enroll(&board, NAME, "obama_1.jpg");
-    enroll(&board, "Joe Biden", "biden_1.jpg");
-    enroll(&board, "Once Called Otherwise", "astronaut_1.jpg");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    enroll(&daemon, NAME, "obama_1.jpg");
+    enroll(&daemon, "Joe Biden", "biden_1.jpg");
+    enroll(&daemon, "Once Called Otherwise", "astronaut_1.jpg");
     for n in 0..3 {
         let bytes = std::fs::read(photo("obama_2.jpg")).unwrap();
-        let id = board
+        let id = daemon
             .post("/v1/images", &[("content-type", "image/jpeg")], &bytes)
             .1["ids"][0]
             .as_i64()
             .unwrap();
-        assert_eq!(board.ended(id)["found"][0]["person"], NAME);
-        board.ended(board.post_path(&board.put("biden_2.jpg", &format!("{n}.jpg"))));
-        board.ended(board.post_path(&board.put("group.jpg", &format!("group-{n}.jpg"))));
+        assert_eq!(daemon.ended(id)["found"][0]["person"], NAME);
+        daemon.ended(daemon.post_path(&daemon.put("biden_2.jpg", &format!("{n}.jpg"))));
+        daemon.ended(daemon.post_path(&daemon.put("group.jpg", &format!("group-{n}.jpg"))));
     }
     // A person merged into them, whose results bear another name and number.
-    board.ended(board.post_path(&board.put("astronaut_1.jpg", "before.jpg")));
+    daemon.ended(daemon.post_path(&daemon.put("astronaut_1.jpg", "before.jpg")));
     assert!(
-        board
+        daemon
             .kithd(["people", "merge", "Once Called Otherwise", NAME])
             .status
             .success()
     );
-    let backup = board.folder.path().join("all.kithd").display().to_string();
-    assert!(board.kithd(["backup", &backup]).status.success());
-    board.stop();
+    let backup = daemon.folder.path().join("all.kithd").display().to_string();
+    assert!(daemon.kithd(["backup", &backup]).status.success());
+    daemon.stop();
     // Upgrades leave such a copy.
-    let state = board.folder.path().join("state");
+    let state = daemon.folder.path().join("state");
     std::fs::copy(state.join("kithd.db"), state.join("kithd.db.before-0008")).unwrap();
-    board.start();
+    daemon.start();
     wait_for("the gallery's backup", || {
         state.join("gallery.backup").exists().then_some(())
     });
     let uid = unhex(
-        &board.sql(&format!(
+        &daemon.sql(&format!(
             "select hex(uid) from person where name = '{NAME}'"
         ))[0],
     );
-    let mut traces = traces(&board);
+    let mut traces = traces(&daemon);
     for (what, trace) in &traces {
         assert!(
-            !holding(&board, trace).is_empty(),
+            !holding(&daemon, trace).is_empty(),
             "{what} is nowhere, so that nothing can be shown by it"
         );
     }
     traces.push(("earlier name".into(), b"Once Called Otherwise".to_vec()));
 
-    let said = text(&board.kithd(["forget", "--yes", NAME]));
+    let said = text(&daemon.kithd(["forget", "--yes", NAME]));
     assert!(said.contains("was erased"), "{said}");
-    assert!(!board.log().contains(NAME), "{}", board.log());
+    assert!(!daemon.log().contains(NAME), "{}", daemon.log());
     assert!(!state.join("kithd.db.before-0008").exists());
-    board.stop();
+    daemon.stop();
     for (what, trace) in &traces {
         assert_eq!(
-            holding(&board, trace),
+            holding(&daemon, trace),
             Vec::<PathBuf>::new(),
             "{what} is left"
         );
     }
     // The tombstone: twice, for the two who were one, in the database and in the gallery's backup;
     // nowhere else.
-    assert_eq!(board.sql("select count(*) from erased"), ["2"]);
-    let mut with_uid = holding(&board, &uid);
+    assert_eq!(daemon.sql("select count(*) from erased"), ["2"]);
+    let mut with_uid = holding(&daemon, &uid);
     with_uid.sort();
     assert_eq!(
         with_uid,
         [state.join("gallery.backup"), state.join("kithd.db")]
     );
-    assert_eq!(board.sql("select count(*) from enrolment_pictures"), ["1"]);
+    assert_eq!(daemon.sql("select count(*) from enrolment_pictures"), ["1"]);
 
     // The past is still there without them, also after a restore of older backups, here or on a new
     // board that has the tombstone.
-    board.start();
+    daemon.start();
     let gallery = state.join("gallery.backup").display().to_string();
     let mut new = TestDaemon::new();
     assert!(new.kithd(["restore", "--yes", &gallery]).status.success());
-    for board in [&board, &new] {
-        let output = board.kithd(["restore", "--yes", &backup]);
+    for daemon in [&daemon, &new] {
+        let output = daemon.kithd(["restore", "--yes", &backup]);
         assert!(output.status.success(), "{}", text(&output));
-        assert_eq!(board.sql("select name from person"), ["Joe Biden"]);
+        assert_eq!(daemon.sql("select name from person"), ["Joe Biden"]);
         assert_eq!(
-            board.sql(
+            daemon.sql(
                 "select count(*) from faces where outcome <> 'unknown' and person_id is null and length(crop) > 0"
             ),
             ["0"]
         );
         assert!(
-            board.sql("select count(*) from images")[0]
+            daemon.sql("select count(*) from images")[0]
                 .parse::<u64>()
                 .unwrap()
                 > 6
@@ -196,11 +196,11 @@ fn a_forgotten_person_is_in_no_file_and_no_backup_brings_them() {
     }
     new.start();
     new.stop();
-    for board in [&mut board, &mut new] {
-        board.stop();
+    for daemon in [&mut daemon, &mut new] {
+        daemon.stop();
         for (what, trace) in &traces {
             assert_eq!(
-                holding(board, trace),
+                holding(daemon, trace),
                 Vec::<PathBuf>::new(),
                 "{what} came back"
             );
@@ -211,16 +211,16 @@ fn a_forgotten_person_is_in_no_file_and_no_backup_brings_them() {
 /// The pages that a reader holds back in the journal go when it ends.
 #[test]
 fn a_person_is_forgotten_at_once_though_the_journal_is_read() {
-    let mut board = TestDaemon::new();
-    board.start();
-    enroll(&board, NAME, "obama_1.jpg");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    enroll(&daemon, NAME, "obama_1.jpg");
     let mut reader = std::process::Command::new("sqlite3")
-        .args(["-readonly", board.state("kithd.db").to_str().unwrap()])
+        .args(["-readonly", daemon.state("kithd.db").to_str().unwrap()])
         .stdin(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let mut typed = reader.stdin.take().unwrap();
-    let reads = board.folder.path().join("reads");
+    let reads = daemon.folder.path().join("reads");
     let script = format!(
         "BEGIN; SELECT count(*) FROM person;\n.shell touch {}\n",
         reads.display()
@@ -228,56 +228,56 @@ fn a_person_is_forgotten_at_once_though_the_journal_is_read() {
     typed.write_all(script.as_bytes()).unwrap();
     wait_for("the reader", || reads.exists().then_some(()));
 
-    let output = board.kithd(["forget", "--yes", NAME]);
+    let output = daemon.kithd(["forget", "--yes", NAME]);
     assert!(output.status.success(), "{}", text(&output));
     let said = text(&output);
     assert!(
         said.contains("was erased") && said.contains("The daemon goes on until nothing is left"),
         "{said}"
     );
-    assert!(board.sql("select name from person").is_empty());
+    assert!(daemon.sql("select name from person").is_empty());
     assert_ne!(
-        board.sql("select value from facts where key = 'erasing'"),
+        daemon.sql("select value from facts where key = 'erasing'"),
         ["[]"]
     );
     drop(typed);
     assert!(reader.wait().unwrap().success());
-    board.stop();
-    board.start();
+    daemon.stop();
+    daemon.start();
     wait_for("the rest to follow", || {
-        (board.sql("select value from facts where key = 'erasing'") == ["[]"]).then_some(())
+        (daemon.sql("select value from facts where key = 'erasing'") == ["[]"]).then_some(())
     });
-    assert!(holding(&board, NAME.as_bytes()).is_empty());
+    assert!(holding(&daemon, NAME.as_bytes()).is_empty());
 }
 
 #[test]
 fn without_a_daemon_a_person_is_forgotten_and_leftovers_named() {
-    let mut board = TestDaemon::new();
-    enroll(&board, NAME, "obama_1.jpg");
-    board.start();
+    let mut daemon = TestDaemon::new();
+    enroll(&daemon, NAME, "obama_1.jpg");
+    daemon.start();
     wait_for("the gallery's backup", || {
-        board.state("gallery.backup").exists().then_some(())
+        daemon.state("gallery.backup").exists().then_some(())
     });
-    board.stop();
-    std::fs::write(board.state("kithd.db"), b"this is no database".repeat(500)).unwrap();
-    board.start();
-    assert_eq!(board.sql("select name from person"), [NAME]);
-    board.stop();
-    let unknown = board.kithd(["forget", "--yes", "Nobody"]);
+    daemon.stop();
+    std::fs::write(daemon.state("kithd.db"), b"this is no database".repeat(500)).unwrap();
+    daemon.start();
+    assert_eq!(daemon.sql("select name from person"), [NAME]);
+    daemon.stop();
+    let unknown = daemon.kithd(["forget", "--yes", "Nobody"]);
     assert!(
         !unknown.status.success() && text(&unknown).contains("nobody is enrolled as Nobody"),
         "{}",
         text(&unknown)
     );
     // Without a terminal it cannot ask.
-    let said = text(&board.kithd(["forget", NAME]));
+    let said = text(&daemon.kithd(["forget", NAME]));
     assert!(
         said.contains("was erased") && said.contains("kithd.db.damaged-1"),
         "{said}"
     );
-    assert!(board.sql("select name from person").is_empty());
+    assert!(daemon.sql("select name from person").is_empty());
     assert!(
-        holding(&board, NAME.as_bytes())
+        holding(&daemon, NAME.as_bytes())
             .iter()
             .all(|path| path.display().to_string().contains(".damaged-"))
     );
@@ -286,11 +286,11 @@ fn without_a_daemon_a_person_is_forgotten_and_leftovers_named() {
 /// Names stay unique.
 #[test]
 fn people_are_renamed_and_merged_with_their_past() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    let id = board.post_path(&board.put("obama_2.jpg", "x.jpg"));
-    board.ended(id);
-    let refused = board.kithd(["people", "rename", "Joe Biden", "Barack Obama"]);
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    let id = daemon.post_path(&daemon.put("obama_2.jpg", "x.jpg"));
+    daemon.ended(id);
+    let refused = daemon.kithd(["people", "rename", "Joe Biden", "Barack Obama"]);
     assert!(
         !refused.status.success()
             && text(&refused).contains("another person is called Barack Obama"),
@@ -298,48 +298,48 @@ fn people_are_renamed_and_merged_with_their_past() {
         text(&refused)
     );
     assert!(
-        board
+        daemon
             .kithd(["people", "rename", "Barack Obama", "The President"])
             .status
             .success()
     );
-    let person = |id: i64| board.get(&format!("/v1/images/{id}"))["found"][0]["person"].clone();
+    let person = |id: i64| daemon.get(&format!("/v1/images/{id}"))["found"][0]["person"].clone();
     assert_eq!(person(id), "The President");
-    let next = board.post_path(&board.put("obama_2.jpg", "y.jpg"));
-    board.ended(next);
+    let next = daemon.post_path(&daemon.put("obama_2.jpg", "y.jpg"));
+    daemon.ended(next);
     assert_eq!(person(next), "The President");
 
-    let into = board.kithd(["people", "merge", "Joe Biden", "The President"]);
+    let into = daemon.kithd(["people", "merge", "Joe Biden", "The President"]);
     assert!(into.status.success(), "{}", text(&into));
-    let merged = board.post_path(&board.put("biden_2.jpg", "z.jpg"));
-    board.ended(merged);
+    let merged = daemon.post_path(&daemon.put("biden_2.jpg", "z.jpg"));
+    daemon.ended(merged);
     assert_eq!(person(merged), "The President");
     assert_eq!(
-        board.sql(
+        daemon.sql(
             "select count(*) from faces, json_each(candidates) c where c.value ->> 0 not in (select id from person)"
         ),
         ["0"]
     );
-    let shown = text(&board.kithd(["people"]));
+    let shown = text(&daemon.kithd(["people"]));
     assert!(
         shown.contains("The President  2 pictures") && !shown.contains("Biden"),
         "{shown}"
     );
-    let itself = board.kithd(["people", "merge", "The President", "The President"]);
+    let itself = daemon.kithd(["people", "merge", "The President", "The President"]);
     assert!(
         text(&itself).contains("one person already"),
         "{}",
         text(&itself)
     );
-    board.stop();
+    daemon.stop();
     assert!(
-        board
+        daemon
             .kithd(["people", "rename", "The President", "Ann"])
             .status
             .success()
     );
     assert_eq!(
-        board.sql("select name from person order by name"),
+        daemon.sql("select name from person order by name"),
         ["Ann", "Eileen Collins"]
     );
 }
@@ -347,20 +347,20 @@ fn people_are_renamed_and_merged_with_their_past() {
 #[test]
 fn home_assistants_last_face_is_cleared_with_its_person() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("homeassistant.enabled", "true");
-    board.start_connected();
-    enroll(&board, NAME, "obama_1.jpg");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("homeassistant.enabled", "true");
+    daemon.start_connected();
+    enroll(&daemon, NAME, "obama_1.jpg");
     let mut faces = Subscriber::new(broker.port(), "kithd/board/face");
-    board.ended(board.post_path(&board.put("obama_2.jpg", "x.jpg")));
+    daemon.ended(daemon.post_path(&daemon.put("obama_2.jpg", "x.jpg")));
     wait_for("the face", || (faces.messages().len() == 1).then_some(()));
-    assert!(board.kithd(["forget", "--yes", NAME]).status.success());
+    assert!(daemon.kithd(["forget", "--yes", NAME]).status.success());
     wait_for("the face to be cleared", || {
         (faces.messages().len() == 2).then_some(())
     });
     assert_eq!(faces.messages()[1]["payload"], json!(""));
     // The broker retains nothing of them.
     let mut later = Subscriber::new(broker.port(), "kithd/board/face");
-    part_is_ok(&board, "mqtt out");
+    part_is_ok(&daemon, "mqtt out");
     assert!(later.messages().is_empty());
 }

@@ -30,9 +30,9 @@ fn collage(pictures: &[(&str, u32, u32, u32)]) -> Vec<u8> {
     bytes.into_inner()
 }
 
-fn enroll(board: &TestDaemon, query: &str, picture: &[u8]) -> (u16, Value) {
+fn enroll(daemon: &TestDaemon, query: &str, picture: &[u8]) -> (u16, Value) {
     wait_for("the engine", || {
-        let (status, answer) = board.post_as_admin(&format!("/v1/people?{query}"), &JPEG, picture);
+        let (status, answer) = daemon.post_as_admin(&format!("/v1/people?{query}"), &JPEG, picture);
         (status != 503).then_some((status, answer))
     })
 }
@@ -41,15 +41,15 @@ fn bytes(name: &str) -> Vec<u8> {
     std::fs::read(photo(name)).unwrap()
 }
 
-fn names(board: &TestDaemon) -> Vec<String> {
-    board.sql("select name || ' ' || (select count(*) from person_images i where person_id = person.id) from person order by name")
+fn names(daemon: &TestDaemon) -> Vec<String> {
+    daemon.sql("select name || ' ' || (select count(*) from person_images i where person_id = person.id) from person order by name")
 }
 
 #[test]
 fn a_name_is_one_person_however_it_is_typed() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let (status, made) = enroll(&board, "name=Eileen%20", &bytes("astronaut_1.jpg"));
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let (status, made) = enroll(&daemon, "name=Eileen%20", &bytes("astronaut_1.jpg"));
     assert_eq!(
         (status, &made["person"]["name"]),
         (201, &json!("Eileen")),
@@ -62,7 +62,7 @@ fn a_name_is_one_person_however_it_is_typed() {
         "%EF%BC%A5ileen",
     ] {
         let (status, again) = enroll(
-            &board,
+            &daemon,
             &format!("name={spelled}"),
             &bytes("astronaut_1.jpg"),
         );
@@ -74,10 +74,10 @@ fn a_name_is_one_person_however_it_is_typed() {
         assert_eq!(again["person"]["id"], made["person"]["id"]);
     }
     assert_eq!(
-        enroll(&board, "name=EILEEN", &bytes("astronaut_2.jpg")).0,
+        enroll(&daemon, "name=EILEEN", &bytes("astronaut_2.jpg")).0,
         201
     );
-    let (status, refused) = enroll(&board, "name=%E2%80%8B", &bytes("obama_1.jpg"));
+    let (status, refused) = enroll(&daemon, "name=%E2%80%8B", &bytes("obama_1.jpg"));
     assert_eq!(status, 422);
     assert!(
         refused["detail"]
@@ -89,49 +89,49 @@ fn a_name_is_one_person_however_it_is_typed() {
 
     // Two computers spell one person's sub-folder composed and decomposed.
     for (folder, picture) in [("Jos\u{e9}", "obama_1.jpg"), ("Jose\u{301}", "obama_2.jpg")] {
-        let folder = board.folder.path().join("known").join(folder);
+        let folder = daemon.folder.path().join("known").join(folder);
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::copy(photo(picture), folder.join(picture)).unwrap();
     }
-    let said = text(&board.kithd([
+    let said = text(&daemon.kithd([
         "enroll",
         "--folder",
-        board.folder.path().join("known").to_str().unwrap(),
+        daemon.folder.path().join("known").to_str().unwrap(),
     ]));
     assert_eq!(
         said.lines().filter(|line| line.starts_with("José")).count(),
         1,
         "{said}"
     );
-    assert_eq!(names(&board), ["Eileen 2", "José 2"]);
-    assert!(board.get_text("/people?name=JOSE%CC%81").contains("José"));
+    assert_eq!(names(&daemon), ["Eileen 2", "José 2"]);
+    assert!(daemon.get_text("/people?name=JOSE%CC%81").contains("José"));
     assert!(
-        board
+        daemon
             .get_text("/people?name=ANNA")
             .contains("No name contains this text")
     );
-    let image = board.post_path(&board.put("obama_2.jpg", "Zoe\u{301} MÜLLER.jpg"));
+    let image = daemon.post_path(&daemon.put("obama_2.jpg", "Zoe\u{301} MÜLLER.jpg"));
     for sought in ["zo%C3%A9", "m%C3%BCller", "MULLER"] {
         assert_eq!(
-            board.get(&format!("/v1/images?path={sought}"))["images"][0]["id"],
+            daemon.get(&format!("/v1/images?path={sought}"))["images"][0]["id"],
             image,
             "{sought}"
         );
     }
 
-    let renamed = board.kithd(["people", "rename", "JOSE\u{301} ", " Jose\u{301}  Díaz"]);
+    let renamed = daemon.kithd(["people", "rename", "JOSE\u{301} ", " Jose\u{301}  Díaz"]);
     assert!(renamed.status.success(), "{}", text(&renamed));
-    assert_eq!(names(&board), ["Eileen 2", "José Díaz 2"]);
-    let forgotten = board.kithd(["forget", "--yes", " eileen "]);
+    assert_eq!(names(&daemon), ["Eileen 2", "José Díaz 2"]);
+    let forgotten = daemon.kithd(["forget", "--yes", " eileen "]);
     assert!(forgotten.status.success(), "{}", text(&forgotten));
-    assert_eq!(names(&board), ["José Díaz 2"]);
+    assert_eq!(names(&daemon), ["José Díaz 2"]);
 }
 
 #[test]
 fn enrolment_says_who_a_face_is_instead() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    let (status, refused) = enroll(&board, "name=Barack%20Obama", &bytes("biden_2.jpg"));
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    let (status, refused) = enroll(&daemon, "name=Barack%20Obama", &bytes("biden_2.jpg"));
     let detail = refused["detail"].as_str().unwrap_or_default();
     assert_eq!(status, 422, "{refused}");
     for part in [
@@ -142,7 +142,7 @@ fn enrolment_says_who_a_face_is_instead() {
         assert!(detail.contains(part), "{detail}");
     }
     // Two names, one face.
-    let newcomer = board.kithd([
+    let newcomer = daemon.kithd([
         "enroll",
         "--person",
         "Newcomer",
@@ -154,12 +154,12 @@ fn enrolment_says_who_a_face_is_instead() {
         text(&newcomer)
     );
     assert_eq!(
-        names(&board),
+        names(&daemon),
         ["Barack Obama 1", "Eileen Collins 1", "Joe Biden 1"]
     );
     // In a group the face of the person's earlier pictures is taken.
     let picture = photo("group.jpg");
-    let group = board.kithd(["enroll", "--person", "joe biden", picture.to_str().unwrap()]);
+    let group = daemon.kithd(["enroll", "--person", "joe biden", picture.to_str().unwrap()]);
     assert!(group.status.success(), "{}", text(&group));
     assert!(
         text(&group).contains("3 faces were found; the one like the earlier pictures of"),
@@ -170,7 +170,7 @@ fn enrolment_says_who_a_face_is_instead() {
     // Biden large in the middle, Obama small at the edge: by his earlier picture the right one is
     // taken.
     let both = collage(&[("biden_1.jpg", 480, 240, 60), ("obama_2.jpg", 240, 0, 0)]);
-    let (status, taken) = enroll(&board, "name=barack%20obama", &both);
+    let (status, taken) = enroll(&daemon, "name=barack%20obama", &both);
     assert_eq!(status, 201, "{taken}");
     let remark = taken["report"]["remark"].as_str().unwrap();
     assert!(
@@ -183,16 +183,16 @@ fn enrolment_says_who_a_face_is_instead() {
         ("biden_1.jpg", 480, 240, 60),
         ("astronaut_2.jpg", 260, 0, 0),
     ]);
-    board.kithd(["forget", "--yes", "Eileen Collins"]);
+    daemon.kithd(["forget", "--yes", "Eileen Collins"]);
     // A face that differs from the earlier pictures is refused, although no one else has it.
-    let (status, another) = enroll(&board, "name=Barack%20Obama", &bytes("astronaut_2.jpg"));
+    let (status, another) = enroll(&daemon, "name=Barack%20Obama", &bytes("astronaut_2.jpg"));
     assert_eq!(status, 422, "{another}");
     let detail = another["detail"].as_str().unwrap();
     assert!(
         detail.contains("another face than in the earlier pictures of Barack Obama (distance 0."),
         "{detail}"
     );
-    let (status, eileen) = enroll(&board, "name=Eileen", &with_stranger);
+    let (status, eileen) = enroll(&daemon, "name=Eileen", &with_stranger);
     assert_eq!(status, 201, "{eileen}");
     assert!(
         eileen["report"]["remark"]
@@ -208,7 +208,7 @@ fn enrolment_says_who_a_face_is_instead() {
         .unwrap()
         .write_to(&mut again, image::ImageFormat::Png)
         .unwrap();
-    let (status, same) = enroll(&board, "name=Barack%20Obama", again.get_ref());
+    let (status, same) = enroll(&daemon, "name=Barack%20Obama", again.get_ref());
     assert_eq!(status, 201, "{same}");
     let remark = same["report"]["remark"].as_str().unwrap();
     assert!(
@@ -219,7 +219,7 @@ fn enrolment_says_who_a_face_is_instead() {
     // With `anyway` the face is taken, and the answer names the lookalike; the command line and the
     // page's form do the same.
     let (status, told) = enroll(
-        &board,
+        &daemon,
         "name=Barack%20Obama&anyway=true",
         &bytes("biden_2.jpg"),
     );
@@ -228,7 +228,7 @@ fn enrolment_says_who_a_face_is_instead() {
         (201, &json!("Joe Biden")),
         "{told}"
     );
-    let twin = board.kithd([
+    let twin = daemon.kithd([
         "enroll",
         "--person",
         "Twin",
@@ -245,13 +245,13 @@ fn enrolment_says_who_a_face_is_instead() {
 
 #[test]
 fn a_face_that_was_found_is_not_given_a_name_it_contradicts() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    let image = board.post_path(&board.put("biden_2.jpg", "biden.jpg"));
-    assert_eq!(board.ended(image)["found"][0]["person"], "Joe Biden");
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    let image = daemon.post_path(&daemon.put("biden_2.jpg", "biden.jpg"));
+    assert_eq!(daemon.ended(image)["found"][0]["person"], "Joe Biden");
     let name = |body: Value| {
         let place = format!("/v1/images/{image}/faces/1/person");
-        board.post_as_admin(
+        daemon.post_as_admin(
             &place,
             &[("content-type", "application/json")],
             body.to_string().as_bytes(),
@@ -268,7 +268,7 @@ fn a_face_that_was_found_is_not_given_a_name_it_contradicts() {
     );
     assert_eq!(name(json!({ "name": "JOE BIDEN" })).0, 200);
     assert_eq!(
-        names(&board),
+        names(&daemon),
         ["Barack Obama 1", "Eileen Collins 1", "Joe Biden 2"]
     );
     assert_eq!(
@@ -280,18 +280,18 @@ fn a_face_that_was_found_is_not_given_a_name_it_contradicts() {
 
 #[test]
 fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
     let twice = collage(&[("obama_1.jpg", 480, 300, 60), ("obama_2.jpg", 300, 0, 0)]);
-    let path = board.put_bytes(&twice, "twice.png");
-    let found = |board: &TestDaemon| {
-        let image = board.ended(board.post_path(&path));
+    let path = daemon.put_bytes(&twice, "twice.png");
+    let found = |daemon: &TestDaemon| {
+        let image = daemon.ended(daemon.post_path(&path));
         assert_eq!(image["outcome"], "known", "{image}");
         let faces = image["found"].as_array().unwrap().clone();
         assert_eq!(faces.len(), 2, "{image}");
         faces
     };
-    let faces = found(&board);
+    let faces = found(&daemon);
     assert_eq!(
         (&faces[0]["person"], &faces[0]["outcome"]),
         (&json!("Barack Obama"), &json!("known"))
@@ -311,20 +311,20 @@ fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
         faces[1]["candidates"][0]["name"], "Barack Obama",
         "{faces:?}"
     );
-    let page = board.get_text("/");
+    let page = daemon.get_text("/");
     assert_eq!(page.matches("<bdi>Barack Obama</bdi>").count(), 1, "{page}");
-    let said = text(&board.kithd(["identify", &path]));
+    let said = text(&daemon.kithd(["identify", &path]));
     assert_eq!(said.matches("  Barack Obama").count(), 1, "{said}");
     assert!(
         said.contains("Another face of this picture is nearer"),
         "{said}"
     );
     // Nor is the other face named so by hand, in the API or on the page.
-    let image = board.sql("select max(id) from images").remove(0);
+    let image = daemon.sql("select max(id) from images").remove(0);
     let place = format!("images/{image}/faces/2/person");
     let body = json!({ "name": "barack OBAMA", "anyway": true }).to_string();
     let json = [("content-type", "application/json")];
-    let (status, refused) = board.post_as_admin(&format!("/v1/{place}"), &json, body.as_bytes());
+    let (status, refused) = daemon.post_as_admin(&format!("/v1/{place}"), &json, body.as_bytes());
     let why = format!("face 1 of image {image} is Barack Obama already");
     assert_eq!(status, 409, "{refused}");
     assert!(
@@ -332,15 +332,15 @@ fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
         "{refused}"
     );
     let form = [("content-type", "application/x-www-form-urlencoded")];
-    board.post_as_admin(&format!("/{place}"), &form, b"name=Barack+Obama&anyway=on");
+    daemon.post_as_admin(&format!("/{place}"), &form, b"name=Barack+Obama&anyway=on");
     let named = format!("select number from faces where image_id = {image} and outcome = 'known'");
-    assert_eq!(board.sql(&named), ["1"]);
+    assert_eq!(daemon.sql(&named), ["1"]);
     // Two people in one picture both have their names.
-    let both = board.put_bytes(
+    let both = daemon.put_bytes(
         &collage(&[("biden_1.jpg", 480, 300, 60), ("obama_2.jpg", 300, 0, 0)]),
         "both.png",
     );
-    let both = board.ended(board.post_path(&both));
+    let both = daemon.ended(daemon.post_path(&both));
     let mut there: Vec<_> = both["found"]
         .as_array()
         .unwrap()
@@ -349,12 +349,12 @@ fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
         .collect();
     there.sort_unstable();
     assert_eq!(there, ["Barack Obama", "Joe Biden"]);
-    board.stop();
+    daemon.stop();
 
-    board.set("recognition.mirrors", "true");
-    board.start();
+    daemon.set("recognition.mirrors", "true");
+    daemon.start();
     assert!(
-        found(&board)
+        found(&daemon)
             .iter()
             .all(|face| face["person"] == "Barack Obama")
     );
@@ -363,10 +363,10 @@ fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
 #[test]
 fn names_by_mqtt_are_names_and_make_one_topic() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("mqtt.commands", "[\"enroll\", \"forget\"]");
-    board.start_connected();
-    part_is_ok(&board, "engine");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("mqtt.commands", "[\"enroll\", \"forget\"]");
+    daemon.start_connected();
+    part_is_ok(&daemon, "engine");
     let told = |command: &str, message: Value| {
         ask(
             broker.port(),
@@ -375,7 +375,7 @@ fn names_by_mqtt_are_names_and_make_one_topic() {
         )
         .1
     };
-    let obama = board.put("obama_1.jpg", "a.jpg");
+    let obama = daemon.put("obama_1.jpg", "a.jpg");
     let enrolled = told(
         "enroll",
         json!({ "person": "Jose\u{301} Díaz\u{200b} ", "path": obama }),
@@ -386,7 +386,7 @@ fn names_by_mqtt_are_names_and_make_one_topic() {
         (&again["result"]["person"], &again["result"]["enrolment"]),
         (&json!("José Díaz"), &json!("already_there"))
     );
-    let other = board.put("obama_2.jpg", "b.jpg");
+    let other = daemon.put("obama_2.jpg", "b.jpg");
     let refused = told("enroll", json!({ "person": "Ann", "path": other }));
     assert_eq!(refused["result"]["enrolment"], "rejected", "{refused}");
     assert_eq!(
@@ -413,11 +413,11 @@ fn names_by_mqtt_are_names_and_make_one_topic() {
 
 #[test]
 fn a_board_of_the_dlib_pack_moves_over_by_itself() {
-    let mut board = TestDaemon::new();
+    let mut daemon = TestDaemon::new();
     let packs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs");
-    board.set("models.pack", packs.join("dlib-mtcnn").to_str().unwrap());
-    board.start_with_everybody();
-    assert_eq!(board.stop(), Some(0));
+    daemon.set("models.pack", packs.join("dlib-mtcnn").to_str().unwrap());
+    daemon.start_with_everybody();
+    assert_eq!(daemon.stop(), Some(0));
     // The bundled pack finds no face in the picture kept of him.
     let picture: String = bytes("noface.jpg")
         .iter()
@@ -427,15 +427,15 @@ fn a_board_of_the_dlib_pack_moves_over_by_itself() {
         "update enrolment_pictures set picture = x'{picture}' where person_image_id =
          (select i.id from person_images i join person p on p.id = i.person_id where p.name = 'Joe Biden')"
     );
-    board.change(&change);
+    daemon.change(&change);
 
-    board.unset("models.pack");
-    board.start();
+    daemon.unset("models.pack");
+    daemon.start();
     for (picture, name) in [
         ("obama_2.jpg", "Barack Obama"),
         ("astronaut_2.jpg", "Eileen Collins"),
     ] {
-        let image = board.ended(board.post_path(&board.put(picture, picture)));
+        let image = daemon.ended(daemon.post_path(&daemon.put(picture, picture)));
         assert_eq!(image["persons"], json!([name]), "{image}");
         assert!(
             image["engine"].as_str().unwrap().starts_with("sface "),
@@ -443,17 +443,17 @@ fn a_board_of_the_dlib_pack_moves_over_by_itself() {
         );
     }
     // The report names him; he stays, with his embedding of the other pack.
-    let gallery = board.get("/v1/status")["parts"]["gallery"]["text"]
+    let gallery = daemon.get("/v1/status")["parts"]["gallery"]["text"]
         .as_str()
         .unwrap()
         .to_string();
     assert!(gallery.contains("biden_1.jpg of Joe Biden"), "{gallery}");
     assert_eq!(
-        names(&board),
+        names(&daemon),
         ["Barack Obama 1", "Eileen Collins 1", "Joe Biden 1"]
     );
     assert_eq!(
-        board.ended(board.post_path(&board.put("biden_2.jpg", "biden_2.jpg")))["outcome"],
+        daemon.ended(daemon.post_path(&daemon.put("biden_2.jpg", "biden_2.jpg")))["outcome"],
         "unknown"
     );
 }

@@ -14,19 +14,22 @@ struct Run {
 }
 
 fn run(delay_ms: u64, clients: usize, each: usize) -> Run {
-    let mut board = TestDaemon::new();
-    board.preload("slow_sync.c");
-    let counter = board.folder.path().join("syncs");
+    let mut daemon = TestDaemon::new();
+    daemon.preload("slow_sync.c");
+    let counter = daemon.folder.path().join("syncs");
     std::fs::write(&counter, "").unwrap();
-    board.environment("SYNC_COUNTER", counter.to_str().unwrap());
-    board.environment("SYNC_DELAY_MS", &delay_ms.to_string());
-    board.start();
+    daemon.environment("SYNC_COUNTER", counter.to_str().unwrap());
+    daemon.environment("SYNC_DELAY_MS", &delay_ms.to_string());
+    daemon.start();
     let syncs = || std::fs::metadata(&counter).unwrap().len() as usize;
     let before = syncs();
     let begun = Instant::now();
     std::thread::scope(|scope| {
         for client in 0..clients {
-            let (url, inbox) = (board.url("/image/post"), board.folder.path().join("inbox"));
+            let (url, inbox) = (
+                daemon.url("/image/post"),
+                daemon.folder.path().join("inbox"),
+            );
             scope.spawn(move || {
                 let agent: ureq::Agent = ureq::Agent::config_builder().build().into();
                 for n in 0..each {

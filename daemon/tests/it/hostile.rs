@@ -14,8 +14,8 @@ const STATUS: &str = "kithd/board/command/status";
 #[test]
 fn an_answer_goes_to_a_topic_beyond_ascii() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::connected(&broker);
-    let pid = board.pid();
+    let mut daemon = TestDaemon::connected(&broker);
+    let pid = daemon.pid();
     for (n, topic) in ["über/antwort", "é", "日本/答え", "🙂"]
         .into_iter()
         .enumerate()
@@ -29,53 +29,53 @@ fn an_answer_goes_to_a_topic_beyond_ascii() {
         );
         assert_eq!(answers.wait(1)[0]["id"], n, "{topic}");
     }
-    assert_eq!(board.pid(), pid);
-    assert_eq!(board.stop(), Some(0));
+    assert_eq!(daemon.pid(), pid);
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]
 fn a_picture_from_a_topic_beyond_ascii_is_taken() {
     let broker = Mosquitto::running();
     for version in ["5", "3.1.1"] {
-        let mut board = TestDaemon::with_broker(broker.port());
-        board.set("mqtt.version", &format!("{version:?}"));
-        board.set("mqtt.picture_topics", "[\"+/snapshot\", \"küche/#\"]");
-        board.start();
-        part_is_ok(&board, "mqtt");
+        let mut daemon = TestDaemon::with_broker(broker.port());
+        daemon.set("mqtt.version", &format!("{version:?}"));
+        daemon.set("mqtt.picture_topics", "[\"+/snapshot\", \"küche/#\"]");
+        daemon.start();
+        part_is_ok(&daemon, "mqtt");
         let picture = photo("noface.jpg");
         for topic in ["Übersicht/snapshot", "küche/é/x", "日本/snapshot"] {
             publish_with(broker.port(), topic, &["-f", picture.to_str().unwrap()]);
         }
         wait_for("all three", || {
-            (board.sql("select count(*) from images") == ["3"]).then_some(())
+            (daemon.sql("select count(*) from images") == ["3"]).then_some(())
         });
-        let names = board.sql("select path from images order by id");
+        let names = daemon.sql("select path from images order by id");
         assert!(
             names
                 .iter()
                 .any(|name| name.starts_with("Übersicht/snapshot ")),
             "{names:?}"
         );
-        assert_eq!(board.stop(), Some(0));
+        assert_eq!(daemon.stop(), Some(0));
     }
 }
 
 #[test]
 fn a_fault_met_with_a_message_costs_that_message_alone() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.preload("failing_random.c");
-    let fails = board.folder.path().join("random-fails-once");
-    board.environment("RANDOM_FAILS_ONCE", fails.to_str().unwrap());
-    board.start_connected();
-    let pid = board.pid();
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.preload("failing_random.c");
+    let fails = daemon.folder.path().join("random-fails-once");
+    daemon.environment("RANDOM_FAILS_ONCE", fails.to_str().unwrap());
+    daemon.start_connected();
+    let pid = daemon.pid();
     let picture = photo("noface.jpg").display().to_string();
     let send = || publish_with(broker.port(), "kithd/board/image", &["-f", &picture]);
     for n in 1..=2 {
         std::fs::write(&fails, "").unwrap();
         send();
         wait_for("the message to be set aside", || {
-            let messages = board.get("/v1/rejected")["messages"].as_array()?.clone();
+            let messages = daemon.get("/v1/rejected")["messages"].as_array()?.clone();
             let said = messages.first()?["reason"].as_str()?.to_owned();
             (messages.len() == n && said.contains("a fault in kithd, please report it"))
                 .then_some(())
@@ -83,23 +83,23 @@ fn a_fault_met_with_a_message_costs_that_message_alone() {
         assert!(!fails.exists());
     }
     // Sent again it is taken: the fault is over.
-    let taken = board.kithd(["rejected", "retry", "1"]);
+    let taken = daemon.kithd(["rejected", "retry", "1"]);
     assert!(taken.status.success());
-    assert_eq!(board.ended(1)["state"], "processed");
+    assert_eq!(daemon.ended(1)["state"], "processed");
     send();
-    assert_eq!(board.ended(2)["state"], "processed");
-    assert_eq!((board.pid(), board.stop()), (pid, Some(0)));
+    assert_eq!(daemon.ended(2)["state"], "processed");
+    assert_eq!((daemon.pid(), daemon.stop()), (pid, Some(0)));
 }
 
 #[test]
 fn no_answer_goes_to_a_hostile_response_topic() {
     let broker = HostileBroker::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("mqtt.picture_topics", "[\"+/snapshot\"]");
-    board.set("mqtt.commands", "[\"breaker\"]");
-    board.set("shared.group", "boards");
-    board.set("shared.path_topics", "[\"site/paths\"]");
-    board.start();
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("mqtt.picture_topics", "[\"+/snapshot\"]");
+    daemon.set("mqtt.commands", "[\"breaker\"]");
+    daemon.set("shared.group", "boards");
+    daemon.set("shared.path_topics", "[\"site/paths\"]");
+    daemon.start();
     wait_for("the command connection", || {
         broker.send("kithd-board-out", &[0xD0, 0]).then_some(())
     });
@@ -178,10 +178,10 @@ fn no_answer_goes_to_a_hostile_response_topic() {
 fn a_topic_that_is_no_text_is_taken_or_costs_the_connection() {
     for (version, level) in [("5", 5), ("3.1.1", 4)] {
         let broker = HostileBroker::running();
-        let mut board = TestDaemon::with_broker(broker.port());
-        board.set("mqtt.version", &format!("{version:?}"));
-        board.set("mqtt.picture_topics", "[\"+/snapshot\"]");
-        board.start();
+        let mut daemon = TestDaemon::with_broker(broker.port());
+        daemon.set("mqtt.version", &format!("{version:?}"));
+        daemon.set("mqtt.picture_topics", "[\"+/snapshot\"]");
+        daemon.start();
         wait_for("the connection", || {
             broker.send("kithd-board", &[0xD0, 0]).then_some(())
         });
@@ -204,7 +204,7 @@ fn a_topic_that_is_no_text_is_taken_or_costs_the_connection() {
         // In 3.1.1 such a topic must end the connection; in 5 the name is text with a replacement
         // character.
         assert_eq!(broker.has_acknowledged(1), level == 5);
-        assert_eq!(board.stop(), Some(0), "{version}");
+        assert_eq!(daemon.stop(), Some(0), "{version}");
     }
 }
 
@@ -213,15 +213,15 @@ fn random_packets_of_a_broker_never_end_the_daemon() {
     let minutes_each = Duration::from_secs(if full() { 300 } else { 5 });
     for (version, level) in [("5", 5), ("3.1.1", 4)] {
         let broker = HostileBroker::running();
-        let mut board = TestDaemon::with_broker(broker.port());
-        board.set("mqtt.version", &format!("{version:?}"));
-        board.set("mqtt.picture_topics", "[\"+/snapshot\"]");
-        board.set("mqtt.commands", "[\"breaker\", \"enroll\", \"forget\"]");
-        board.start();
+        let mut daemon = TestDaemon::with_broker(broker.port());
+        daemon.set("mqtt.version", &format!("{version:?}"));
+        daemon.set("mqtt.picture_topics", "[\"+/snapshot\"]");
+        daemon.set("mqtt.commands", "[\"breaker\", \"enroll\", \"forget\"]");
+        daemon.start();
         wait_for("the connections", || {
             broker.send("kithd-board-out", &[0xD0, 0]).then_some(())
         });
-        let pid = board.pid();
+        let pid = daemon.pid();
         let topics = [
             "kithd/board/image",
             "kithd/board/image/post",
@@ -237,7 +237,7 @@ fn random_packets_of_a_broker_never_end_the_daemon() {
             // A cut connection comes back after a backoff; many packets find none.
             std::thread::sleep(Duration::from_millis(2));
         }
-        let status: Value = board.get("/v1/status");
+        let status: Value = daemon.get("/v1/status");
         println!(
             "MQTT {version}: {sent} packets, {} connections, {}",
             broker.connections(),
@@ -263,6 +263,6 @@ fn random_packets_of_a_broker_never_end_the_daemon() {
             );
             std::thread::sleep(Duration::from_millis(200));
         }
-        assert_eq!(board.stop(), Some(0), "{version}");
+        assert_eq!(daemon.stop(), Some(0), "{version}");
     }
 }

@@ -7,11 +7,11 @@ use crate::support::{TestDaemon, text, wait_for};
 
 #[test]
 fn metrics_of_a_board_at_work_are_valid_and_name_nobody() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    let id = board.post_path(&board.put("obama_2.jpg", "a.jpg"));
-    assert_eq!(board.ended(id)["outcome"], "known");
-    let metrics = board.get_text("/metrics");
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    let id = daemon.post_path(&daemon.put("obama_2.jpg", "a.jpg"));
+    assert_eq!(daemon.ended(id)["outcome"], "known");
+    let metrics = daemon.get_text("/metrics");
     let mut check = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -38,7 +38,7 @@ fn metrics_of_a_board_at_work_are_valid_and_name_nobody() {
         "{metrics}"
     );
     assert!(!metrics.contains("Obama") && !metrics.contains("a.jpg"));
-    let board_now = &board.get("/v1/health")["board"];
+    let board_now = &daemon.get("/v1/health")["board"];
     assert!(
         board_now["sensors"].is_array() && board_now["reasons"].is_array(),
         "{board_now}"
@@ -47,14 +47,14 @@ fn metrics_of_a_board_at_work_are_valid_and_name_nobody() {
 
 #[test]
 fn where_the_breaker_has_been_is_kept() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     wait_for("the engine", || {
-        board.kithd(["breaker"]).status.success().then_some(())
+        daemon.kithd(["breaker"]).status.success().then_some(())
     });
-    assert!(board.kithd(["breaker", "open"]).status.success());
+    assert!(daemon.kithd(["breaker", "open"]).status.success());
     let changes =
-        || board.sql("SELECT state, reason FROM breaker_history ORDER BY id DESC LIMIT 1");
+        || daemon.sql("SELECT state, reason FROM breaker_history ORDER BY id DESC LIMIT 1");
     wait_for("the change to be written down", || {
         changes()
             .first()
@@ -62,7 +62,7 @@ fn where_the_breaker_has_been_is_kept() {
             .then_some(())
     });
     assert!(changes()[0].contains("operator"), "{:?}", changes());
-    assert!(board.kithd(["breaker", "close"]).status.success());
+    assert!(daemon.kithd(["breaker", "close"]).status.success());
     wait_for("the next one", || {
         changes()[0].starts_with("closed|").then_some(())
     });

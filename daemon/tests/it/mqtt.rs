@@ -13,11 +13,11 @@ const TOPIC: &str = "kithd/board/image/post";
 fn paths_come_in_three_forms_and_results_go_out_unretained() {
     let broker = Mosquitto::running();
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
-    let board = TestDaemon::connected(&broker);
+    let daemon = TestDaemon::connected(&broker);
     let (a, b, c) = (
-        board.put("obama_2.jpg", "a.jpg"),
-        board.put("biden_2.jpg", "b.jpg"),
-        board.put("noface.jpg", "c.jpg"),
+        daemon.put("obama_2.jpg", "a.jpg"),
+        daemon.put("biden_2.jpg", "b.jpg"),
+        daemon.put("noface.jpg", "c.jpg"),
     );
     publish(broker.port(), TOPIC, &json!({ "path": a }).to_string());
     publish(
@@ -61,25 +61,25 @@ fn paths_come_in_three_forms_and_results_go_out_unretained() {
         !kept.iter().any(|topic| topic.ends_with("/result")),
         "a recognition was retained: {kept:?}"
     );
-    board.all_sent();
+    daemon.all_sent();
 }
 
 #[test]
 fn nonsense_is_acknowledged_counted_and_kept_for_the_operator() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::connected(&broker);
+    let mut daemon = TestDaemon::connected(&broker);
     publish(broker.port(), TOPIC, "{\"path\":");
     publish(
         broker.port(),
         TOPIC,
         &json!({ "path": "/etc/passwd" }).to_string(),
     );
-    let good = board.put("obama_1.jpg", "good.jpg");
+    let good = daemon.put("obama_1.jpg", "good.jpg");
     publish(broker.port(), TOPIC, &good);
-    wait_for("the good one", || (board.count_ended() == 1).then_some(()));
-    assert_eq!(board.get("/v1/status")["counts"]["rejected_messages"], 2);
+    wait_for("the good one", || (daemon.count_ended() == 1).then_some(()));
+    assert_eq!(daemon.get("/v1/status")["counts"]["rejected_messages"], 2);
     // Messages are handled side by side, so their rows may come in either order.
-    let kept = board.sql("select topic, reason from rejected_messages order by reason desc");
+    let kept = daemon.sql("select topic, reason from rejected_messages order by reason desc");
     assert!(
         kept[0].starts_with("kithd/board/image/post|the message is not JSON"),
         "{kept:?}"
@@ -89,14 +89,14 @@ fn nonsense_is_acknowledged_counted_and_kept_for_the_operator() {
         "{kept:?}"
     );
     assert!(
-        board
+        daemon
             .get_text("/")
             .contains("is not below one of intake.roots")
     );
-    board.stop();
-    board.start_connected();
+    daemon.stop();
+    daemon.start_connected();
     assert_eq!(
-        board.get("/v1/status")["counts"]["rejected_messages"],
+        daemon.get("/v1/status")["counts"]["rejected_messages"],
         2,
         "it was not acknowledged and came again"
     );
@@ -114,24 +114,24 @@ fn without_a_broker_work_goes_on_and_is_published_later() {
     // In the broker's place a port that hangs up at once, so that attempts can be counted.
     let port = TcpListener::bind(("127.0.0.1", broker.port())).unwrap();
     port.set_nonblocking(true).unwrap();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.start_with_everybody();
-    let id = board.post_path(&board.put("obama_2.jpg", "x.jpg"));
-    assert_eq!(board.ended(id)["outcome"], "known");
-    assert_eq!(board.get("/v1/status")["counts"]["unsent"], 1);
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.start_with_everybody();
+    let id = daemon.post_path(&daemon.put("obama_2.jpg", "x.jpg"));
+    assert_eq!(daemon.ended(id)["outcome"], "known");
+    assert_eq!(daemon.get("/v1/status")["counts"]["unsent"], 1);
     let mut attempts = 0;
     wait_for("several attempts", || {
         attempts += usize::from(port.accept().is_ok());
         (attempts == 6).then_some(())
     });
     drop(port);
-    let outages = board
+    let outages = daemon
         .log()
         .lines()
         .filter(|line| line.contains("WARN"))
         .count();
     // Once for the connection that takes pictures and once for the one that carries results.
-    assert_eq!(outages, 2, "{}", board.log());
+    assert_eq!(outages, 2, "{}", daemon.log());
     broker.start();
     assert_eq!(results.wait(1)[0]["image_id"], id);
 }
@@ -139,14 +139,14 @@ fn without_a_broker_work_goes_on_and_is_published_later() {
 #[test]
 fn results_survive_a_broker_that_dies_and_comes_back() {
     let mut broker = Mosquitto::running();
-    let board = TestDaemon::connected(&broker);
+    let daemon = TestDaemon::connected(&broker);
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "watcher");
     broker.wait_for_saved("watcher");
     broker.kill();
     let ids: Vec<_> = (0..5)
-        .map(|n| board.post_path(&board.put("noface.jpg", &format!("{n}.jpg"))))
+        .map(|n| daemon.post_path(&daemon.put("noface.jpg", &format!("{n}.jpg"))))
         .collect();
-    ids.iter().for_each(|id| drop(board.ended(*id)));
+    ids.iter().for_each(|id| drop(daemon.ended(*id)));
     broker.start();
     let mut got: Vec<i64> = results
         .wait(5)
@@ -161,8 +161,8 @@ fn results_survive_a_broker_that_dies_and_comes_back() {
 #[test]
 fn an_equal_path_is_dropped_only_while_the_first_is_unfinished() {
     let broker = Mosquitto::running();
-    let board = TestDaemon::connected(&broker);
-    let path = board
+    let daemon = TestDaemon::connected(&broker);
+    let path = daemon
         .folder
         .path()
         .join("inbox/x.jpg")
@@ -170,45 +170,49 @@ fn an_equal_path_is_dropped_only_while_the_first_is_unfinished() {
         .to_string();
     publish(broker.port(), TOPIC, &path);
     publish(broker.port(), TOPIC, &path);
-    publish(broker.port(), TOPIC, &board.put("noface.jpg", "marker.jpg"));
-    wait_for("the marker", || (board.count_ended() == 1).then_some(()));
-    assert_eq!(board.sql("select count(*) from images"), ["2"]);
-    board.put("noface.jpg", "x.jpg");
-    wait_for("both", || (board.count_ended() == 2).then_some(()));
+    publish(
+        broker.port(),
+        TOPIC,
+        &daemon.put("noface.jpg", "marker.jpg"),
+    );
+    wait_for("the marker", || (daemon.count_ended() == 1).then_some(()));
+    assert_eq!(daemon.sql("select count(*) from images"), ["2"]);
+    daemon.put("noface.jpg", "x.jpg");
+    wait_for("both", || (daemon.count_ended() == 2).then_some(()));
     publish(broker.port(), TOPIC, &path);
-    wait_for("the third", || (board.count_ended() == 3).then_some(()));
+    wait_for("the third", || (daemon.count_ended() == 3).then_some(()));
 }
 
 #[test]
 fn messages_sent_to_a_stopped_daemon_are_taken_at_its_start() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::connected(&broker);
-    assert_eq!(board.stop(), Some(0));
+    let mut daemon = TestDaemon::connected(&broker);
+    assert_eq!(daemon.stop(), Some(0));
     for n in 0..20 {
         publish(
             broker.port(),
             TOPIC,
-            &board.put("noface.jpg", &format!("{n}.jpg")),
+            &daemon.put("noface.jpg", &format!("{n}.jpg")),
         );
     }
-    board.start();
-    wait_for("all of them", || (board.count_ended() == 20).then_some(()));
+    daemon.start();
+    wait_for("all of them", || (daemon.count_ended() == 20).then_some(()));
 }
 
 /// Its state is part of the retained health message.
 #[test]
 fn the_breaker_obeys_mqtt_only_where_configured() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("mqtt.commands", "[\"breaker\"]");
-    board.set("breaker.cool_down", "100ms");
-    board.start_connected();
-    let state = |board: &TestDaemon| board.get("/v1/breaker")["breaker"]["state"].clone();
-    wait_for("the breaker", || (state(&board) == "closed").then_some(()));
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("mqtt.commands", "[\"breaker\"]");
+    daemon.set("breaker.cool_down", "100ms");
+    daemon.start_connected();
+    let state = |daemon: &TestDaemon| daemon.get("/v1/breaker")["breaker"]["state"].clone();
+    wait_for("the breaker", || (state(&daemon) == "closed").then_some(()));
     let command = "kithd/board/command/breaker";
     publish(broker.port(), command, "open");
     wait_for("the breaker to open", || {
-        (state(&board) == "forced_open").then_some(())
+        (state(&daemon) == "forced_open").then_some(())
     });
     let mut health = Subscriber::new(broker.port(), "kithd/board/health");
     wait_for("health that says so", || {
@@ -218,30 +222,30 @@ fn the_breaker_obeys_mqtt_only_where_configured() {
     });
     publish(broker.port(), command, "{\"command\":\"auto\"}");
     wait_for("the breaker to close", || {
-        (state(&board) == "closed").then_some(())
+        (state(&daemon) == "closed").then_some(())
     });
     publish(broker.port(), command, "ajar");
     wait_for("the rejected word", || {
-        (board.get("/v1/status")["counts"]["rejected_messages"] == 1).then_some(())
+        (daemon.get("/v1/status")["counts"]["rejected_messages"] == 1).then_some(())
     });
-    board.stop();
-    board.unset("mqtt.commands");
-    board.start_connected();
-    wait_for("the breaker", || (state(&board) == "closed").then_some(()));
+    daemon.stop();
+    daemon.unset("mqtt.commands");
+    daemon.start_connected();
+    wait_for("the breaker", || (state(&daemon) == "closed").then_some(()));
     publish(broker.port(), command, "open");
     // An allowed command sent after it is answered once the forbidden one would have been obeyed.
     let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/status");
     publish(broker.port(), "kithd/board/command/status", "");
     answers.wait(1);
-    assert_eq!(state(&board), "closed");
+    assert_eq!(state(&daemon), "closed");
 }
 
 #[test]
 fn the_boards_state_is_online_then_offline_retained() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
+    let mut daemon = TestDaemon::with_broker(broker.port());
     let mut state = Subscriber::new(broker.port(), "kithd/board/status");
-    board.start();
+    daemon.start();
     let last = |state: &mut Subscriber| {
         state
             .messages()
@@ -251,15 +255,15 @@ fn the_boards_state_is_online_then_offline_retained() {
     wait_for("online", || {
         (last(&mut state) == Some(json!("online"))).then_some(())
     });
-    board.stop();
+    daemon.stop();
     wait_for("offline after a stop", || {
         (last(&mut state) == Some(json!("offline"))).then_some(())
     });
-    board.start();
+    daemon.start();
     wait_for("online again", || {
         (last(&mut state) == Some(json!("online"))).then_some(())
     });
-    board.kill();
+    daemon.kill();
     wait_for("offline after a kill", || {
         (last(&mut state) == Some(json!("offline"))).then_some(())
     });
@@ -283,7 +287,7 @@ fn the_boards_state_is_online_then_offline_retained() {
 fn the_bytes_of_a_picture_are_taken_and_other_bytes_rejected() {
     let broker = Mosquitto::running();
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
-    let board = TestDaemon::connected(&broker);
+    let daemon = TestDaemon::connected(&broker);
     let picture = photo("obama_2.jpg");
     let picture = picture.to_str().unwrap();
     publish_with(broker.port(), "kithd/board/image", &["-f", picture]);
@@ -295,7 +299,7 @@ fn the_bytes_of_a_picture_are_taken_and_other_bytes_rejected() {
         "kithd/board/image",
         &["-m", "?", "-D", "publish", "content-type", "image/jpeg"],
     );
-    let broken = board.folder.path().join("broken");
+    let broken = daemon.folder.path().join("broken");
     std::fs::write(&broken, [&[0xff, 0xd8, 0xff, 0xe0][..], &[0; 100]].concat()).unwrap();
     publish_with(
         broker.port(),
@@ -328,7 +332,7 @@ fn the_bytes_of_a_picture_are_taken_and_other_bytes_rejected() {
     );
     assert!(result("failed")["reason"].is_string());
     wait_for("both to be rejected", || {
-        (board.get("/v1/status")["counts"]["rejected_messages"] == 2).then_some(())
+        (daemon.get("/v1/status")["counts"]["rejected_messages"] == 2).then_some(())
     });
 }
 
@@ -340,16 +344,20 @@ fn frigates_snapshots_are_taken_and_retained_ones_not_again() {
     // Frigate publishes retained, at QoS 0.
     let snapshot = ["-f", picture.to_str().unwrap(), "-r", "-q", "0"];
     publish_with(broker.port(), topic, &snapshot);
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("mqtt.picture_topics", "[\"frigate/+/person/snapshot\"]");
-    board.start_connected();
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("mqtt.picture_topics", "[\"frigate/+/person/snapshot\"]");
+    daemon.start_connected();
     publish_with(broker.port(), topic, &snapshot);
-    wait_for("the new one", || (board.count_ended() == 1).then_some(()));
-    board.stop();
-    board.start_connected();
-    publish(broker.port(), TOPIC, &board.put("noface.jpg", "marker.jpg"));
-    wait_for("the marker", || (board.count_ended() == 2).then_some(()));
-    let sources = board.sql("select path from images order by id");
+    wait_for("the new one", || (daemon.count_ended() == 1).then_some(()));
+    daemon.stop();
+    daemon.start_connected();
+    publish(
+        broker.port(),
+        TOPIC,
+        &daemon.put("noface.jpg", "marker.jpg"),
+    );
+    wait_for("the marker", || (daemon.count_ended() == 2).then_some(()));
+    let sources = daemon.sql("select path from images order by id");
     assert!(
         sources.len() == 2 && sources[0].starts_with("frigate/front/person/snapshot "),
         "{sources:?}"
@@ -360,15 +368,15 @@ fn frigates_snapshots_are_taken_and_retained_ones_not_again() {
 fn mqtt_3_1_1_does_all_of_it_and_keeps_its_session_too() {
     let mut broker = Mosquitto::running();
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "results");
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("mqtt.version", "\"3.1.1\"");
-    board.start_connected();
-    assert_eq!(board.stop(), Some(0));
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("mqtt.version", "\"3.1.1\"");
+    daemon.start_connected();
+    assert_eq!(daemon.stop(), Some(0));
     for n in 0..30 {
         publish(
             broker.port(),
             TOPIC,
-            &board.put("noface.jpg", &format!("{n}.jpg")),
+            &daemon.put("noface.jpg", &format!("{n}.jpg")),
         );
     }
     publish_with(
@@ -376,19 +384,19 @@ fn mqtt_3_1_1_does_all_of_it_and_keeps_its_session_too() {
         "kithd/board/image",
         &["-f", photo("noface.jpg").to_str().unwrap()],
     );
-    board.start();
-    wait_for("the beginning", || (board.count_ended() > 3).then_some(()));
+    daemon.start();
+    wait_for("the beginning", || (daemon.count_ended() > 3).then_some(()));
     broker.terminate();
     broker.start();
-    board.kill();
-    board.start();
-    wait_for("all of them", || (board.count_ended() == 31).then_some(()));
-    let mut paths: Vec<_> = board.sql("select distinct path from images");
+    daemon.kill();
+    daemon.start();
+    wait_for("all of them", || (daemon.count_ended() == 31).then_some(()));
+    let mut paths: Vec<_> = daemon.sql("select distinct path from images");
     paths.sort();
     assert_eq!(
         (
             paths.len(),
-            board.sql("select count(*) from images")[0].as_str()
+            daemon.sql("select count(*) from images")[0].as_str()
         ),
         (31, "31")
     );
@@ -405,7 +413,7 @@ fn mqtt_3_1_1_does_all_of_it_and_keeps_its_session_too() {
 #[test]
 fn another_client_of_our_name_is_reported_and_takes_nothing() {
     let broker = Mosquitto::running();
-    let board = TestDaemon::connected(&broker);
+    let daemon = TestDaemon::connected(&broker);
     // It takes over the session and its messages, and acknowledges none of them for long.
     let mut thief = std::process::Command::new("mosquitto_sub")
         .args([
@@ -426,7 +434,7 @@ fn another_client_of_our_name_is_reported_and_takes_nothing() {
         .spawn()
         .unwrap();
     wait_for("the loss to be said", || {
-        let text = board.get("/v1/status")["parts"]["mqtt"]["text"]
+        let text = daemon.get("/v1/status")["parts"]["mqtt"]["text"]
             .as_str()?
             .to_string();
         text.contains("another client has our client id")
@@ -438,10 +446,10 @@ fn another_client_of_our_name_is_reported_and_takes_nothing() {
         publish(
             broker.port(),
             TOPIC,
-            &board.put("noface.jpg", &format!("{n}.jpg")),
+            &daemon.put("noface.jpg", &format!("{n}.jpg")),
         );
     }
-    wait_for("all of them", || (board.count_ended() == 5).then_some(()));
+    wait_for("all of them", || (daemon.count_ended() == 5).then_some(()));
 }
 
 /// The session at the broker outlasts the change.
@@ -449,17 +457,17 @@ fn another_client_of_our_name_is_reported_and_takes_nothing() {
 fn a_topic_taken_out_of_the_configuration_is_unsubscribed() {
     let broker = Mosquitto::running();
     for version in ["5", "3.1.1"] {
-        let mut board = TestDaemon::with_broker(broker.port());
-        board.set("mqtt.version", &format!("{version:?}"));
-        board.set("mqtt.picture_topics", "[\"old/#\", \"lasting/#\"]");
-        board.start_connected();
-        board.stop();
-        board.set("mqtt.picture_topics", "[\"lasting/#\"]");
-        board.start_connected();
+        let mut daemon = TestDaemon::with_broker(broker.port());
+        daemon.set("mqtt.version", &format!("{version:?}"));
+        daemon.set("mqtt.picture_topics", "[\"old/#\", \"lasting/#\"]");
+        daemon.start_connected();
+        daemon.stop();
+        daemon.set("mqtt.picture_topics", "[\"lasting/#\"]");
+        daemon.start_connected();
         // The broker sends nothing of the topic after its answer to the unsubscribe; the message on
         // the wanted topic arrives after it.
         wait_for("the old topic to be silent", || {
-            let before = board.sql("select count(*) from images");
+            let before = daemon.sql("select count(*) from images");
             publish_with(
                 broker.port(),
                 "old/door",
@@ -470,14 +478,14 @@ fn a_topic_taken_out_of_the_configuration_is_unsubscribed() {
                 "lasting/door",
                 &["-f", photo("noface.jpg").to_str().unwrap()],
             );
-            let rejected = board.sql("select count(*) from rejected_messages");
+            let rejected = daemon.sql("select count(*) from rejected_messages");
             wait_for("the one that is wanted", || {
-                (board.sql("select count(*) from images") != before).then_some(())
+                (daemon.sql("select count(*) from images") != before).then_some(())
             });
-            (board.sql("select count(*) from rejected_messages") == rejected).then_some(())
+            (daemon.sql("select count(*) from rejected_messages") == rejected).then_some(())
         });
         assert_eq!(
-            board.sql("select count(*) from images where path like 'old/%'"),
+            daemon.sql("select count(*) from images where path like 'old/%'"),
             ["0"]
         );
     }
@@ -486,13 +494,13 @@ fn a_topic_taken_out_of_the_configuration_is_unsubscribed() {
 #[test]
 fn json_with_paths_means_the_same_at_every_door() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.start();
-    part_is_ok(&board, "mqtt");
-    assert!(board.kithd(["breaker", "open"]).status.success());
-    let [a, b] = ["a.jpg", "b.jpg"].map(|name| board.put("noface.jpg", name));
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.start();
+    part_is_ok(&daemon, "mqtt");
+    assert!(daemon.kithd(["breaker", "open"]).status.success());
+    let [a, b] = ["a.jpg", "b.jpg"].map(|name| daemon.put("noface.jpg", name));
     let rows = || {
-        board.sql("select count(*) from images")[0]
+        daemon.sql("select count(*) from images")[0]
             .parse::<usize>()
             .unwrap()
     };
@@ -514,7 +522,7 @@ fn json_with_paths_means_the_same_at_every_door() {
     let type_json = [("content-type", "application/json")];
     for door in ["/v1/images", "/image/post", "/images/post"] {
         for (body, ids) in &taken {
-            let (status, answer) = board.post(door, &type_json, body.to_string().as_bytes());
+            let (status, answer) = daemon.post(door, &type_json, body.to_string().as_bytes());
             assert_eq!(status, 202, "{door} {body}: {answer}");
             assert_eq!(
                 answer["ids"].as_array().unwrap().len(),
@@ -524,7 +532,7 @@ fn json_with_paths_means_the_same_at_every_door() {
         }
         let before = rows();
         for body in &refused {
-            let (status, answer) = board.post(door, &type_json, body.as_bytes());
+            let (status, answer) = daemon.post(door, &type_json, body.as_bytes());
             assert_eq!(status, 400, "{door} {body}: {answer}");
             let said = answer["detail"].as_str().unwrap();
             assert!(said.contains("paths in more than one place"), "{said}");
@@ -535,13 +543,13 @@ fn json_with_paths_means_the_same_at_every_door() {
     for (n, body) in refused.iter().enumerate() {
         publish(broker.port(), TOPIC, body);
         wait_for("the message to be refused", || {
-            let messages = board.get("/v1/rejected")["messages"].as_array()?.clone();
+            let messages = daemon.get("/v1/rejected")["messages"].as_array()?.clone();
             let said = messages.first()?["reason"].as_str()?.to_owned();
             (messages.len() == n + 1).then_some(said)
         });
     }
     assert!(
-        board.get("/v1/rejected")["messages"][0]["reason"]
+        daemon.get("/v1/rejected")["messages"][0]["reason"]
             .as_str()
             .unwrap()
             .contains("paths in more than one place")

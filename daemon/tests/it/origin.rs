@@ -34,9 +34,9 @@ fn free_address() -> SocketAddr {
 #[test]
 fn an_image_processor_of_the_origin_can_ask_this_board() {
     let address = free_address();
-    let mut board = TestDaemon::new();
-    board.set("facerecog.listen", &address.to_string());
-    board.start_with_everybody();
+    let mut daemon = TestDaemon::new();
+    daemon.set("facerecog.listen", &address.to_string());
+    daemon.start_with_everybody();
     let runtime = Runtime::new().unwrap();
     let url = format!("http://{address}");
     let mut health = wait_for("the port", || {
@@ -62,31 +62,34 @@ fn an_image_processor_of_the_origin_can_ask_this_board() {
             .map(|answer| answer.into_inner().image_name)
     };
     assert_eq!(
-        ask(&board.put("obama_2.jpg", "a.jpg")).unwrap(),
+        ask(&daemon.put("obama_2.jpg", "a.jpg")).unwrap(),
         "obama_1.jpg"
     );
-    assert_eq!(ask(&board.put("noface.jpg", "b.jpg")).unwrap(), "not_found");
+    assert_eq!(
+        ask(&daemon.put("noface.jpg", "b.jpg")).unwrap(),
+        "not_found"
+    );
     assert_eq!(
         ask("/etc/passwd").unwrap_err().code(),
         Code::PermissionDenied
     );
     assert_eq!(
-        ask(&board.put_bytes(b"no picture", "c.jpg"))
+        ask(&daemon.put_bytes(b"no picture", "c.jpg"))
             .unwrap_err()
             .code(),
         Code::InvalidArgument
     );
-    let absent = board.folder.path().join("inbox/absent.jpg");
+    let absent = daemon.folder.path().join("inbox/absent.jpg");
     assert_eq!(
         ask(absent.to_str().unwrap()).unwrap_err().code(),
         Code::NotFound
     );
     assert_eq!(
-        board.get("/v1/status")["counts"]["processed"],
+        daemon.get("/v1/status")["counts"]["processed"],
         0,
         "asking stores nothing"
     );
-    assert_eq!(board.kithd(["breaker", "open"]).status.code(), Some(0));
+    assert_eq!(daemon.kithd(["breaker", "open"]).status.code(), Some(0));
     assert!(
         !runtime
             .block_on(health.health_check(Empty {}))
@@ -95,11 +98,11 @@ fn an_image_processor_of_the_origin_can_ask_this_board() {
             .ready
     );
     assert_eq!(
-        ask(&board.put("obama_2.jpg", "d.jpg")).unwrap_err().code(),
+        ask(&daemon.put("obama_2.jpg", "d.jpg")).unwrap_err().code(),
         Code::Unavailable
     );
     assert_eq!(
-        board.stop(),
+        daemon.stop(),
         Some(0),
         "a connected client must not hold up the stop"
     );
@@ -161,31 +164,31 @@ fn this_board_can_ask_a_service_of_the_origin() {
         runtime
     };
     let running = serve();
-    let mut board = TestDaemon::new();
+    let mut daemon = TestDaemon::new();
     // Obama is enrolled here, hannibal only at the service.
-    board.enroll_everybody();
-    board.set("engine.address", &format!("http://{address}"));
-    board.set("engine.protocol", "facerecog");
-    board.set("breaker.cool_down", "200ms");
-    board.set("breaker.longest_cool_down", "1s");
-    board.start();
-    let path = board.put("obama_2.jpg", "obama.jpg");
-    let known = board.ended(board.post_path(&path));
+    daemon.enroll_everybody();
+    daemon.set("engine.address", &format!("http://{address}"));
+    daemon.set("engine.protocol", "facerecog");
+    daemon.set("breaker.cool_down", "200ms");
+    daemon.set("breaker.longest_cool_down", "1s");
+    daemon.start();
+    let path = daemon.put("obama_2.jpg", "obama.jpg");
+    let known = daemon.ended(daemon.post_path(&path));
     assert_eq!(known["outcome"], "known", "{known}");
     assert_eq!(known["persons"], serde_json::json!(["Barack Obama"]));
     assert!(known["distance"].is_null(), "{known}");
     assert_eq!(service.asked.lock().as_slice(), [path]);
-    let there = board.ended(board.post_path(&board.put("noface.jpg", "hannibal.jpg")));
+    let there = daemon.ended(daemon.post_path(&daemon.put("noface.jpg", "hannibal.jpg")));
     assert_eq!(there["persons"], serde_json::json!(["hannibal"]));
-    let stranger = board.ended(board.post_path(&board.put("noface.jpg", "stranger.jpg")));
+    let stranger = daemon.ended(daemon.post_path(&daemon.put("noface.jpg", "stranger.jpg")));
     assert_eq!(stranger["outcome"], "unknown", "{stranger}");
     let bytes = std::fs::read(crate::support::photo("noface.jpg")).unwrap();
-    let posted = board
+    let posted = daemon
         .post("/v1/images", &[("content-type", "image/jpeg")], &bytes)
         .1["ids"][0]
         .as_i64()
         .unwrap();
-    let refused = board.ended(posted);
+    let refused = daemon.ended(posted);
     assert!(
         refused["reason"]
             .as_str()
@@ -193,17 +196,17 @@ fn this_board_can_ask_a_service_of_the_origin() {
             .contains("takes paths only"),
         "{refused}"
     );
-    assert!(board.get_text("/").contains("Barack Obama"));
+    assert!(daemon.get_text("/").contains("Barack Obama"));
     // The service goes and comes back: pictures wait and lose nothing.
     running.shutdown_background();
     let waiting: Vec<i64> = (0..8)
-        .map(|n| board.post_path(&board.put("noface.jpg", &format!("obama{n}.jpg"))))
+        .map(|n| daemon.post_path(&daemon.put("noface.jpg", &format!("obama{n}.jpg"))))
         .collect();
     wait_for("the breaker to open and a ping to fail", || {
-        (board.get("/v1/breaker")["breaker"]["pings_failed"] != 0).then_some(())
+        (daemon.get("/v1/breaker")["breaker"]["pings_failed"] != 0).then_some(())
     });
     let _running = serve();
     waiting
         .iter()
-        .for_each(|id| assert_eq!(board.ended(*id)["outcome"], "known"));
+        .for_each(|id| assert_eq!(daemon.ended(*id)["outcome"], "known"));
 }

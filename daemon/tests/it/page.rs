@@ -7,22 +7,22 @@ use crate::support::{TestDaemon, photo, wait_for};
 
 #[test]
 fn the_pages_are_live_and_work_without_js_by_phone_and_keyboard() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
     // The first page already shows a known person.
-    let first = board.post_path(&board.put("biden_2.jpg", "known.jpg"));
-    board.ended(first);
-    let picture = board.put("obama_2.jpg", "browser.jpg");
-    browse("page.mjs", &[&board.url("/"), &picture]);
+    let first = daemon.post_path(&daemon.put("biden_2.jpg", "known.jpg"));
+    daemon.ended(first);
+    let picture = daemon.put("obama_2.jpg", "browser.jpg");
+    browse("page.mjs", &[&daemon.url("/"), &picture]);
 }
 
 /// It also lets the page retry images.
 #[test]
 fn the_token_lets_the_page_name_strangers_and_manage_people() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let astronaut = photo("astronaut_1.jpg");
-    let enrolled = board.kithd([
+    let enrolled = daemon.kithd([
         "enroll",
         "--person",
         "Eileen Collins",
@@ -33,24 +33,24 @@ fn the_token_lets_the_page_name_strangers_and_manage_people() {
         "{}",
         crate::support::text(&enrolled)
     );
-    let broken = board.put_bytes(b"no picture at all", "broken.jpg");
+    let broken = daemon.put_bytes(b"no picture at all", "broken.jpg");
     for path in [
-        board.put("obama_1.jpg", "first.jpg"),
-        board.put("obama_2.jpg", "second.jpg"),
-        board.put("astronaut_2.jpg", "astronaut.jpg"),
+        daemon.put("obama_1.jpg", "first.jpg"),
+        daemon.put("obama_2.jpg", "second.jpg"),
+        daemon.put("astronaut_2.jpg", "astronaut.jpg"),
         broken.clone(),
     ] {
-        let id = board.post_path(&path);
-        board.ended(id);
+        let id = daemon.post_path(&path);
+        daemon.ended(id);
     }
     wait_for("the strangers to be grouped", || {
-        let faces = board.get("/v1/strangers")["strangers"][0]["faces"].as_u64();
+        let faces = daemon.get("/v1/strangers")["strangers"][0]["faces"].as_u64();
         (faces == Some(2)).then_some(())
     });
     let good = photo("biden_1.jpg").display().to_string();
     browse(
         "admin.mjs",
-        &[&board.url("/"), &board.token(), &broken, &good],
+        &[&daemon.url("/"), &daemon.token(), &broken, &good],
     );
 }
 

@@ -7,32 +7,32 @@ use crate::support::{TestDaemon, photo};
 
 #[test]
 fn a_posted_path_ends_with_the_right_person_everywhere() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    let path = board.put("obama_2.jpg", "unknown0001.jpg");
-    let id = board.post_path(&path);
-    let image = board.ended(id);
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    let path = daemon.put("obama_2.jpg", "unknown0001.jpg");
+    let id = daemon.post_path(&path);
+    let image = daemon.ended(id);
     assert_eq!(image["state"], "processed", "{image}");
     assert_eq!(image["outcome"], "known", "{image}");
     assert_eq!(image["persons"], json!(["Barack Obama"]));
     assert_eq!(image["found"][0]["person"], "Barack Obama");
     assert!(image["distance"].as_f64().unwrap() < 0.428, "{image}");
     assert!(image["result_id"].is_string());
-    let rows = board.sql(
+    let rows = daemon.sql(
         "select i.outcome, p.name from images i join faces f on f.image_id = i.id join person p on p.id = f.person_id",
     );
     assert_eq!(rows, ["known|Barack Obama"]);
     let join = "select person.name from person inner join person_images as pi on person.id = pi.person_id where image_name = 'obama_1.jpg'";
-    assert_eq!(board.sql(join), ["Barack Obama"]);
-    assert!(board.get_text("/").contains("Barack Obama"));
+    assert_eq!(daemon.sql(join), ["Barack Obama"]);
+    assert!(daemon.get_text("/").contains("Barack Obama"));
 }
 
 #[test]
 fn a_group_gets_a_box_and_a_name_for_every_face() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    let id = board.post_path(&board.put("group.jpg", "group.jpg"));
-    let image = board.ended(id);
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    let id = daemon.post_path(&daemon.put("group.jpg", "group.jpg"));
+    let image = daemon.ended(id);
     let mut names: Vec<_> = image["found"]
         .as_array()
         .unwrap()
@@ -49,19 +49,19 @@ fn a_group_gets_a_box_and_a_name_for_every_face() {
 
 #[test]
 fn strangers_are_unknown_and_a_scene_has_no_face() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let output = board.kithd([
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let output = daemon.kithd([
         "enroll",
         "--person",
         "Joe Biden",
         photo("biden_1.jpg").to_str().unwrap(),
     ]);
     assert!(output.status.success());
-    let stranger = board.post_path(&board.put("astronaut_1.jpg", "a.jpg"));
-    let scene = board.post_path(&board.put("noface.jpg", "n.jpg"));
-    assert_eq!(board.ended(stranger)["outcome"], "unknown");
-    let scene = board.ended(scene);
+    let stranger = daemon.post_path(&daemon.put("astronaut_1.jpg", "a.jpg"));
+    let scene = daemon.post_path(&daemon.put("noface.jpg", "n.jpg"));
+    assert_eq!(daemon.ended(stranger)["outcome"], "unknown");
+    let scene = daemon.ended(scene);
     assert_eq!(
         (&scene["state"], &scene["outcome"]),
         (&json!("processed"), &json!("no_face"))
@@ -70,41 +70,41 @@ fn strangers_are_unknown_and_a_scene_has_no_face() {
 
 #[test]
 fn each_path_of_a_list_and_each_post_is_a_new_image() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let path = board.put("obama_1.jpg", "x.jpg");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let path = daemon.put("obama_1.jpg", "x.jpg");
     let body = json!({ "paths": [{ "path": path }, { "path": path }] }).to_string();
-    let (status, answer) = board.post("/images/post", &[], body.as_bytes());
+    let (status, answer) = daemon.post("/images/post", &[], body.as_bytes());
     assert_eq!(status, 202);
     let (one, two) = (
         answer["ids"][0].as_i64().unwrap(),
         answer["ids"][1].as_i64().unwrap(),
     );
     assert_ne!(one, two);
-    assert_ne!(board.post_path(&path), two);
+    assert_ne!(daemon.post_path(&path), two);
 }
 
 #[test]
 fn the_same_idempotency_key_is_the_same_image() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let body = json!({ "path": board.put("obama_1.jpg", "x.jpg") }).to_string();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let body = json!({ "path": daemon.put("obama_1.jpg", "x.jpg") }).to_string();
     let post = |key: &str| {
         let (status, answer) =
-            board.post("/image/post", &[("idempotency-key", key)], body.as_bytes());
+            daemon.post("/image/post", &[("idempotency-key", key)], body.as_bytes());
         assert_eq!(status, 202);
         answer["ids"][0].as_i64().unwrap()
     };
     let first = post("a");
     assert_eq!(post("a"), first);
     assert_ne!(post("b"), first);
-    let other = json!({ "path": board.put("biden_1.jpg", "y.jpg") }).to_string();
+    let other = json!({ "path": daemon.put("biden_1.jpg", "y.jpg") }).to_string();
     let (status, problem) =
-        board.post("/image/post", &[("idempotency-key", "a")], other.as_bytes());
+        daemon.post("/image/post", &[("idempotency-key", "a")], other.as_bytes());
     assert_eq!(status, 422, "{problem}");
     let bytes = std::fs::read(photo("obama_1.jpg")).unwrap();
     let upload = || {
-        board
+        daemon
             .post(
                 "/v1/images",
                 &[("idempotency-key", "c"), ("content-type", "image/jpeg")],
@@ -117,12 +117,12 @@ fn the_same_idempotency_key_is_the_same_image() {
 
 #[test]
 fn bytes_come_raw_or_as_a_form_and_leave_the_spool_when_done() {
-    let mut board = TestDaemon::new();
+    let mut daemon = TestDaemon::new();
     // The bytes are kept until the engine has passed its next self-test.
-    board.set("breaker.self_test", "1s");
-    board.start_with_everybody();
+    daemon.set("breaker.self_test", "1s");
+    daemon.start_with_everybody();
     let bytes = std::fs::read(photo("biden_2.jpg")).unwrap();
-    let (status, raw) = board.post(
+    let (status, raw) = daemon.post(
         "/v1/images?name=door.jpg",
         &[("content-type", "image/jpeg")],
         &bytes,
@@ -135,42 +135,42 @@ fn bytes_come_raw_or_as_a_form_and_leave_the_spool_when_done() {
         b"\r\n--x--\r\n",
     ]
     .concat();
-    let (status, multipart) = board.post(
+    let (status, multipart) = daemon.post(
         "/v1/images",
         &[("content-type", "multipart/form-data; boundary=x")],
         &form,
     );
     assert_eq!(status, 202, "{multipart}");
     for (answer, name) in [(raw, "door.jpg"), (multipart, "gate.jpg")] {
-        let image = board.ended(answer["ids"][0].as_i64().unwrap());
+        let image = daemon.ended(answer["ids"][0].as_i64().unwrap());
         assert_eq!(
             (&image["path"], &image["persons"]),
             (&json!(name), &json!(["Joe Biden"]))
         );
     }
     crate::support::wait_for("the spool to be swept", || {
-        let left = std::fs::read_dir(board.state("spool")).unwrap().count();
+        let left = std::fs::read_dir(daemon.state("spool")).unwrap().count();
         (left == 0).then_some(())
     });
 }
 
 #[test]
 fn people_enrolled_while_the_daemon_runs_are_known_at_once() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let path = board.put("biden_2.jpg", "x.jpg");
-    assert_eq!(board.ended(board.post_path(&path))["outcome"], "unknown");
-    board.enroll_everybody();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let path = daemon.put("biden_2.jpg", "x.jpg");
+    assert_eq!(daemon.ended(daemon.post_path(&path))["outcome"], "unknown");
+    daemon.enroll_everybody();
     assert_eq!(
-        board.ended(board.post_path(&path))["persons"],
+        daemon.ended(daemon.post_path(&path))["persons"],
         json!(["Joe Biden"])
     );
 }
 
 #[test]
 fn a_picture_of_many_megabytes_goes_through() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     // Noise does not compress: far beyond what a gRPC message may have by default.
     let noise = image::RgbImage::from_fn(1800, 1400, |_, _| {
         image::Rgb(std::array::from_fn(|_| fastrand::u8(..)))
@@ -178,12 +178,12 @@ fn a_picture_of_many_megabytes_goes_through() {
     let mut png = std::io::Cursor::new(Vec::new());
     noise.write_to(&mut png, image::ImageFormat::Png).unwrap();
     assert!(png.get_ref().len() > 7 << 20);
-    let (status, answer) = board.post(
+    let (status, answer) = daemon.post(
         "/v1/images",
         &[("content-type", "image/png")],
         png.get_ref(),
     );
     assert_eq!(status, 202, "{answer}");
-    let image = board.ended(answer["ids"][0].as_i64().unwrap());
+    let image = daemon.ended(answer["ids"][0].as_i64().unwrap());
     assert_eq!(image["state"], "processed", "{image}");
 }

@@ -13,16 +13,16 @@ use crate::support::{
 const PICTURES: &str = "kithd/board/image";
 const PATHS: &str = "kithd/board/image/post";
 
-fn rejected(board: &TestDaemon, count: usize) -> Vec<Value> {
+fn rejected(daemon: &TestDaemon, count: usize) -> Vec<Value> {
     wait_for(&format!("{count} rejected messages"), || {
-        let messages = board.get("/v1/rejected")["messages"].as_array()?.clone();
+        let messages = daemon.get("/v1/rejected")["messages"].as_array()?.clone();
         (messages.len() == count).then_some(messages)
     })
 }
 
 /// Publishes bytes as they are.
-fn publish_bytes(board: &TestDaemon, port: u16, topic: &str, bytes: &[u8], options: &[&str]) {
-    let file = board.folder.path().join("message");
+fn publish_bytes(daemon: &TestDaemon, port: u16, topic: &str, bytes: &[u8], options: &[&str]) {
+    let file = daemon.folder.path().join("message");
     std::fs::write(&file, bytes).unwrap();
     publish_with(
         port,
@@ -31,9 +31,9 @@ fn publish_bytes(board: &TestDaemon, port: u16, topic: &str, bytes: &[u8], optio
     );
 }
 
-fn images(board: &TestDaemon, count: usize) {
+fn images(daemon: &TestDaemon, count: usize) {
     wait_for(&format!("{count} images"), || {
-        (board.sql("select count(*) from images where state in ('processed', 'failed')")
+        (daemon.sql("select count(*) from images where state in ('processed', 'failed')")
             == [count.to_string()])
         .then_some(())
     });
@@ -42,25 +42,25 @@ fn images(board: &TestDaemon, count: usize) {
 #[test]
 fn a_refused_message_is_kept_whole_and_can_be_saved_and_dropped() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.start();
-    part_is_ok(&board, "mqtt");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.start();
+    part_is_ok(&daemon, "mqtt");
     let heic: Vec<u8> = b"\0\0\0\x18ftypheic\0\0\0\0"
         .iter()
         .copied()
         .chain((0..200_000_u32).map(|n| n as u8))
         .collect();
     let declared = ["-D", "publish", "content-type", "image/heic"];
-    publish_bytes(&board, broker.port(), PICTURES, &heic, &declared);
-    rejected(&board, 1);
+    publish_bytes(&daemon, broker.port(), PICTURES, &heic, &declared);
+    rejected(&daemon, 1);
     publish_bytes(
-        &board,
+        &daemon,
         broker.port(),
         PICTURES,
         &[b"\0\0\0\x18ftypavif\0\0\0\0", &[7; 9000][..]].concat(),
         &[],
     );
-    let messages = rejected(&board, 2);
+    let messages = rejected(&daemon, 2);
     let (avif, kept) = (&messages[0], &messages[1]);
     assert!(
         avif["reason"]
@@ -84,40 +84,40 @@ fn a_refused_message_is_kept_whole_and_can_be_saved_and_dropped() {
         (&kept["bytes"], &kept["whole"]),
         (&json!(heic.len()), &json!(true))
     );
-    assert!(board.get_text("/").contains("is HEIC; send it as JPEG"));
+    assert!(daemon.get_text("/").contains("is HEIC; send it as JPEG"));
 
     // Reading about it needs what reading the page needs; its bytes and any action need the token.
-    assert_eq!(board.get("/v1/rejected/1")["bytes"], heic.len());
-    assert_eq!(board.get("/v1/rejected/1/payload")["status"], 401);
-    assert_eq!(board.post("/v1/rejected/1/retry", &[], b"").0, 401);
-    board.stop();
-    board.start();
-    let saved = board.folder.path().join("saved");
-    let save = || board.kithd(["rejected", "save", "1", saved.to_str().unwrap()]);
+    assert_eq!(daemon.get("/v1/rejected/1")["bytes"], heic.len());
+    assert_eq!(daemon.get("/v1/rejected/1/payload")["status"], 401);
+    assert_eq!(daemon.post("/v1/rejected/1/retry", &[], b"").0, 401);
+    daemon.stop();
+    daemon.start();
+    let saved = daemon.folder.path().join("saved");
+    let save = || daemon.kithd(["rejected", "save", "1", saved.to_str().unwrap()]);
     assert!(save().status.success());
     assert!(std::fs::read(&saved).unwrap() == heic, "not what was sent");
     assert!(
         !save().status.success(),
         "a file that is there was overwritten"
     );
-    let list = text(&board.kithd(["rejected"]));
+    let list = text(&daemon.kithd(["rejected"]));
     assert!(
         list.contains("sent as \"image/heic\"") && list.contains("2 kept"),
         "{list}"
     );
-    assert!(text(&board.kithd(["rejected", "show", "1"])).contains("ftypheic"));
-    let again = board.kithd(["rejected", "retry", "1"]);
+    assert!(text(&daemon.kithd(["rejected", "show", "1"])).contains("ftypheic"));
+    let again = daemon.kithd(["rejected", "retry", "1"]);
     assert!(
         !again.status.success() && text(&again).contains("refused again: the message is HEIC"),
         "{}",
         text(&again)
     );
-    assert!(board.kithd(["rejected", "drop", "1"]).status.success());
-    assert!(text(&board.kithd(["rejected", "drop", "1"])).contains("no rejected message 1"));
-    assert!(text(&board.kithd(["rejected", "drop", "--all"])).contains("1 dropped"));
-    assert_eq!(rejected(&board, 0).len(), 0);
+    assert!(daemon.kithd(["rejected", "drop", "1"]).status.success());
+    assert!(text(&daemon.kithd(["rejected", "drop", "1"])).contains("no rejected message 1"));
+    assert!(text(&daemon.kithd(["rejected", "drop", "--all"])).contains("1 dropped"));
+    assert_eq!(rejected(&daemon, 0).len(), 0);
     assert_eq!(
-        std::fs::read_dir(board.state("rejected")).unwrap().count(),
+        std::fs::read_dir(daemon.state("rejected")).unwrap().count(),
         0
     );
 }
@@ -125,17 +125,17 @@ fn a_refused_message_is_kept_whole_and_can_be_saved_and_dropped() {
 #[test]
 fn a_refused_picture_becomes_an_image_once_its_cause_is_gone() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("intake.max_bytes", "64KiB");
-    board.set("mqtt.picture_topics", "[\"old/#\"]");
-    board.start();
-    part_is_ok(&board, "mqtt");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("intake.max_bytes", "64KiB");
+    daemon.set("mqtt.picture_topics", "[\"old/#\"]");
+    daemon.start();
+    part_is_ok(&daemon, "mqtt");
     // Bytes behind a picture's end are no reason to refuse it.
     let picture = [std::fs::read(photo("noface.jpg")).unwrap(), vec![0; 70_000]].concat();
     for topic in ["old/camera", PICTURES] {
-        publish_bytes(&board, broker.port(), topic, &picture, &[]);
+        publish_bytes(&daemon, broker.port(), topic, &picture, &[]);
     }
-    let messages = rejected(&board, 2);
+    let messages = rejected(&daemon, 2);
     assert!(
         messages[0]["reason"]
             .as_str()
@@ -150,20 +150,20 @@ fn a_refused_picture_becomes_an_image_once_its_cause_is_gone() {
             .unwrap()["id"]
             .to_string()
     };
-    board.stop();
-    board.unset("intake.max_bytes");
-    board.unset("mqtt.picture_topics");
-    board.start();
-    let taken = board.kithd(["rejected", "retry", &of(PICTURES)]);
+    daemon.stop();
+    daemon.unset("intake.max_bytes");
+    daemon.unset("mqtt.picture_topics");
+    daemon.start();
+    let taken = daemon.kithd(["rejected", "retry", &of(PICTURES)]);
     assert!(text(&taken).contains("as image 1"), "{}", text(&taken));
-    assert_eq!(board.ended(1)["state"], "processed");
+    assert_eq!(daemon.ended(1)["state"], "processed");
     assert_eq!(
-        board.sql("select picture_key from images"),
+        daemon.sql("select picture_key from images"),
         [sha256(&picture)]
     );
     // The other message's topic is no longer configured: it is refused for another reason and kept.
     let url = format!("/v1/rejected/{}/retry", of("old/camera"));
-    let (status, refused) = board.post_as_admin(&url, &[], b"");
+    let (status, refused) = daemon.post_as_admin(&url, &[], b"");
     assert!(
         status == 422
             && refused["detail"]
@@ -173,7 +173,7 @@ fn a_refused_picture_becomes_an_image_once_its_cause_is_gone() {
         "{refused}"
     );
     assert!(
-        rejected(&board, 1)[0]["reason"]
+        rejected(&daemon, 1)[0]["reason"]
             .as_str()
             .unwrap()
             .contains("mqtt.picture_topics")
@@ -183,32 +183,32 @@ fn a_refused_picture_becomes_an_image_once_its_cause_is_gone() {
 #[test]
 fn the_oldest_refused_messages_are_dropped_and_counted() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("mqtt.rejected_count", "2");
-    board.start();
-    part_is_ok(&board, "mqtt");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("mqtt.rejected_count", "2");
+    daemon.start();
+    part_is_ok(&daemon, "mqtt");
     // Each waits for the one before: messages in flight together are kept in any order.
     for n in 0..5 {
         let payload = format!("no picture {n}");
         publish(broker.port(), PICTURES, &payload);
         wait_for(&payload, || {
-            board.get("/v1/rejected")["messages"]
+            daemon.get("/v1/rejected")["messages"]
                 .to_string()
                 .contains(&payload)
                 .then_some(())
         });
     }
     wait_for("the oldest to be dropped", || {
-        let kept = board.get("/v1/rejected")["messages"].to_string();
+        let kept = daemon.get("/v1/rejected")["messages"].to_string();
         (kept.contains("no picture 3") && !kept.contains("no picture 2")).then_some(())
     });
     assert_eq!(
-        board.get("/v1/rejected?limit=2")["next_cursor"],
+        daemon.get("/v1/rejected?limit=2")["next_cursor"],
         Value::Null,
         "both are on the first page"
     );
-    let first = board.get("/v1/rejected?limit=1");
-    let behind = board.get(&format!(
+    let first = daemon.get("/v1/rejected?limit=1");
+    let behind = daemon.get(&format!(
         "/v1/rejected?limit=1&cursor={}",
         first["next_cursor"]
     ));
@@ -216,28 +216,28 @@ fn the_oldest_refused_messages_are_dropped_and_counted() {
         behind["messages"][0]["id"].as_i64() < first["messages"][0]["id"].as_i64(),
         "{first} {behind}"
     );
-    let counts = &board.get("/v1/status")["counts"];
+    let counts = &daemon.get("/v1/status")["counts"];
     assert_eq!(
         (&counts["rejected_messages"], &counts["rejected_dropped"]),
         (&json!(2), &json!(3)),
         "{counts}"
     );
-    let metrics = board.get_text("/metrics");
+    let metrics = daemon.get_text("/metrics");
     assert!(
         metrics.contains("kithd_rejected_messages 2")
             && metrics.contains("kithd_rejected_dropped_total 3")
     );
-    assert!(board.get_text("/").contains("3 more were dropped"));
-    let doctor = text(&board.kithd(["doctor"]));
+    assert!(daemon.get_text("/").contains("3 more were dropped"));
+    let doctor = text(&daemon.kithd(["doctor"]));
     assert!(doctor.contains("rejected messages: 2 are kept"), "{doctor}");
 }
 
 #[test]
 fn bytes_decide_what_a_message_is_whatever_it_is_called() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.start();
-    part_is_ok(&board, "mqtt");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.start();
+    part_is_ok(&daemon, "mqtt");
     let picture = std::fs::read(photo("noface.jpg")).unwrap();
     let kinds = [
         "text/plain",
@@ -248,7 +248,7 @@ fn bytes_decide_what_a_message_is_whatever_it_is_called() {
     ];
     for kind in kinds {
         publish_bytes(
-            &board,
+            &daemon,
             broker.port(),
             PICTURES,
             &picture,
@@ -256,7 +256,7 @@ fn bytes_decide_what_a_message_is_whatever_it_is_called() {
         );
         // Each waits for the one before: an equal waiting picture is not taken twice.
         images(
-            &board,
+            &daemon,
             kinds.iter().position(|one| one == &kind).unwrap() + 1,
         );
     }
@@ -274,31 +274,31 @@ fn bytes_decide_what_a_message_is_whatever_it_is_called() {
         [b"\r\n", picture.as_slice()].concat(),
     ];
     for (n, payload) in wrapped.iter().enumerate() {
-        publish_bytes(&board, broker.port(), PICTURES, payload, &[]);
-        images(&board, kinds.len() + n + 1);
+        publish_bytes(&daemon, broker.port(), PICTURES, payload, &[]);
+        images(&daemon, kinds.len() + n + 1);
     }
     assert_eq!(
-        board.sql("select distinct picture_key, state from images"),
+        daemon.sql("select distinct picture_key, state from images"),
         [format!("{}|processed", sha256(&picture))]
     );
     let buffer = json!({ "type": "Buffer", "data": picture }).to_string();
     publish_bytes(
-        &board,
+        &daemon,
         broker.port(),
         PICTURES,
         buffer.as_bytes(),
         &["-D", "publish", "content-type", "image/jpeg"],
     );
     assert!(
-        rejected(&board, 1)[0]["reason"]
+        rejected(&daemon, 1)[0]["reason"]
             .as_str()
             .unwrap()
             .contains("msg.payload as a Buffer")
     );
 
-    part_is_ok(&board, "engine");
+    part_is_ok(&daemon, "engine");
     let identify = |bytes: &[u8]| {
-        let file = board.folder.path().join("message");
+        let file = daemon.folder.path().join("message");
         std::fs::write(&file, bytes).unwrap();
         // mosquitto_rr's own -f sends nothing.
         let command = "kithd/board/command/identify";
@@ -330,10 +330,10 @@ fn bytes_decide_what_a_message_is_whatever_it_is_called() {
 #[test]
 fn paths_are_taken_as_other_machines_write_them() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.start();
-    part_is_ok(&board, "mqtt");
-    let path = |n: usize| board.put("noface.jpg", &format!("a b {n}.jpg"));
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.start();
+    part_is_ok(&daemon, "mqtt");
+    let path = |n: usize| daemon.put("noface.jpg", &format!("a b {n}.jpg"));
     let taken: Vec<Vec<u8>> = vec![
         format!("\u{feff}{}", path(0)).into_bytes(),
         format!("{}\0", path(1)).into_bytes(),
@@ -348,11 +348,11 @@ fn paths_are_taken_as_other_machines_write_them() {
             .into_bytes(),
     ];
     for payload in &taken {
-        publish_bytes(&board, broker.port(), PATHS, payload, &[]);
+        publish_bytes(&daemon, broker.port(), PATHS, payload, &[]);
     }
-    images(&board, 8);
+    images(&daemon, 8);
     assert_eq!(
-        board.sql("select count(*) from images where state = 'processed'"),
+        daemon.sql("select count(*) from images where state = 'processed'"),
         ["8"]
     );
     let utf16: Vec<u8> = path(9).encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -364,8 +364,8 @@ fn paths_are_taken_as_other_machines_write_them() {
         (b"/a\n/b", "several lines"),
     ];
     for (n, (payload, reason)) in refused.into_iter().enumerate() {
-        publish_bytes(&board, broker.port(), PATHS, payload, &[]);
-        let said = rejected(&board, n + 1)[0]["reason"].to_string();
+        publish_bytes(&daemon, broker.port(), PATHS, payload, &[]);
+        let said = rejected(&daemon, n + 1)[0]["reason"].to_string();
         assert!(said.contains(reason), "{said}");
     }
 }
@@ -373,10 +373,10 @@ fn paths_are_taken_as_other_machines_write_them() {
 #[test]
 fn a_refused_command_that_may_name_a_person_is_not_kept() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("mqtt.commands", "[\"enroll\", \"forget\"]");
-    board.start_connected();
-    part_is_ok(&board, "engine");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("mqtt.commands", "[\"enroll\", \"forget\"]");
+    daemon.start_connected();
+    part_is_ok(&daemon, "engine");
     for command in ["enroll", "forget"] {
         publish(
             broker.port(),
@@ -389,7 +389,7 @@ fn a_refused_command_that_may_name_a_person_is_not_kept() {
         "kithd/board/command/identify",
         "nothing of the kind",
     );
-    let messages = rejected(&board, 3);
+    let messages = rejected(&daemon, 3);
     assert_eq!(
         messages
             .iter()
@@ -399,62 +399,63 @@ fn a_refused_command_that_may_name_a_person_is_not_kept() {
         "{messages:?}"
     );
     assert!(
-        !board.get_text("/v1/rejected").contains("Xanthippe") && !board.log().contains("Xanthippe")
+        !daemon.get_text("/v1/rejected").contains("Xanthippe")
+            && !daemon.log().contains("Xanthippe")
     );
 }
 
 #[test]
 fn a_message_is_kept_once_however_long_the_database_is_held() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("mqtt.rejected_count", "3");
-    board.start_connected();
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("mqtt.rejected_count", "3");
+    daemon.start_connected();
     publish(broker.port(), PICTURES, "the first of them");
-    rejected(&board, 1);
-    let folder = board.state("rejected");
+    rejected(&daemon, 1);
+    let folder = daemon.state("rejected");
     let files = || std::fs::read_dir(&folder).unwrap().count();
-    let other = rusqlite::Connection::open(board.state("kithd.db")).unwrap();
+    let other = rusqlite::Connection::open(daemon.state("kithd.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     for (topic, message) in [(PICTURES, "no picture at all"), (PATHS, "no path at all")] {
         publish(broker.port(), topic, message);
     }
     publish(broker.port(), "kithd/board/command/identify", "no picture");
     wait_for("all three to be tried", || {
-        (board.log().matches("cannot be kept yet").count() == 3).then_some(())
+        (daemon.log().matches("cannot be kept yet").count() == 3).then_some(())
     });
     assert_eq!(files(), 4);
     other.execute_batch("ROLLBACK").unwrap();
     wait_for("all of them to be kept", || {
-        let kept = board.get("/v1/rejected")["messages"].to_string();
+        let kept = daemon.get("/v1/rejected")["messages"].to_string();
         let all = ["no picture at all", "no path at all", "\"no picture\""];
         all.iter()
             .all(|message| kept.contains(message))
             .then_some(())
     });
     for _ in 0..2 {
-        assert_eq!(rejected(&board, 3).len(), 3);
-        assert_eq!(board.get("/v1/status")["counts"]["rejected_dropped"], 1);
+        assert_eq!(rejected(&daemon, 3).len(), 3);
+        assert_eq!(daemon.get("/v1/status")["counts"]["rejected_dropped"], 1);
         assert_eq!(
-            std::fs::read_dir(board.state("rejected")).unwrap().count(),
+            std::fs::read_dir(daemon.state("rejected")).unwrap().count(),
             3
         );
-        board.kill();
-        board.start_connected();
+        daemon.kill();
+        daemon.start_connected();
     }
 }
 
 #[test]
 fn a_message_beyond_the_limits_says_how_much_of_it_is_kept() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("intake.max_bytes", "64KiB");
-    board.set("mqtt.rejected_bytes", "1MiB");
-    board.start();
-    part_is_ok(&board, "mqtt");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("intake.max_bytes", "64KiB");
+    daemon.set("mqtt.rejected_bytes", "1MiB");
+    daemon.start();
+    part_is_ok(&daemon, "mqtt");
     let mut picture = std::fs::read(photo("noface.jpg")).unwrap();
     picture.resize((1 << 20) + 1, 0);
-    publish_bytes(&board, broker.port(), PICTURES, &picture, &[]);
-    let message = &rejected(&board, 1)[0];
+    publish_bytes(&daemon, broker.port(), PICTURES, &picture, &[]);
+    let message = &rejected(&daemon, 1)[0];
     let said = message["reason"].as_str().unwrap();
     assert!(
         said.contains("intake.max_bytes = 65536")
@@ -468,7 +469,7 @@ fn a_message_beyond_the_limits_says_how_much_of_it_is_kept() {
 }
 
 /// Sends a form of the page as a browser does; returns status and headers.
-fn send_form(board: &TestDaemon, jar: &str, target: &str, body: &str) -> String {
+fn send_form(daemon: &TestDaemon, jar: &str, target: &str, body: &str) -> String {
     let output = Command::new("curl")
         .args([
             "--silent",
@@ -478,8 +479,8 @@ fn send_form(board: &TestDaemon, jar: &str, target: &str, body: &str) -> String 
             "--cookie-jar",
             jar,
         ])
-        .args(["--header", &format!("Origin: {}", board.url(""))])
-        .args(["--data", body, &board.url(target)])
+        .args(["--header", &format!("Origin: {}", daemon.url(""))])
+        .args(["--data", body, &daemon.url(target)])
         .output()
         .unwrap();
     text(&output)
@@ -488,35 +489,35 @@ fn send_form(board: &TestDaemon, jar: &str, target: &str, body: &str) -> String 
 #[test]
 fn the_pages_forms_send_a_message_again_and_drop_it() {
     let broker = Mosquitto::running();
-    let mut board = TestDaemon::with_broker(broker.port());
-    board.set("mqtt.picture_topics", "[\"old/#\"]");
-    board.set("intake.max_bytes", "64KiB");
-    board.start();
-    part_is_ok(&board, "mqtt");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("mqtt.picture_topics", "[\"old/#\"]");
+    daemon.set("intake.max_bytes", "64KiB");
+    daemon.start();
+    part_is_ok(&daemon, "mqtt");
     let picture = [std::fs::read(photo("noface.jpg")).unwrap(), vec![0; 70_000]].concat();
     for (n, topic) in [PICTURES, "old/a", "old/b", "old/c"]
         .into_iter()
         .enumerate()
     {
-        publish_bytes(&board, broker.port(), topic, &picture, &[]);
-        rejected(&board, n + 1);
+        publish_bytes(&daemon, broker.port(), topic, &picture, &[]);
+        rejected(&daemon, n + 1);
     }
-    board.stop();
-    board.unset("intake.max_bytes");
-    board.unset("mqtt.picture_topics");
-    board.start();
-    let jar = board.folder.path().join("cookies").display().to_string();
-    let without = send_form(&board, &jar, "/rejected/1/drop", "");
+    daemon.stop();
+    daemon.unset("intake.max_bytes");
+    daemon.unset("mqtt.picture_topics");
+    daemon.start();
+    let jar = daemon.folder.path().join("cookies").display().to_string();
+    let without = send_form(&daemon, &jar, "/rejected/1/drop", "");
     assert!(
         without.starts_with("HTTP/1.1 401") || without.starts_with("HTTP/1.1 303"),
         "{without}"
     );
-    let body = format!("token={}&next=%2F", board.token());
-    let in_ = send_form(&board, &jar, "/login", &body);
+    let body = format!("token={}&next=%2F", daemon.token());
+    let in_ = send_form(&daemon, &jar, "/login", &body);
     assert!(in_.starts_with("HTTP/1.1 303"), "{in_}");
     let forms = || {
         let output = Command::new("curl")
-            .args(["--silent", "--cookie", &jar, &board.url("/")])
+            .args(["--silent", "--cookie", &jar, &daemon.url("/")])
             .output()
             .unwrap();
         text(&output)
@@ -531,10 +532,10 @@ fn the_pages_forms_send_a_message_again_and_drop_it() {
             .unwrap()
             .to_owned()
     };
-    let send = |form: &str| send_form(&board, &jar, &format!("{form}?csrf={csrf}"), "");
-    assert!(send_form(&board, &jar, "/rejected/1/drop", "").starts_with("HTTP/1.1 403"));
+    let send = |form: &str| send_form(&daemon, &jar, &format!("{form}?csrf={csrf}"), "");
+    assert!(send_form(&daemon, &jar, "/rejected/1/drop", "").starts_with("HTTP/1.1 403"));
     assert_eq!(
-        rejected(&board, 4).len(),
+        rejected(&daemon, 4).len(),
         4,
         "without what the form carries"
     );
@@ -543,25 +544,25 @@ fn the_pages_forms_send_a_message_again_and_drop_it() {
         taken.starts_with("HTTP/1.1 303") && taken.contains("/images/1"),
         "{taken}"
     );
-    assert_eq!(board.ended(1)["state"], "processed");
-    assert_eq!(rejected(&board, 3).len(), 3);
+    assert_eq!(daemon.ended(1)["state"], "processed");
+    assert_eq!(rejected(&daemon, 3).len(), 3);
     // The topic of the others is no longer configured: each is refused again and kept.
     let refused = send("/rejected/2/retry");
     assert!(refused.starts_with("HTTP/1.1 303"), "{refused}");
     assert!(
-        board.get("/v1/rejected/2")["reason"]
+        daemon.get("/v1/rejected/2")["reason"]
             .as_str()
             .unwrap()
             .contains("mqtt.picture_topics")
     );
     assert!(send("/rejected/2/drop").starts_with("HTTP/1.1 303"));
-    assert_eq!(rejected(&board, 2).len(), 2);
+    assert_eq!(rejected(&daemon, 2).len(), 2);
     let gone = send("/rejected/2/drop");
     assert!(gone.starts_with("HTTP/1.1 303"), "{gone}");
     assert!(send("/rejected/drop").starts_with("HTTP/1.1 303"));
-    assert_eq!(rejected(&board, 0).len(), 0);
+    assert_eq!(rejected(&daemon, 0).len(), 0);
     assert_eq!(
-        std::fs::read_dir(board.state("rejected")).unwrap().count(),
+        std::fs::read_dir(daemon.state("rejected")).unwrap().count(),
         0
     );
 }

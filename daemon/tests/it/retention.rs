@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::support::{TestDaemon, mount_memory, photo, wait_for, with_own_mounts};
 
-fn status_of(board: &TestDaemon, path: &str) -> u16 {
-    ureq::get(board.url(path))
+fn status_of(daemon: &TestDaemon, path: &str) -> u16 {
+    ureq::get(daemon.url(path))
         .config()
         .http_status_as_error(false)
         .build()
@@ -18,22 +18,22 @@ fn status_of(board: &TestDaemon, path: &str) -> u16 {
 /// Thumbnails and files go with their images.
 #[test]
 fn the_newest_images_are_kept_and_the_metrics_count_the_rest() {
-    let mut board = TestDaemon::new();
-    board.set("retention.images.count", "4");
-    board.set("retention.thumbnails.count", "2");
-    board.set("retention.uploads.count", "1");
-    board.set("breaker.self_test", "1s");
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.set("retention.images.count", "4");
+    daemon.set("retention.thumbnails.count", "2");
+    daemon.set("retention.uploads.count", "1");
+    daemon.set("breaker.self_test", "1s");
+    daemon.start();
     let bytes = std::fs::read(photo("noface.jpg")).unwrap();
     let upload = |bytes: &[u8]| {
-        let (status, answer) = board.post("/v1/images", &[("content-type", "image/jpeg")], bytes);
+        let (status, answer) = daemon.post("/v1/images", &[("content-type", "image/jpeg")], bytes);
         assert_eq!(status, 202, "{answer}");
         answer["ids"][0].as_i64().unwrap()
     };
     let mut ids: Vec<_> = (0..4).map(|_| upload(&bytes)).collect();
     ids.extend((0..2).map(|_| upload(&bytes[..bytes.len() / 2])));
     let left = |sql: &str| {
-        board
+        daemon
             .sql(sql)
             .iter()
             .map(|id| id.parse().unwrap())
@@ -50,11 +50,11 @@ fn the_newest_images_are_kept_and_the_metrics_count_the_rest() {
         (left("select id from images where file is not null") == ids[5..]).then_some(())
     });
     wait_for("what the rows forgot to be deleted", || {
-        (std::fs::read_dir(board.state("spool")).unwrap().count() == 1).then_some(())
+        (std::fs::read_dir(daemon.state("spool")).unwrap().count() == 1).then_some(())
     });
-    assert_eq!(status_of(&board, &format!("/images/{}", ids[0])), 404);
-    assert_eq!(status_of(&board, &format!("/images/{}", ids[2])), 200);
-    let metrics = board.get_text("/metrics");
+    assert_eq!(status_of(&daemon, &format!("/images/{}", ids[0])), 404);
+    assert_eq!(status_of(&daemon, &format!("/images/{}", ids[2])), 200);
+    let metrics = daemon.get_text("/metrics");
     for line in [
         "kithd_removed_total{kind=\"images\"} 2",
         "kithd_removed_total{kind=\"uploads\"} 5",
@@ -67,7 +67,7 @@ fn the_newest_images_are_kept_and_the_metrics_count_the_rest() {
         assert!(metrics.contains(line), "{line} is missing in:\n{metrics}");
     }
     assert!(
-        board.get("/v1/status")["disk"]["used_bytes"]["database"]
+        daemon.get("/v1/status")["disk"]["used_bytes"]["database"]
             .as_u64()
             .unwrap()
             > 50_000
@@ -83,14 +83,14 @@ fn with_a_synchronised_clock_strangers_expire_and_images_stay() {
     mount_memory(Path::new("/run"), "1m");
     std::fs::create_dir_all("/run/systemd/timesync").unwrap();
     std::fs::write("/run/systemd/timesync/synchronized", "").unwrap();
-    let mut board = TestDaemon::new();
-    board.set("retention.strangers", "3s");
-    board.set("retention.thumbnails.age", "3s");
-    board.set("breaker.self_test", "1s");
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.set("retention.strangers", "3s");
+    daemon.set("retention.thumbnails.age", "3s");
+    daemon.set("breaker.self_test", "1s");
+    daemon.start();
     let obama = photo("obama_1.jpg");
     assert!(
-        board
+        daemon
             .kithd([
                 "enroll",
                 "--person",
@@ -100,11 +100,11 @@ fn with_a_synchronised_clock_strangers_expire_and_images_stay() {
             .status
             .success()
     );
-    let known = board.post_path(&board.put("obama_2.jpg", "known.jpg"));
-    let group = board.post_path(&board.put("group.jpg", "group.jpg"));
-    assert_eq!(board.ended(known)["outcome"], "known");
+    let known = daemon.post_path(&daemon.put("obama_2.jpg", "known.jpg"));
+    let group = daemon.post_path(&daemon.put("group.jpg", "group.jpg"));
+    assert_eq!(daemon.ended(known)["outcome"], "known");
     let strangers = |id: i64| {
-        let found = board.ended(id)["found"].as_array().unwrap().clone();
+        let found = daemon.ended(id)["found"].as_array().unwrap().clone();
         found
             .into_iter()
             .filter(|face| face["outcome"] == "unknown")
@@ -125,22 +125,22 @@ fn with_a_synchronised_clock_strangers_expire_and_images_stay() {
             (&after["box"], &after["number"])
         );
         let crop = format!("/v1/images/{group}/faces/{}.jpg", after["number"]);
-        assert_eq!(status_of(&board, &crop), 404);
+        assert_eq!(status_of(&daemon, &crop), 404);
     }
     assert_eq!(
-        board.sql(
+        daemon.sql(
             "select distinct outcome from faces where length(embedding) = 0 or length(crop) = 0"
         ),
         ["unknown"]
     );
     assert_eq!(
-        status_of(&board, &format!("/v1/images/{known}/faces/1.jpg")),
+        status_of(&daemon, &format!("/v1/images/{known}/faces/1.jpg")),
         200
     );
     wait_for("the thumbnails to go", || {
-        (board.sql("select count(*) from thumbnails") == ["0"]).then_some(())
+        (daemon.sql("select count(*) from thumbnails") == ["0"]).then_some(())
     });
-    let page = board.get_text(&format!("/images/{group}"));
+    let page = daemon.get_text(&format!("/images/{group}"));
     assert!(page.contains("<span class=\"badge unknown\">"), "{page}");
     assert!(
         !after
@@ -149,7 +149,7 @@ fn with_a_synchronised_clock_strangers_expire_and_images_stay() {
         "{page}"
     );
     assert_eq!(
-        board.sql("select count(*) from images where dated = 1"),
+        daemon.sql("select count(*) from images where dated = 1"),
         ["2"]
     );
 }

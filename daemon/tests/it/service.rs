@@ -25,12 +25,12 @@ struct Systemd {
 
 impl Systemd {
     /// Points the daemon to this socket.
-    fn around(board: &mut TestDaemon) -> Self {
-        let path = board.folder.path().join("notify.sock");
+    fn around(daemon: &mut TestDaemon) -> Self {
+        let path = daemon.folder.path().join("notify.sock");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
-        board.environment("NOTIFY_SOCKET", path.to_str().unwrap());
-        board.environment("WATCHDOG_USEC", &WATCHDOG.as_micros().to_string());
+        daemon.environment("NOTIFY_SOCKET", path.to_str().unwrap());
+        daemon.environment("WATCHDOG_USEC", &WATCHDOG.as_micros().to_string());
         Self {
             socket,
             said: Vec::new(),
@@ -76,20 +76,20 @@ impl Systemd {
     }
 }
 
-fn parts(board: &TestDaemon) -> Value {
-    board.get("/v1/status")["parts"].clone()
+fn parts(daemon: &TestDaemon) -> Value {
+    daemon.get("/v1/status")["parts"].clone()
 }
 
 /// A part that is broken has reported, too.
 #[test]
 fn systemd_hears_ready_once_all_parts_have_reported() {
-    let mut board = TestDaemon::with_broker(1);
-    board.set("models.pack", "\"/nowhere/pack\"");
-    board.set("facerecog.listen", "127.0.0.1:0");
-    let mut systemd = Systemd::around(&mut board);
-    board.start();
+    let mut daemon = TestDaemon::with_broker(1);
+    daemon.set("models.pack", "\"/nowhere/pack\"");
+    daemon.set("facerecog.listen", "127.0.0.1:0");
+    let mut systemd = Systemd::around(&mut daemon);
+    daemon.start();
     systemd.wait("READY=1");
-    let parts = parts(&board);
+    let parts = parts(&daemon);
     for (part, condition) in [
         ("engine", "degraded"),
         ("mqtt", "degraded"),
@@ -113,7 +113,7 @@ fn systemd_hears_ready_once_all_parts_have_reported() {
             })
     });
     systemd.wait_until_fed_again();
-    assert_eq!(board.stop(), Some(0));
+    assert_eq!(daemon.stop(), Some(0));
     let said = systemd.said();
     assert_eq!(said.iter().filter(|line| *line == "READY=1").count(), 1);
     let stopping = said
@@ -131,13 +131,13 @@ fn systemd_hears_ready_once_all_parts_have_reported() {
 
 #[test]
 fn ready_waits_for_the_engine_and_the_watchdog_does_not() {
-    let mut board = TestDaemon::new();
-    let mut systemd = Systemd::around(&mut board);
-    board.start();
+    let mut daemon = TestDaemon::new();
+    let mut systemd = Systemd::around(&mut daemon);
+    daemon.start();
     systemd.wait("READY=1");
-    assert_eq!(parts(&board)["engine"]["condition"], "ok");
-    assert_eq!(parts(&board)["mqtt"]["condition"], "off");
-    let pid = board.get("/v1/breaker")["primary"]["pid"].to_string();
+    assert_eq!(parts(&daemon)["engine"]["condition"], "ok");
+    assert_eq!(parts(&daemon)["mqtt"]["condition"], "off");
+    let pid = daemon.get("/v1/breaker")["primary"]["pid"].to_string();
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
     for name in ["NOTIFY_SOCKET=", "WATCHDOG_USEC="] {
         let inherited = environment
@@ -156,21 +156,21 @@ fn ready_waits_for_the_engine_and_the_watchdog_does_not() {
             .success()
     );
     systemd.wait_until_fed_again();
-    assert_eq!(board.stop(), Some(0));
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]
 fn the_watchdog_is_not_fed_while_the_writer_thread_hangs() {
-    let mut board = TestDaemon::new();
-    board.preload("slow_sync.c");
-    let hang = board.folder.path().join("hang");
-    board.environment("SYNC_HANG", hang.to_str().unwrap());
-    let mut systemd = Systemd::around(&mut board);
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.preload("slow_sync.c");
+    let hang = daemon.folder.path().join("hang");
+    daemon.environment("SYNC_HANG", hang.to_str().unwrap());
+    let mut systemd = Systemd::around(&mut daemon);
+    daemon.start();
     systemd.wait("READY=1");
     systemd.wait_until_fed_again();
     std::fs::write(&hang, "").unwrap();
-    let (url, path) = (board.url("/image/post"), board.put("noface.jpg", "a.jpg"));
+    let (url, path) = (daemon.url("/image/post"), daemon.put("noface.jpg", "a.jpg"));
     let accepting = std::thread::spawn(move || {
         let agent: ureq::Agent = ureq::Agent::config_builder().build().into();
         agent
@@ -181,14 +181,14 @@ fn the_watchdog_is_not_fed_while_the_writer_thread_hangs() {
             .as_u16()
     });
     wait_for("the watchdog's complaint", || {
-        board.log().contains("from: writer thread").then_some(())
+        daemon.log().contains("from: writer thread").then_some(())
     });
     let fed = systemd.fed();
     let complaints =
-        |board: &mut TestDaemon| board.log().matches("the watchdog is not fed").count();
-    let before = complaints(&mut board);
+        |daemon: &mut TestDaemon| daemon.log().matches("the watchdog is not fed").count();
+    let before = complaints(&mut daemon);
     wait_for("another complaint", || {
-        (complaints(&mut board) > before).then_some(())
+        (complaints(&mut daemon) > before).then_some(())
     });
     assert_eq!(
         systemd.fed(),
@@ -215,24 +215,24 @@ fn the_brokers_password_may_come_as_a_credential_of_systemd() {
         "allow_anonymous false\npassword_file passwords",
         &[("passwords", &passwords)],
     );
-    let mut board = TestDaemon::with_broker(broker.port());
-    let credentials = board.folder.path().join("credentials");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    let credentials = daemon.folder.path().join("credentials");
     std::fs::create_dir(&credentials).unwrap();
     std::fs::write(credentials.join("kithd.mqtt-password"), "secret\n").unwrap();
-    board.environment("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap());
-    board.set("mqtt.username", "kithd");
-    board.start();
+    daemon.environment("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap());
+    daemon.set("mqtt.username", "kithd");
+    daemon.start();
     wait_for("the connection", || {
-        (parts(&board)["mqtt"]["condition"] == "ok").then_some(())
+        (parts(&daemon)["mqtt"]["condition"] == "ok").then_some(())
     });
 }
 
 #[test]
 fn allow_adds_a_root_with_its_drop_in_and_takes_both_back() {
-    let board = TestDaemon::new();
+    let daemon = TestDaemon::new();
     let (config, units) = (
-        board.folder.path().join("kithd.toml"),
-        board.folder.path().join("units"),
+        daemon.folder.path().join("kithd.toml"),
+        daemon.folder.path().join("units"),
     );
     std::fs::copy(Path::new(DEPLOY).join("kithd.toml"), &config).unwrap();
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o640)).unwrap();
@@ -380,10 +380,10 @@ fn the_unit_is_valid_and_its_exposure_stays_within_the_limit() {
 
 #[test]
 fn packages_get_completions_and_a_man_page_per_command() {
-    let board = TestDaemon::new();
-    let completion = board.kithd(["completion", "bash"]);
+    let daemon = TestDaemon::new();
+    let completion = daemon.kithd(["completion", "bash"]);
     assert!(completion.status.success());
-    let script = board.folder.path().join("kithd.bash");
+    let script = daemon.folder.path().join("kithd.bash");
     std::fs::write(&script, &completion.stdout).unwrap();
     assert!(
         Command::new("bash")
@@ -393,14 +393,14 @@ fn packages_get_completions_and_a_man_page_per_command() {
             .unwrap()
             .success()
     );
-    let folder = board.folder.path().join("man");
+    let folder = daemon.folder.path().join("man");
     assert!(
-        board
+        daemon
             .kithd(["man", folder.to_str().unwrap()])
             .status
             .success()
     );
-    let help = text(&board.kithd(["--help"]));
+    let help = text(&daemon.kithd(["--help"]));
     let commands = help
         .lines()
         .skip_while(|line| !line.starts_with("Commands:"))

@@ -14,18 +14,18 @@ use crate::support::{Subscriber, TestDaemon, part_is_ok, photo, publish, wait_fo
 const UNDER_WAY: usize = 16;
 
 fn member(port: u16, device: &str, mount: &Path) -> TestDaemon {
-    let mut board = TestDaemon::with_broker(port);
-    board.set("device", device);
-    board.set(
+    let mut daemon = TestDaemon::with_broker(port);
+    daemon.set("device", device);
+    daemon.set(
         "intake.roots",
         &format!("[{:?}]", mount.display().to_string()),
     );
-    board.set("shared.group", "boards");
-    board.set("shared.path_topics", "[\"site/paths\"]");
-    board.set("shared.session_expiry", "1h");
-    board.start();
-    part_is_ok(&board, "mqtt shared");
-    board
+    daemon.set("shared.group", "boards");
+    daemon.set("shared.path_topics", "[\"site/paths\"]");
+    daemon.set("shared.session_expiry", "1h");
+    daemon.start();
+    part_is_ok(&daemon, "mqtt shared");
+    daemon
 }
 
 /// Puts pictures on the mount that all share, each with a key of its own.
@@ -109,8 +109,10 @@ fn two_boards_share_a_topic_and_a_kill_loses_nothing() {
             .count()
             <= UNDER_WAY
     );
-    for board in [&first, &second] {
-        let share: usize = board.sql("select count(*) from images")[0].parse().unwrap();
+    for daemon in [&first, &second] {
+        let share: usize = daemon.sql("select count(*) from images")[0]
+            .parse()
+            .unwrap();
         assert!(share >= 30, "one board had only {share} of 120");
     }
 }

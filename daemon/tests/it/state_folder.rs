@@ -10,22 +10,22 @@ use serde_json::{Value, json};
 
 use crate::support::{TestDaemon, mount_memory, part_is_ok, photo, wait_for, with_own_mounts};
 
-fn upload(board: &TestDaemon) -> (u16, Value) {
+fn upload(daemon: &TestDaemon) -> (u16, Value) {
     let bytes = std::fs::read(photo("noface.jpg")).unwrap();
-    board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes)
+    daemon.post("/v1/images", &[("content-type", "image/jpeg")], &bytes)
 }
 
-fn path(board: &TestDaemon) -> (u16, Value) {
-    let path = board.folder.path().join("inbox/a.jpg");
-    board.post(
+fn path(daemon: &TestDaemon) -> (u16, Value) {
+    let path = daemon.folder.path().join("inbox/a.jpg");
+    daemon.post(
         "/image/post",
         &[],
         json!({ "path": path }).to_string().as_bytes(),
     )
 }
 
-fn intake(board: &TestDaemon) -> (String, String) {
-    let part = board.get("/v1/status")["parts"]["intake"].clone();
+fn intake(daemon: &TestDaemon) -> (String, String) {
+    let part = daemon.get("/v1/status")["parts"]["intake"].clone();
     (
         part["condition"].as_str().unwrap().into(),
         part["text"].as_str().unwrap().into(),
@@ -36,13 +36,13 @@ fn intake(board: &TestDaemon) -> (String, String) {
 type Way = fn(&TestDaemon) -> (u16, Value);
 
 /// Checks that pictures are refused in the same words the whole time, with one line in the log.
-fn refused(board: &mut TestDaemon, why: &str, ways: &[Way]) {
+fn refused(daemon: &mut TestDaemon, why: &str, ways: &[Way]) {
     let begun = Instant::now();
     let mut texts = Vec::new();
     // Longer than the board takes to look by itself.
     while begun.elapsed() < Duration::from_secs(6) {
         for way in ways {
-            let (status, answer) = way(board);
+            let (status, answer) = way(daemon);
             let detail = answer["detail"].as_str().unwrap();
             assert!(status == 503 && detail.contains(why), "{status} {answer}");
             assert!(
@@ -50,47 +50,47 @@ fn refused(board: &mut TestDaemon, why: &str, ways: &[Way]) {
                 "it tells a path: {detail}"
             );
         }
-        let (condition, text) = intake(board);
+        let (condition, text) = intake(daemon);
         assert_eq!(condition, "degraded", "{text}");
         texts.push(text);
         std::thread::sleep(Duration::from_millis(100));
     }
     texts.dedup();
     assert_eq!(texts.len(), 1, "{texts:?}");
-    let log = board.log();
+    let log = daemon.log();
     assert_eq!(log.matches("not accepting pictures").count(), 1, "{log}");
 }
 
-fn accepts_again(board: &TestDaemon) {
+fn accepts_again(daemon: &TestDaemon) {
     wait_for("pictures to be accepted", || {
-        (intake(board).0 == "ok").then_some(())
+        (intake(daemon).0 == "ok").then_some(())
     });
-    assert_eq!((upload(board).0, path(board).0), (202, 202));
+    assert_eq!((upload(daemon).0, path(daemon).0), (202, 202));
 }
 
 #[test]
 fn a_state_folder_moved_away_takes_nothing_until_it_is_back() {
-    let mut board = TestDaemon::new();
-    board.start();
-    assert_eq!(upload(&board).0, 202);
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    assert_eq!(upload(&daemon).0, 202);
     let (state, away) = (
-        board.folder.path().join("state"),
-        board.folder.path().join("away"),
+        daemon.folder.path().join("state"),
+        daemon.folder.path().join("away"),
     );
     std::fs::rename(&state, &away).unwrap();
-    refused(&mut board, "deleted or replaced", &[upload, path]);
+    refused(&mut daemon, "deleted or replaced", &[upload, path]);
     std::fs::rename(&away, &state).unwrap();
-    accepts_again(&board);
+    accepts_again(&daemon);
 }
 
 #[test]
 fn a_database_that_is_replaced_ends_the_daemon_for_a_new_start() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let database = board.state("kithd.db");
-    std::fs::copy(&database, board.folder.path().join("copy")).unwrap();
-    std::fs::rename(board.folder.path().join("copy"), &database).unwrap();
-    let status = format!("/proc/{}/stat", board.pid());
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let database = daemon.state("kithd.db");
+    std::fs::copy(&database, daemon.folder.path().join("copy")).unwrap();
+    std::fs::rename(daemon.folder.path().join("copy"), &database).unwrap();
+    let status = format!("/proc/{}/stat", daemon.pid());
     wait_for("the daemon to end", || {
         std::fs::read_to_string(&status)
             .ok()
@@ -98,14 +98,14 @@ fn a_database_that_is_replaced_ends_the_daemon_for_a_new_start() {
             .then_some(())
     });
     wait_for("the reason", || {
-        board
+        daemon
             .log()
             .contains("another database lies in the state folder")
             .then_some(())
     });
-    board.kill();
-    board.start();
-    assert_eq!(upload(&board).0, 202);
+    daemon.kill();
+    daemon.start();
+    assert_eq!(upload(&daemon).0, 202);
 }
 
 #[test]
@@ -113,19 +113,19 @@ fn a_disk_that_turns_read_only_is_said_once_without_a_path() {
     if !with_own_mounts("state_folder::a_disk_that_turns_read_only_is_said_once_without_a_path") {
         return;
     }
-    let mut board = TestDaemon::new();
-    board.start();
-    assert_eq!(upload(&board).0, 202);
-    let spool = board.state("spool");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    assert_eq!(upload(&daemon).0, 202);
+    let spool = daemon.state("spool");
     let done = |command: &mut Command| assert!(command.status().unwrap().success());
     done(
         Command::new("mount")
             .args(["-t", "tmpfs", "-o", "ro", "tmpfs"])
             .arg(&spool),
     );
-    refused(&mut board, "is read-only", &[upload]);
+    refused(&mut daemon, "is read-only", &[upload]);
     done(Command::new("umount").arg(&spool));
-    accepts_again(&board);
+    accepts_again(&daemon);
 }
 
 #[test]
@@ -134,14 +134,14 @@ fn without_a_reserve_the_disk_keeps_room_for_what_was_accepted() {
     {
         return;
     }
-    let mut board = TestDaemon::new();
-    mount_memory(&board.folder.path().join("state"), "24m");
-    board.set("intake.disk_reserve", "0B");
+    let mut daemon = TestDaemon::new();
+    mount_memory(&daemon.folder.path().join("state"), "24m");
+    daemon.set("intake.disk_reserve", "0B");
     // Files leave once the self-test has vouched for their results.
-    board.set("breaker.self_test", "1s");
-    board.start();
-    part_is_ok(&board, "engine");
-    assert!(board.kithd(["breaker", "open"]).status.success());
+    daemon.set("breaker.self_test", "1s");
+    daemon.start();
+    part_is_ok(&daemon, "engine");
+    assert!(daemon.kithd(["breaker", "open"]).status.success());
     // Large, so that a few fill the disk.
     let bytes = [
         std::fs::read(photo("noface.jpg")).unwrap(),
@@ -150,7 +150,7 @@ fn without_a_reserve_the_disk_keeps_room_for_what_was_accepted() {
     .concat();
     let mut accepted = 0;
     let answer = loop {
-        let (status, answer) = board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes);
+        let (status, answer) = daemon.post("/v1/images", &[("content-type", "image/jpeg")], &bytes);
         if status != 202 {
             break answer;
         }
@@ -160,7 +160,7 @@ fn without_a_reserve_the_disk_keeps_room_for_what_was_accepted() {
         answer["detail"].as_str().unwrap().contains("is full"),
         "{answer}"
     );
-    let ready = ureq::get(board.url("/readyz"))
+    let ready = ureq::get(daemon.url("/readyz"))
         .config()
         .http_status_as_error(false)
         .build()
@@ -168,33 +168,33 @@ fn without_a_reserve_the_disk_keeps_room_for_what_was_accepted() {
         .unwrap();
     assert_eq!(ready.status().as_u16(), 503);
     wait_for("the breaker to close", || {
-        board
+        daemon
             .kithd(["breaker", "close"])
             .status
             .success()
             .then_some(())
     });
     // Processing frees the disk again.
-    board.all_ended();
-    assert_eq!(board.get("/v1/status")["counts"]["processed"], accepted);
+    daemon.all_ended();
+    assert_eq!(daemon.get("/v1/status")["counts"]["processed"], accepted);
     wait_for("the door to open", || {
-        (intake(&board).0 == "ok").then_some(())
+        (intake(&daemon).0 == "ok").then_some(())
     });
-    board.kill();
+    daemon.kill();
     let _ = Command::new("umount")
         .arg("-l")
-        .arg(board.folder.path().join("state"))
+        .arg(daemon.folder.path().join("state"))
         .status();
 }
 
 #[test]
 fn files_are_closed_to_others_whatever_folder_and_umask() {
-    let mut board = TestDaemon::new();
-    let state = board.folder.path().join("state");
+    let mut daemon = TestDaemon::new();
+    let state = daemon.folder.path().join("state");
     std::fs::create_dir(&state).unwrap();
     std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    board.start();
-    assert_eq!(upload(&board).0, 202);
+    daemon.start();
+    assert_eq!(upload(&daemon).0, 202);
     let open = |folder: &Path| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(folder)
             .unwrap()
@@ -213,9 +213,9 @@ fn files_are_closed_to_others_whatever_folder_and_umask() {
 /// Entries under names like kithd's own, as a restored copy or a hand leaves them.
 #[test]
 fn odd_entries_in_the_state_folder_do_not_stop_the_start() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
-    board.stop();
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    daemon.stop();
     let uuid = "0".repeat(32);
     let folders = [
         format!("rejected/{uuid}"),
@@ -227,57 +227,57 @@ fn odd_entries_in_the_state_folder_do_not_stop_the_start() {
         "kithd.db.before-1".into(),
         "kithd.db.damaged-1".into(),
     ];
-    std::fs::remove_dir_all(board.state("inbox")).unwrap();
+    std::fs::remove_dir_all(daemon.state("inbox")).unwrap();
     for folder in &folders {
-        std::fs::create_dir_all(board.state(folder)).unwrap();
+        std::fs::create_dir_all(daemon.state(folder)).unwrap();
     }
     for link in ["inbox", "rejected/link", "spool/link"] {
-        std::os::unix::fs::symlink("/nowhere/at/all", board.state(link)).unwrap();
+        std::os::unix::fs::symlink("/nowhere/at/all", daemon.state(link)).unwrap();
     }
     for pipe in [
         format!("rejected/1{}", &uuid[1..]),
         format!("spool/1{}.mqtt.9", &uuid[1..]),
     ] {
-        let made = Command::new("mkfifo").arg(board.state(&pipe)).status();
+        let made = Command::new("mkfifo").arg(daemon.state(&pipe)).status();
         assert!(made.unwrap().success());
     }
-    std::fs::write(board.state("rejected/not a name of ours"), "x").unwrap();
-    board.start();
-    part_is_ok(&board, "gallery");
-    assert_eq!(board.known("obama_2.jpg", "o.jpg"), "Barack Obama");
-    assert_eq!(board.sql("select count(*) from images"), ["1"]);
-    assert_eq!(board.sql("select count(*) from rejected_messages"), ["0"]);
+    std::fs::write(daemon.state("rejected/not a name of ours"), "x").unwrap();
+    daemon.start();
+    part_is_ok(&daemon, "gallery");
+    assert_eq!(daemon.known("obama_2.jpg", "o.jpg"), "Barack Obama");
+    assert_eq!(daemon.sql("select count(*) from images"), ["1"]);
+    assert_eq!(daemon.sql("select count(*) from rejected_messages"), ["0"]);
     for folder in folders
         .iter()
         .filter(|folder| !folder.starts_with("people"))
     {
-        assert!(board.state(folder).is_dir(), "{folder}");
+        assert!(daemon.state(folder).is_dir(), "{folder}");
     }
-    let log = board.log();
+    let log = daemon.log();
     for entry in [&folders[0], &folders[2]] {
         assert!(
             log.contains(entry) && log.contains("left alone"),
             "{entry}: {log}"
         );
     }
-    assert_eq!(board.stop(), Some(0));
+    assert_eq!(daemon.stop(), Some(0));
     // The folder itself is a file.
-    std::fs::remove_dir_all(board.state("rejected")).unwrap();
-    std::fs::write(board.state("rejected"), "x").unwrap();
-    board.start();
-    assert_eq!(board.get_text("/healthz"), "ok\n");
+    std::fs::remove_dir_all(daemon.state("rejected")).unwrap();
+    std::fs::write(daemon.state("rejected"), "x").unwrap();
+    daemon.start();
+    assert_eq!(daemon.get_text("/healthz"), "ok\n");
 }
 
 #[test]
 fn a_program_that_keeps_the_journal_from_shrinking_is_named() {
     use std::io::Write as _;
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let sqlite3 = |arguments: &[&str]| {
         let mut command = Command::new("sqlite3");
         command
             .args(["-cmd", ".timeout 10000"])
-            .arg(board.state("kithd.db"))
+            .arg(daemon.state("kithd.db"))
             .args(arguments);
         command
     };
@@ -298,25 +298,25 @@ fn a_program_that_keeps_the_journal_from_shrinking_is_named() {
                  INSERT INTO facts SELECT 'large ' || x, hex(zeroblob(524288)) FROM n";
     assert!(sqlite3(&[large]).status().unwrap().success());
     let why = "keeps it from being emptied; fuser -v kithd.db";
-    let doctor = crate::support::text(&board.kithd(["doctor"]));
+    let doctor = crate::support::text(&daemon.kithd(["doctor"]));
     assert!(doctor.contains(why), "{doctor}");
     wait_for("the page to name the journal", || {
-        board.get_text("/").contains(why).then_some(())
+        daemon.get_text("/").contains(why).then_some(())
     });
-    assert!(board.get_text("/health").contains(why));
+    assert!(daemon.get_text("/health").contains(why));
     assert_eq!(
-        board.get("/v1/status")["parts"]["journal"]["condition"],
+        daemon.get("/v1/status")["parts"]["journal"]["condition"],
         "degraded"
     );
     // Level-triggered: gone with the next pictures after the reader.
     drop(asked);
     reader.wait().unwrap();
     wait_for("the journal to be small", || {
-        assert_eq!(upload(&board).0, 202);
-        board.all_ended();
-        let part = &board.get("/v1/status")["parts"]["journal"];
+        assert_eq!(upload(&daemon).0, 202);
+        daemon.all_ended();
+        let part = &daemon.get("/v1/status")["parts"]["journal"];
         (part["condition"] == "ok").then_some(())
     });
-    let doctor = crate::support::text(&board.kithd(["doctor"]));
+    let doctor = crate::support::text(&daemon.kithd(["doctor"]));
     assert!(!doctor.contains(why), "{doctor}");
 }

@@ -111,42 +111,46 @@ fn a_broker_that_demands_a_certificate_gets_ours_or_is_reported() {
         "cafile ca.pem\ncertfile server.pem\nkeyfile server.key\nrequire_certificate true";
     let broker = Mosquitto::running_with(demands, &files);
     for version in ["5", "3.1.1"] {
-        let mut board = TestDaemon::with_broker(broker.port());
-        board.set("mqtt.version", &format!("{version:?}"));
-        board.set("mqtt.url", &format!("mqtts://127.0.0.1:{}", broker.port()));
-        let state = |board: &TestDaemon| {
-            board.get("/v1/status")["parts"]["mqtt"]["text"]
+        let mut daemon = TestDaemon::with_broker(broker.port());
+        daemon.set("mqtt.version", &format!("{version:?}"));
+        daemon.set("mqtt.url", &format!("mqtts://127.0.0.1:{}", broker.port()));
+        let state = |daemon: &TestDaemon| {
+            daemon.get("/v1/status")["parts"]["mqtt"]["text"]
                 .as_str()
                 .unwrap_or("")
                 .to_string()
         };
         // The system's trust store does not count where a CA is configured.
-        board.start();
+        daemon.start();
         wait_for("a certificate that is not trusted", || {
-            state(&board)
+            state(&daemon)
                 .contains("no encrypted connection")
                 .then_some(())
         });
-        assert!(state(&board).contains("UnknownIssuer"), "{}", state(&board));
-        board.stop();
+        assert!(
+            state(&daemon).contains("UnknownIssuer"),
+            "{}",
+            state(&daemon)
+        );
+        daemon.stop();
 
-        board.set("mqtt.ca_file", &quoted(&authority.path("ca.pem")));
-        board.start();
+        daemon.set("mqtt.ca_file", &quoted(&authority.path("ca.pem")));
+        daemon.start();
         wait_for("a broker that wants a certificate", || {
-            let state = state(&board);
+            let state = state(&daemon);
             (state.contains("no connection") && !state.contains("UnknownIssuer")).then_some(())
         });
-        board.stop();
+        daemon.stop();
 
         let (certificate, key) = (
-            board.folder.path().join("board.pem"),
-            board.folder.path().join("board.key"),
+            daemon.folder.path().join("board.pem"),
+            daemon.folder.path().join("board.key"),
         );
-        board.set("mqtt.client_cert", &quoted(&certificate));
-        board.set("mqtt.client_key", &quoted(&key));
-        board.start();
+        daemon.set("mqtt.client_cert", &quoted(&certificate));
+        daemon.set("mqtt.client_key", &quoted(&key));
+        daemon.start();
         wait_for("a missing certificate", || {
-            state(&board)
+            state(&daemon)
                 .contains("board.pem holds no certificate")
                 .then_some(())
         });
@@ -154,7 +158,7 @@ fn a_broker_that_demands_a_certificate_gets_ours_or_is_reported() {
         std::fs::copy(authority.path("board.pem"), &certificate).unwrap();
         std::fs::copy(authority.path("board.key"), &key).unwrap();
         for part in ["mqtt", "mqtt out"] {
-            part_is_ok(&board, part);
+            part_is_ok(&daemon, part);
         }
         let output = Command::new("mosquitto_pub")
             .args([
@@ -167,7 +171,7 @@ fn a_broker_that_demands_a_certificate_gets_ours_or_is_reported() {
                 "-t",
                 "kithd/board/image/post",
             ])
-            .args(["-m", &board.put("noface.jpg", "a.jpg")])
+            .args(["-m", &daemon.put("noface.jpg", "a.jpg")])
             .args(["--cafile", authority.path("ca.pem").to_str().unwrap()])
             .args([
                 "--cert",
@@ -179,7 +183,7 @@ fn a_broker_that_demands_a_certificate_gets_ours_or_is_reported() {
             .unwrap();
         assert!(output.status.success(), "{}", text(&output));
         wait_for("the result at the broker", || {
-            let counts = board.get("/v1/status")["counts"].clone();
+            let counts = daemon.get("/v1/status")["counts"].clone();
             (counts["processed"] == 1 && counts["unsent"] == 0).then_some(())
         });
     }
@@ -237,13 +241,13 @@ fn a_certificate_out_of_its_time_is_told_as_one() {
             .collect();
         let broker = Mosquitto::running_with("certfile server.pem\nkeyfile server.key", &files);
         for version in ["5", "3.1.1"] {
-            let mut board = TestDaemon::with_broker(broker.port());
-            board.set("mqtt.version", &format!("{version:?}"));
-            board.set("mqtt.url", &format!("mqtts://127.0.0.1:{}", broker.port()));
-            board.set("mqtt.ca_file", &quoted(&authority.path("ca.pem")));
-            board.start();
+            let mut daemon = TestDaemon::with_broker(broker.port());
+            daemon.set("mqtt.version", &format!("{version:?}"));
+            daemon.set("mqtt.url", &format!("mqtts://127.0.0.1:{}", broker.port()));
+            daemon.set("mqtt.ca_file", &quoted(&authority.path("ca.pem")));
+            daemon.start();
             let said = wait_for("the part mqtt to say why", || {
-                let part = board.get("/v1/status")["parts"]["mqtt"]["text"]
+                let part = daemon.get("/v1/status")["parts"]["mqtt"]["text"]
                     .as_str()
                     .unwrap_or("")
                     .to_string();

@@ -65,8 +65,8 @@ const FORM: (&str, &str) = ("content-type", "multipart/form-data; boundary=x");
 /// The routes that take one picture.
 const DOORS: [&str; 3] = ["/v1/images", "/v1/identify", "/v1/people?name=Ann"];
 
-fn spool(board: &TestDaemon) -> usize {
-    std::fs::read_dir(board.state("spool")).unwrap().count()
+fn spool(daemon: &TestDaemon) -> usize {
+    std::fs::read_dir(daemon.state("spool")).unwrap().count()
 }
 
 fn detail(problem: &Value) -> &str {
@@ -77,8 +77,8 @@ fn detail(problem: &Value) -> &str {
 
 #[test]
 fn every_door_takes_a_picture_however_it_is_sent() {
-    let mut board = TestDaemon::new();
-    board.start_with_everybody();
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
     let jpeg = jpeg();
     let base64 = piped("base64", &[], &jpeg);
     let one_line = piped("base64", &["-w0"], &jpeg);
@@ -138,21 +138,22 @@ fn every_door_takes_a_picture_however_it_is_sent() {
         ),
     ];
     for (way, headers, body) in &ways {
-        let (status, answer) = board.post("/v1/identify", headers, body);
+        let (status, answer) = daemon.post("/v1/identify", headers, body);
         assert_eq!(
             (status, &answer["faces"][0]["person"]["name"]),
             (200, &json!("Barack Obama")),
             "{way}: {answer}"
         );
-        let (status, answer) = board.post("/v1/images", headers, body);
+        let (status, answer) = daemon.post("/v1/images", headers, body);
         assert_eq!(status, 202, "{way}: {answer}");
         assert_eq!(
-            board.ended(answer["ids"][0].as_i64().unwrap())["persons"],
+            daemon.ended(answer["ids"][0].as_i64().unwrap())["persons"],
             json!(["Barack Obama"]),
             "{way}"
         );
         // The spooled bytes are the same for each form of upload.
-        let (status, answer) = board.post_as_admin("/v1/people?name=Barack%20Obama", headers, body);
+        let (status, answer) =
+            daemon.post_as_admin("/v1/people?name=Barack%20Obama", headers, body);
         assert_eq!(
             status,
             if *way == ways[0].0 { 201 } else { 200 },
@@ -163,9 +164,9 @@ fn every_door_takes_a_picture_however_it_is_sent() {
 
 #[test]
 fn what_can_be_no_picture_is_refused_with_what_to_change() {
-    let mut board = TestDaemon::new();
-    board.start();
-    part_is_ok(&board, "engine");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    part_is_ok(&daemon, "engine");
     let jpeg = jpeg();
     let torn: Vec<u8> = jpeg
         .iter()
@@ -284,7 +285,7 @@ fn what_can_be_no_picture_is_refused_with_what_to_change() {
     ];
     for door in DOORS {
         for (headers, body, status, says) in &cases {
-            let (found, problem) = board.post_as_admin(door, headers, body);
+            let (found, problem) = daemon.post_as_admin(door, headers, body);
             assert_eq!(found, *status, "{door} {says}: {problem}");
             assert!(
                 detail(&problem).contains(says),
@@ -293,35 +294,35 @@ fn what_can_be_no_picture_is_refused_with_what_to_change() {
         }
     }
     let nothing = form(&[part(b"; name=\"p\"; filename=\"\"", b"")]);
-    assert_eq!(board.post("/v1/images", &[FORM], &nothing).0, 400);
+    assert_eq!(daemon.post("/v1/images", &[FORM], &nothing).0, 400);
     assert_eq!(
-        board.sql("SELECT (SELECT count(*) FROM images) + (SELECT count(*) FROM person)"),
+        daemon.sql("SELECT (SELECT count(*) FROM images) + (SELECT count(*) FROM person)"),
         ["0"]
     );
     wait_for("the spool to be empty", || {
-        (spool(&board) == 0).then_some(())
+        (spool(&daemon) == 0).then_some(())
     });
     // A picture by its first bytes that cannot be decoded becomes a failed image.
-    let (status, answer) = board.post("/v1/images", &[], &jpeg[..2000]);
+    let (status, answer) = daemon.post("/v1/images", &[], &jpeg[..2000]);
     assert_eq!(status, 202, "{answer}");
     assert_eq!(
-        board.ended(answer["ids"][0].as_i64().unwrap())["state"],
+        daemon.ended(answer["ids"][0].as_i64().unwrap())["state"],
         "failed"
     );
 }
 
 #[test]
 fn curl_may_leave_the_content_type_out_of_paths() {
-    let mut board = TestDaemon::new();
-    board.start();
-    let path = board.put("noface.jpg", "x.jpg");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let path = daemon.put("noface.jpg", "x.jpg");
     let many = json!({ "paths": [{ "path": path }, { "path": path }] }).to_string();
     for (body, ids) in [
         (json!({ "path": path }).to_string(), 1),
         (format!("\u{feff} {many}"), 2),
     ] {
         let output = Command::new("curl")
-            .args(["-sS", "-d", &body, &board.url("/v1/images")])
+            .args(["-sS", "-d", &body, &daemon.url("/v1/images")])
             .output()
             .unwrap();
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -335,11 +336,11 @@ fn curl_may_leave_the_content_type_out_of_paths() {
         ("path=/srv/a.jpg", "a form of the kind key=value"),
         ("", "EOF"),
     ] {
-        let (status, problem) = board.post("/image/post", &[], body.as_bytes());
+        let (status, problem) = daemon.post("/image/post", &[], body.as_bytes());
         assert_eq!(status, 400, "{problem}");
         assert!(detail(&problem).contains(says), "{problem}");
     }
-    let (_, problem) = board.post("/image/post", &[], &jpeg());
+    let (_, problem) = daemon.post("/image/post", &[], &jpeg());
     assert!(
         detail(&problem).contains("a JPEG, which is taken by POST /v1/images"),
         "{problem}"
@@ -348,8 +349,8 @@ fn curl_may_leave_the_content_type_out_of_paths() {
 
 #[test]
 fn a_part_of_a_form_is_a_picture_by_its_bytes() {
-    let mut board = TestDaemon::new();
-    board.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let jpeg = jpeg();
     let plain = || part(b"; name=\"a\"; filename=\"plain.jpg\"", &jpeg);
     let shapes: [(&[u8], &str); 9] = [
@@ -375,7 +376,7 @@ fn a_part_of_a_form_is_a_picture_by_its_bytes() {
     for (shape, name) in shapes {
         let shape_text = String::from_utf8_lossy(shape);
         let comment = part(b"; name=\"comment\"", b"hello");
-        let (status, answer) = board.post(
+        let (status, answer) = daemon.post(
             "/v1/images",
             &[FORM],
             &form(&[comment, plain(), part(shape, &jpeg)]),
@@ -389,7 +390,7 @@ fn a_part_of_a_form_is_a_picture_by_its_bytes() {
             .collect();
         assert_eq!(ids.len(), 2, "{shape_text}: {answer}");
         assert_eq!(
-            board.get(&format!("/v1/images/{}", ids[1]))["path"],
+            daemon.get(&format!("/v1/images/{}", ids[1]))["path"],
             name,
             "{shape_text}"
         );
@@ -398,9 +399,9 @@ fn a_part_of_a_form_is_a_picture_by_its_bytes() {
 
 #[test]
 fn fields_of_a_form_are_text_whatever_their_bytes() {
-    let mut board = TestDaemon::new();
-    board.start();
-    part_is_ok(&board, "engine");
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    part_is_ok(&daemon, "engine");
     let jpeg = jpeg();
     let picture = || part(b"; name=\"picture\"; filename=\"a.jpg\"", &jpeg);
     let umlauts = "ä".repeat(300);
@@ -422,13 +423,13 @@ fn fields_of_a_form_are_text_whatever_their_bytes() {
     for text in texts {
         let shown = String::from_utf8_lossy(&text[..text.len().min(20)]);
         let both = form(&[part(b"; name=\"comment\"", text), picture()]);
-        let (status, answer) = board.post("/v1/images", &[FORM], &both);
+        let (status, answer) = daemon.post("/v1/images", &[FORM], &both);
         assert_eq!(status, 202, "{shown}: {answer}");
         assert_eq!(answer["ids"].as_array().unwrap().len(), 1, "{shown}");
-        let (status, answer) = board.post("/v1/identify", &[FORM], &both);
+        let (status, answer) = daemon.post("/v1/identify", &[FORM], &both);
         assert_eq!(status, 200, "{shown}: {answer}");
     }
-    let queued = board.sql("SELECT count(*) FROM images");
+    let queued = daemon.sql("SELECT count(*) FROM images");
     let base64 = |bytes: &[u8]| String::from_utf8(piped("base64", &["-w0"], bytes)).unwrap();
     let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
     let pictures = [
@@ -446,7 +447,7 @@ fn fields_of_a_form_are_text_whatever_their_bytes() {
             [picture(), part(b"; name=\"second\"", text.as_bytes())],
             [part(b"; name=\"second\"", text.as_bytes()), picture()],
         ] {
-            let (status, problem) = board.post("/v1/images", &[FORM], &form(&parts));
+            let (status, problem) = daemon.post("/v1/images", &[FORM], &form(&parts));
             assert_eq!(status, 422, "{kind}: {problem}");
             let said = detail(&problem);
             assert!(
@@ -455,17 +456,17 @@ fn fields_of_a_form_are_text_whatever_their_bytes() {
             );
         }
     }
-    assert_eq!(board.sql("SELECT count(*) FROM images"), queued);
+    assert_eq!(daemon.sql("SELECT count(*) FROM images"), queued);
 }
 
 #[test]
 fn a_form_is_queued_whole_or_not_at_all() {
-    let mut board = TestDaemon::new();
-    board.set("intake.max_pending", "5");
-    board.set("intake.max_bytes", "1MiB");
-    board.start();
-    part_is_ok(&board, "engine");
-    assert!(board.kithd(["breaker", "open"]).status.success());
+    let mut daemon = TestDaemon::new();
+    daemon.set("intake.max_pending", "5");
+    daemon.set("intake.max_bytes", "1MiB");
+    daemon.start();
+    part_is_ok(&daemon, "engine");
+    assert!(daemon.kithd(["breaker", "open"]).status.success());
     let jpeg = jpeg();
     let file = |name: &str, bytes: &[u8]| {
         part(
@@ -509,10 +510,10 @@ fn a_form_is_queued_whole_or_not_at_all() {
         ),
     ];
     for (what, parts, status, says) in refused {
-        let (found, problem) = board.post("/v1/images", &[FORM, key], &form(&parts));
+        let (found, problem) = daemon.post("/v1/images", &[FORM, key], &form(&parts));
         assert_eq!(found, status, "{what}: {problem}");
         assert!(detail(&problem).contains(says), "{what}: {problem}");
-        assert_eq!(board.sql("SELECT count(*) FROM images"), ["0"], "{what}");
+        assert_eq!(daemon.sql("SELECT count(*) FROM images"), ["0"], "{what}");
     }
     let unused = part(b"; name=\"second\"; filename=\"\"", b"");
     let parts = [
@@ -520,29 +521,29 @@ fn a_form_is_queued_whole_or_not_at_all() {
         unused,
         file("other.jpg", &[&jpeg[..], b"\0"].concat()),
     ];
-    let (status, answer) = board.post("/v1/images", &[FORM, key], &form(&parts));
+    let (status, answer) = daemon.post("/v1/images", &[FORM, key], &form(&parts));
     assert_eq!(
         (status, answer["ids"].as_array().map(Vec::len)),
         (202, Some(2)),
         "{answer}"
     );
     assert_eq!(
-        board.post("/v1/images", &[FORM, key], &form(&parts)).1,
+        daemon.post("/v1/images", &[FORM, key], &form(&parts)).1,
         answer,
         "the same form under the same key"
     );
-    let (status, problem) = board.post("/v1/images", &[FORM, key], &form(&[good(), good()]));
+    let (status, problem) = daemon.post("/v1/images", &[FORM, key], &form(&[good(), good()]));
     assert_eq!(status, 422, "{problem}");
     let four: Vec<_> = (0..4).map(|_| good()).collect();
     for _ in 0..3 {
-        let (status, problem) = board.post("/v1/images", &[FORM], &form(&four));
+        let (status, problem) = daemon.post("/v1/images", &[FORM], &form(&four));
         assert_eq!(status, 503, "there is room for three: {problem}");
     }
-    assert_eq!(board.sql("SELECT count(*) FROM images"), ["2"]);
+    assert_eq!(daemon.sql("SELECT count(*) FROM images"), ["2"]);
     wait_for("only what was accepted in the spool", || {
-        (spool(&board) == 2).then_some(())
+        (spool(&daemon) == 2).then_some(())
     });
-    let (status, answer) = board.post("/v1/images", &[FORM], &form(&four[..3]));
+    let (status, answer) = daemon.post("/v1/images", &[FORM], &form(&four[..3]));
     assert_eq!(status, 202, "{answer}");
 }
 
@@ -587,8 +588,8 @@ fn status_of(mut stream: TcpStream) -> u16 {
 }
 
 /// Returns a line of the daemon's /proc/PID/status in MiB.
-fn mib(board: &TestDaemon, line: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", board.pid())).unwrap();
+fn mib(daemon: &TestDaemon, line: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let kib = status
         .lines()
         .find_map(|found| found.strip_prefix(line))
@@ -606,10 +607,10 @@ fn mib(board: &TestDaemon, line: &str) -> u64 {
 fn uploads_are_not_collected_in_memory_which_returns() {
     const CLIENTS: usize = 60;
     let bytes = if full() { 20 << 20 } else { 4 << 20 };
-    let mut board = TestDaemon::new();
-    board.start();
-    part_is_ok(&board, "engine");
-    let (idle, address) = (mib(&board, "VmRSS"), board.address());
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    part_is_ok(&daemon, "engine");
+    let (idle, address) = (mib(&daemon, "VmRSS"), daemon.address());
     let uploads: Vec<_> = std::thread::scope(|scope| {
         let sending: Vec<_> = (0..CLIENTS)
             .map(|_| scope.spawn(|| held_back(address, bytes)))
@@ -619,7 +620,7 @@ fn uploads_are_not_collected_in_memory_which_returns() {
             .map(|thread| thread.join().unwrap())
             .collect()
     });
-    let peak = mib(&board, "VmHWM");
+    let peak = mib(&daemon, "VmHWM");
     println!(
         "{CLIENTS} uploads of {} MiB under way: {idle} MiB idle, {peak} MiB at most",
         bytes >> 20
@@ -627,7 +628,7 @@ fn uploads_are_not_collected_in_memory_which_returns() {
     assert!(peak <= idle + 100, "{peak} MiB, {idle} MiB before");
     // Other requests are answered meanwhile.
     let begun = Instant::now();
-    assert_eq!(board.post("/v1/images", &[], &jpeg()).0, 202);
+    assert_eq!(daemon.post("/v1/images", &[], &jpeg()).0, 202);
     assert!(
         begun.elapsed() < Duration::from_secs(20),
         "{:?}",
@@ -638,10 +639,10 @@ fn uploads_are_not_collected_in_memory_which_returns() {
         assert_eq!(status_of(upload), 202);
     }
     wait_for("all of them", || {
-        (board.get("/v1/status")["counts"]["processed"] == CLIENTS + 1).then_some(())
+        (daemon.get("/v1/status")["counts"]["processed"] == CLIENTS + 1).then_some(())
     });
     let after = wait_for("the memory to return", || {
-        Some(mib(&board, "VmRSS")).filter(|mib| *mib <= idle + 20)
+        Some(mib(&daemon, "VmRSS")).filter(|mib| *mib <= idle + 20)
     });
     println!("{after} MiB after");
 }
@@ -651,13 +652,13 @@ fn sixty_clients_fit_into_little_address_space() {
     const CLIENTS: usize = 60;
     let each = if full() { 12 } else { 1 };
     let bytes = 3 << 20;
-    let mut board = TestDaemon::new();
+    let mut daemon = TestDaemon::new();
     // The queue has room for all of them.
-    board.set("intake.max_pending", "10000");
-    board.start();
-    part_is_ok(&board, "engine");
-    let limit = (mib(&board, "VmSize") + 300) << 20;
-    let limits = [format!("--as={limit}"), format!("--pid={}", board.pid())];
+    daemon.set("intake.max_pending", "10000");
+    daemon.start();
+    part_is_ok(&daemon, "engine");
+    let limit = (mib(&daemon, "VmSize") + 300) << 20;
+    let limits = [format!("--as={limit}"), format!("--pid={}", daemon.pid())];
     assert!(
         Command::new("prlimit")
             .args(limits)
@@ -665,7 +666,7 @@ fn sixty_clients_fit_into_little_address_space() {
             .unwrap()
             .success()
     );
-    let address = board.address();
+    let address = daemon.address();
     let answers: Vec<u16> = std::thread::scope(|scope| {
         let client = || {
             (0..each)
@@ -693,9 +694,9 @@ fn sixty_clients_fit_into_little_address_space() {
         "{answers:?}"
     );
     assert_eq!(
-        board.sql("SELECT count(*) FROM images"),
+        daemon.sql("SELECT count(*) FROM images"),
         [accepted.to_string()]
     );
     assert!(accepted >= CLIENTS, "{answers:?}");
-    assert_eq!(board.get("/v1/status")["counts"]["failed"], 0);
+    assert_eq!(daemon.get("/v1/status")["counts"]["failed"], 0);
 }
