@@ -32,23 +32,14 @@ fn png(bytes: &[u8]) -> Option<Vec<u8>> {
             whole.extend(u32::try_from(chunk.data.len()).ok()?.to_be_bytes());
             whole.extend(chunk.kind);
             whole.extend_from_slice(chunk.data);
-            whole.extend(checksum(&chunk.kind, chunk.data).to_be_bytes());
+            let mut checksum = crc32fast::Hasher::new();
+            checksum.update(&chunk.kind);
+            checksum.update(chunk.data);
+            whole.extend(checksum.finalize().to_be_bytes());
         }
     }
     whole.extend(END);
     Some(whole)
-}
-
-/// Returns the CRC-32 of a chunk's name and data. Source: PNG specification, annex D.
-fn checksum(kind: &[u8], data: &[u8]) -> u32 {
-    let mut register = u32::MAX;
-    for &byte in kind.iter().chain(data) {
-        register ^= u32::from(byte);
-        for _ in 0..8 {
-            register = (register >> 1) ^ (0xEDB8_8320 & (register & 1).wrapping_neg());
-        }
-    }
-    !register
 }
 
 /// Ends the block that was cut off, and the file. Source: GIF89a specification, sections 15 to 27.
