@@ -7,7 +7,7 @@ use kith_vision::Centroid;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::facts::store_fact;
-use super::{Store, StoreError, StrangerId, Urgency, blob_to_vector, vector_to_blob};
+use super::{Commit, Store, StoreError, StrangerId, blob_to_vector, vector_to_blob};
 use crate::domain::ImageId;
 
 /// An unknown face that is in no group yet.
@@ -75,7 +75,7 @@ impl Store {
 
     /// Stores the newest result whose strangers are grouped.
     pub async fn set_grouped_upto(&self, result: i64) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             store_fact(connection, GROUPED_UPTO, &result.to_string())
         })
         .await
@@ -125,7 +125,7 @@ impl Store {
     /// Drops the first `count` images from the list to group again. Counted by position: an image
     /// may have been listed again since.
     pub async fn grouped_again(&self, count: usize) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             let left: Vec<_> = to_group_again(connection)?
                 .into_iter()
                 .skip(count)
@@ -160,7 +160,7 @@ impl Store {
 
     /// Discards the damaged centroid of a group; it is computed again.
     pub async fn discard_centroid(&self, id: StrangerId) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             connection
                 .prepare_cached("UPDATE strangers SET total = x'', weight = 0 WHERE id = ?1")?
                 .execute([id])
@@ -171,7 +171,7 @@ impl Store {
 
     /// Returns the number of unnamed groups.
     pub async fn stranger_count(&self) -> Result<usize, StoreError> {
-        self.write(Urgency::Look, |connection| {
+        self.write(Commit::None, |connection| {
             connection
                 .prepare_cached(
                     "SELECT (SELECT count(*) FROM strangers) - (SELECT count(*) FROM strangers WHERE person_id IS NOT NULL)",
@@ -183,7 +183,7 @@ impl Store {
 
     /// Returns the numbers of unnamed groups.
     pub async fn stranger_ids(&self) -> Result<HashSet<StrangerId>, StoreError> {
-        self.write(Urgency::Look, |connection| {
+        self.write(Commit::None, |connection| {
             let mut ids = connection.prepare_cached(
                 "SELECT id FROM strangers INDEXED BY strangers_seen WHERE ignored IN (0, 1)
                  EXCEPT SELECT id FROM strangers INDEXED BY strangers_named WHERE person_id IS NOT NULL",
@@ -199,7 +199,7 @@ impl Store {
         space: String,
         limit: usize,
     ) -> Result<Vec<StrangerId>, StoreError> {
-        self.write(Urgency::Look, move |connection| {
+        self.write(Commit::None, move |connection| {
             let mut left = connection.prepare_cached(
                 "SELECT id FROM strangers WHERE weight = 0 AND space = ?1 AND person_id IS NULL ORDER BY id LIMIT ?2",
             )?;
@@ -219,7 +219,7 @@ impl Store {
         limit: u32,
         average: impl Fn(&[Vec<f32>]) -> Option<Centroid> + Send + 'static,
     ) -> Result<Option<Centroid>, StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             let mut newest = connection.prepare_cached(
                 "SELECT f.embedding FROM stranger_faces m JOIN faces f ON f.image_id = m.image_id AND f.number = m.number
                   WHERE m.stranger_id = ?1 AND f.space = ?2 AND f.quality >= ?3 AND length(f.embedding) > 0
@@ -249,7 +249,7 @@ impl Store {
 
     /// Puts a face into a group, if neither has changed since.
     pub async fn join_stranger(&self, face: Joining) -> Result<Joined, StoreError> {
-        self.write(Urgency::Note, move |connection| join(connection, &face))
+        self.write(Commit::Deferred, move |connection| join(connection, &face))
             .await
     }
 
@@ -261,7 +261,7 @@ impl Store {
         centroid: Centroid,
     ) -> Result<bool, StoreError> {
         let (keep, gone) = (one.min(other), one.max(other));
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             let as_they_were: u32 = connection
                 .prepare_cached(
                     "SELECT count(*) FROM strangers WHERE ((id = ?1 AND weight = ?2) OR (id = ?3 AND weight = ?4))
@@ -295,7 +295,7 @@ impl Store {
         space: String,
         limit: usize,
     ) -> Result<Vec<UngroupedFace>, StoreError> {
-        self.write(Urgency::Look, move |connection| {
+        self.write(Commit::None, move |connection| {
             let mut elsewhere = connection.prepare_cached(
                 "SELECT f.image_id, f.number, f.quality, 0, f.space, f.embedding, f.crop
                    FROM strangers s JOIN stranger_faces m ON m.stranger_id = s.id
@@ -318,7 +318,7 @@ impl Store {
         space: String,
         embedding: Option<Vec<f32>>,
     ) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             match &embedding {
                 Some(embedding) => connection
                     .prepare_cached(
@@ -339,7 +339,7 @@ impl Store {
 
     /// Moves all groups to the space their faces are in now, their sums to be computed again.
     pub async fn strangers_moved(&self, space: String) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             connection
                 .execute(
                     "UPDATE strangers SET space = ?1, total = x'', weight = 0 WHERE space <> ?1",

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::backup::{GALLERY, take_tables};
 use super::foreign::{self, ForeignError, LeftOut, Taking};
 use super::migrate::{self, known_schema};
-use super::{Store, StoreError, Urgency};
+use super::{Commit, Store, StoreError};
 
 /// Images per read.
 const RANGE: i64 = 4096;
@@ -197,7 +197,7 @@ impl Store {
 
     /// Marks spool files for deletion.
     pub async fn discard_files(&self, files: Vec<String>) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let mut discard =
                 connection.prepare("INSERT OR IGNORE INTO discarded_files VALUES (?1)")?;
             files

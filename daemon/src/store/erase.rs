@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::facts::store_fact;
 use super::people::person_named;
-use super::{CANDIDATES, Store, StoreError, Urgency, results};
+use super::{CANDIDATES, Commit, Store, StoreError, results};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 
 /// Images per operation of the writer, so that other callers run in between.
@@ -29,7 +29,7 @@ const THEY: &str = "WITH RECURSIVE they (uid) AS (VALUES (?1) UNION
 impl Store {
     /// Returns the person of this name in any spelling, including uncommitted ones.
     pub async fn person_named(&self, name: String) -> Result<Option<PersonId>, StoreError> {
-        self.write(Urgency::Look, move |connection| {
+        self.write(Commit::None, move |connection| {
             person_named(connection, &name)
         })
         .await
@@ -39,7 +39,7 @@ impl Store {
     /// and all who were merged into them, and notes that past results are still to be cleaned.
     /// False when there is no such person.
     pub async fn erase_person(&self, person: PersonId) -> Result<bool, StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let Some(people) = erase_person(connection, person)? else {
                 return Ok(false);
             };
@@ -62,7 +62,7 @@ impl Store {
                 .collect();
             for batch in images.chunks(BATCH) {
                 let batch = batch.to_vec();
-                self.write(Urgency::Now, move |connection| {
+                self.write(Commit::Durable, move |connection| {
                     batch.iter().try_for_each(|image| {
                         erase_from_image(connection, *image, person, &[]).map(drop)
                     })
@@ -80,7 +80,7 @@ impl Store {
 
     /// Notes that the erasure of these people is complete.
     pub async fn erased(&self, people: Vec<PersonId>) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let left: Vec<_> = erasing(connection)?
                 .into_iter()
                 .filter(|person| !people.contains(person))

@@ -6,7 +6,7 @@ use super::clustering::{GROUP_AGAIN, to_group_again};
 use super::facts::store_fact;
 use super::people::{holder, insert_picture, person_row};
 use super::{
-    EnrolledPicture, Store, StoreError, StrangerId, Urgency, blob_to_vector, vector_to_blob,
+    Commit, EnrolledPicture, Store, StoreError, StrangerId, blob_to_vector, vector_to_blob,
 };
 use crate::domain::{ImageId, Outcome, PersonId, wall_clock_ms};
 use crate::names;
@@ -106,7 +106,7 @@ impl Store {
         name: String,
         pictures: Vec<EnrolledPicture>,
     ) -> Result<Result<Option<(PersonId, usize)>, String>, StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let there = connection
                 .prepare_cached("SELECT 1 FROM strangers WHERE id = ?1 AND person_id IS NULL")?
                 .exists([id])?;
@@ -143,7 +143,7 @@ impl Store {
 
     /// Returns named groups and their person while faces are still to be relabelled.
     pub async fn named_strangers(&self) -> Result<Vec<(StrangerId, PersonId)>, StoreError> {
-        self.write(Urgency::Look, |connection| {
+        self.write(Commit::None, |connection| {
             let mut named = connection.prepare_cached(
                 "SELECT id, person_id FROM strangers WHERE person_id IS NOT NULL ORDER BY id",
             )?;
@@ -230,7 +230,7 @@ impl Store {
     /// Gives faces another outcome, and their images the best one of their faces. An erased person
     /// is never assigned.
     pub async fn relabel(&self, faces: Vec<Relabel>) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             faces.iter().try_for_each(|face| relabel(connection, face))
         })
         .await
@@ -244,7 +244,7 @@ impl Store {
         picture: EnrolledPicture,
         mut face: Relabel,
     ) -> Result<Result<Option<PersonId>, String>, StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             if let Some(holder) = holder(connection, &picture.sha256)?
                 && names::fold(&holder) != names::fold(&name)
             {
@@ -270,7 +270,7 @@ impl Store {
 
     /// Marks a group as ignored or not; false when there is no such group.
     pub async fn ignore_stranger(&self, id: StrangerId, ignored: bool) -> Result<bool, StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let set = connection
                 .prepare_cached("UPDATE strangers SET ignored = ?2 WHERE id = ?1")?
                 .execute(params![id, ignored])?;
@@ -289,7 +289,7 @@ impl Store {
         crop: Vec<u8>,
         sha256: String,
     ) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             connection
                 .prepare_cached(
                     "INSERT INTO counter_examples (person_id, space, vector, crop, created_at_ms)
@@ -337,7 +337,7 @@ impl Store {
         space: String,
         vectors: Vec<(i64, Vec<f32>)>,
     ) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let mut again = connection.prepare_cached(
                 "UPDATE counter_examples SET space = ?2, vector = ?3 WHERE id = ?1",
             )?;

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Store, StoreError, Urgency};
+use super::{Commit, Store, StoreError};
 
 /// Fact that holds the queue clock.
 const QUEUE_CLOCK: &str = "queue_clock_ms";
@@ -23,7 +23,7 @@ impl Store {
     /// Sets a fact.
     pub async fn set_fact(&self, key: &str, value: String) -> Result<(), StoreError> {
         let key = key.to_string();
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             store_fact(connection, &key, &value)
         })
         .await

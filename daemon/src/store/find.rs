@@ -345,7 +345,7 @@ fn asked(filter: &ImageFilter) -> Sql {
 #[cfg(test)]
 mod tests {
     use super::super::Limits;
-    use super::super::writer::Urgency;
+    use super::super::writer::Commit;
     use super::*;
     use crate::domain::NewImage;
 
@@ -474,7 +474,7 @@ mod tests {
         }
         let last = count + 1;
         store
-            .write(Urgency::Now, move |connection| {
+            .write(Commit::Durable, move |connection| {
                 connection.execute("DELETE FROM images WHERE id = ?1", [last])
             })
             .await
@@ -494,7 +494,7 @@ mod tests {
                     .collect::<Vec<_>>()
             };
             store
-                .write(Urgency::Now, move |connection| {
+                .write(Commit::Durable, move |connection| {
                     connection.execute("DELETE FROM images WHERE id > ?1", [left])?;
                     connection.execute("UPDATE images SET due_ms = -id", [])
                 })

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{EnrolledPicture, Store, Urgency, vector_to_blob};
+use super::{Commit, EnrolledPicture, Store, vector_to_blob};
 use crate::domain::{PersonId, hex};
 
 pub(super) async fn store(folder: &Path) -> Store {
@@ -32,7 +32,7 @@ pub(super) async fn enroll(
 pub(super) async fn run(store: &Store, sql: &str) {
     let sql = sql.to_string();
     store
-        .write(Urgency::Now, move |connection| {
+        .write(Commit::Durable, move |connection| {
             connection.execute_batch(&sql)
         })
         .await

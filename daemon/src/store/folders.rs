@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::backup::copy_rows_or;
 use super::verification::unverified;
-use super::{Store, StoreError, Urgency, readable, text_if_any};
+use super::{Commit, Store, StoreError, readable, text_if_any};
 use crate::domain::{FileKey, ImageId, SeenFile, Stamp};
 
 /// A taken file whose image has ended.
@@ -25,7 +25,7 @@ pub struct EndedFile {
 impl Store {
     /// Returns a folder's number, and whether it has ever been a mount point.
     pub async fn folder(&self, path: String) -> Result<(i64, bool), StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             connection.execute(
                 "INSERT OR IGNORE INTO folders (path, mounted) VALUES (?1, 0)",
                 [&path],
@@ -42,7 +42,7 @@ impl Store {
     /// Notes that a folder is a mount point: when it is not mounted, it counts as absent and not as
     /// empty.
     pub async fn folder_is_a_mount(&self, folder: i64) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             connection
                 .execute("UPDATE folders SET mounted = 1 WHERE id = ?1", [folder])
                 .map(drop)
@@ -72,7 +72,7 @@ impl Store {
 
     /// Forgets files that are gone or were put away.
     pub async fn forget_files(&self, folder: i64, keys: Vec<FileKey>) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             let mut statement =
                 connection.prepare_cached("DELETE FROM seen WHERE folder_id = ?1 AND key = ?2")?;
             keys.iter()
@@ -83,7 +83,7 @@ impl Store {
 
     /// Marks files to stay where they are.
     pub async fn leave_files(&self, folder: i64, keys: Vec<FileKey>) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             let mut statement = connection.prepare_cached(
                 "UPDATE seen SET image_id = NULL WHERE folder_id = ?1 AND key = ?2",
             )?;

@@ -4,7 +4,7 @@
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
-use super::{Store, StoreError, Urgency, readable, text, text_if_any};
+use super::{Commit, Store, StoreError, readable, text, text_if_any};
 use crate::domain::wall_clock_ms;
 
 /// A week of minutes.
@@ -97,7 +97,7 @@ impl Store {
         row: HistoryRow,
         clock_is_right: bool,
     ) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             connection
                 .prepare_cached(
                     "INSERT OR REPLACE INTO history (minute, pending, accepted, processed, failed, stages, celsius)
@@ -135,7 +135,7 @@ impl Store {
         reason: Option<String>,
     ) -> Result<(), StoreError> {
         let at_ms = wall_clock_ms();
-        self.write(Urgency::Note, move |connection: &Connection| {
+        self.write(Commit::Deferred, move |connection: &Connection| {
             connection
                 .prepare_cached("INSERT INTO breaker_history (at_ms, state, reason) VALUES (?1, ?2, ?3)")?
                 .execute(params![at_ms, state, reason])?;

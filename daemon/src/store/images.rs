@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use super::facts::store_queue_clock;
 use super::verification::made_by;
 use super::{
-    Store, StoreError, Urgency, erase, folders, is_spoilt, people, results, text, text_if_any,
+    Commit, Store, StoreError, erase, folders, is_spoilt, people, results, text, text_if_any,
     vector_to_blob,
 };
 use crate::domain::{
@@ -29,7 +29,7 @@ impl Store {
         wall_ms: i64,
         dated: bool,
     ) -> Result<Result<Vec<Accepted>, NotAccepted>, StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             for image in &images {
                 if let Some(key) = reused_key(connection, image)? {
                     return Ok(Err(NotAccepted::KeyReused(key)));
@@ -64,7 +64,7 @@ impl Store {
     ) -> Result<(Vec<Claimed>, Option<i64>), StoreError> {
         let mut taken: Option<Vec<ImageId>> = None;
         let holding = Arc::clone(&self.holding);
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             // A replay after a failed commit claims the same images: the dispatcher already has
             // them.
             let ids = match &taken {
@@ -114,7 +114,7 @@ impl Store {
         end: Arc<End>,
         identified: Arc<Identified>,
     ) -> Result<bool, StoreError> {
-        let finished = self.write(Urgency::Result, move |connection| {
+        let finished = self.write(Commit::Grouped, move |connection| {
             let updated = connection
                 .prepare_cached(
                     "UPDATE images SET state = 'processed', outcome = :outcome, reason = NULL, engine = :engine,
@@ -175,7 +175,7 @@ impl Store {
 
     /// Ends a claimed image as `failed`, with its result and message.
     pub async fn fail(&self, end: Arc<End>, reason: String) -> Result<bool, StoreError> {
-        self.write(Urgency::Result, move |connection| {
+        self.write(Commit::Grouped, move |connection| {
             end.write_failed(connection, &reason)
         })
         .await
@@ -183,7 +183,7 @@ impl Store {
 
     /// Puts a claimed image back with its reason; `refund` takes the attempt back.
     pub async fn put_back(&self, back: PutBack) -> Result<bool, StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             store_queue_clock(connection, back.now_ms)?;
             let updated = connection
                 .prepare_cached(
@@ -209,7 +209,7 @@ impl Store {
     /// Puts images that the last run left `processing` back to `pending`, and refunds their
     /// attempt.
     pub async fn put_back_in_flight(&self) -> Result<usize, StoreError> {
-        self.write(Urgency::Now, |connection| {
+        self.write(Commit::Durable, |connection| {
             connection.execute(
                 "UPDATE images SET state = 'pending', attempts = max(0, attempts - 1) WHERE state = 'processing'",
                 [],
@@ -220,7 +220,7 @@ impl Store {
 
     /// Refunds one attempt to each of these images that is still pending.
     pub async fn refund(&self, images: Vec<ImageId>) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             let mut statement = connection.prepare_cached(
                 "UPDATE images SET attempts = attempts - 1 WHERE id = ?1 AND state = 'pending' AND attempts > 0",
             )?;

@@ -4,7 +4,7 @@
 use rusqlite::params;
 
 use super::facts::store_queue_clock;
-use super::{Store, StoreError, Urgency};
+use super::{Commit, Store, StoreError};
 use crate::domain::{ImageId, Source, Standing};
 
 /// Image whose file is to be checked.
@@ -89,7 +89,7 @@ impl Store {
 
     /// Stores the outcome of checks, except for images claimed meanwhile.
     pub async fn note_looks(&self, looks: Looks, now_ms: i64) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             let mut stand = connection.prepare_cached(
                 "UPDATE images SET file_size = ?2, file_mtime_ns = ?3, file_inode = ?4
                   WHERE id = ?1 AND state = 'pending' AND file_mtime_ns IS NULL",

@@ -71,7 +71,7 @@ pub use results::UnsentResult;
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
 pub use strangers::{StrangerFace, StrangerId, StrangerRow};
-use writer::{Urgency, Writer};
+use writer::{Commit, Writer};
 
 /// File name of the database inside the state folder.
 pub const DATABASE: &str = "kithd.db";
@@ -390,7 +390,7 @@ impl Store {
     /// Returns whether the writer thread still runs; waits until it responds.
     pub async fn answers(&self) -> bool {
         !matches!(
-            self.write(Urgency::Look, |_| Ok(())).await,
+            self.write(Commit::None, |_| Ok(())).await,
             Err(StoreError::Closed)
         )
     }
@@ -402,7 +402,7 @@ impl Store {
 
     /// Returns once all earlier operations are committed, which is when readers see them.
     pub async fn settle(&self) -> Result<(), StoreError> {
-        self.write(Urgency::Now, |_| Ok(())).await
+        self.write(Commit::Durable, |_| Ok(())).await
     }
 
     /// Runs a read that sees all earlier operations.
@@ -415,12 +415,12 @@ impl Store {
         self.read(query).await
     }
 
-    async fn write<T, F>(&self, urgency: Urgency, operation: F) -> Result<T, StoreError>
+    async fn write<T, F>(&self, commit: Commit, operation: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let answer = self.writer.run(urgency, operation).await;
+        let answer = self.writer.run(commit, operation).await;
         self.note_damage(answer)
     }
 

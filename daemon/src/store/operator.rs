@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use super::facts::store_queue_clock;
-use super::{Store, StoreError, Urgency};
+use super::{Commit, Store, StoreError};
 use crate::domain::{ImageId, State};
 
 /// Outcome of a request.
@@ -32,7 +32,7 @@ impl Store {
     /// Puts a failed image back to `pending` with fresh attempts. Its next result names the old
     /// one, if that may have left the board.
     pub async fn try_again(&self, id: ImageId, now_ms: i64) -> Result<ImageChange, StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let Some(row) = row(connection, id)? else { return Ok(ImageChange::NotFound) };
             if row.state != State::Failed {
                 return Ok(ImageChange::Not(row.state));
@@ -61,7 +61,7 @@ impl Store {
 
     /// Removes an image with its dependent rows, unless the engine holds it.
     pub async fn remove_image(&self, id: ImageId) -> Result<ImageChange, StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let Some(row) = row(connection, id)? else { return Ok(ImageChange::NotFound) };
             if row.state == State::Processing {
                 return Ok(ImageChange::Not(row.state));

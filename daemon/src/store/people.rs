@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::facts::store_fact;
 use super::{
-    CANDIDATES, Store, StoreError, Urgency, blob_to_vector, readable, text, text_if_any,
+    CANDIDATES, Commit, Store, StoreError, blob_to_vector, readable, text, text_if_any,
     vector_to_blob,
 };
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
@@ -111,7 +111,7 @@ impl Store {
         person: String,
         picture: EnrolledPicture,
     ) -> Result<Result<EnrolledFace, String>, StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let holder = holder(connection, &picture.sha256)?;
             let added = holder.is_none();
             if let Some(other) = holder.filter(|holder| names::fold(holder) != names::fold(&person))
@@ -158,7 +158,7 @@ impl Store {
         if let Some(enrolled) = enrolled {
             return Ok(enrolled);
         }
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             person_row(connection, &person)
         })
         .await
@@ -313,7 +313,7 @@ impl Store {
         space: String,
         vectors: Vec<(i64, Vec<f32>)>,
     ) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             vectors
                 .iter()
                 .try_for_each(|(row, vector)| insert_embedding(connection, *row, &space, vector))
@@ -344,7 +344,7 @@ impl Store {
         pictures: Vec<i64>,
         examples: Vec<i64>,
     ) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let mut picture = connection.prepare_cached(
                 "DELETE FROM person_embeddings WHERE person_image_id = ?1 AND space = ?2",
             )?;
@@ -385,7 +385,7 @@ impl Store {
         id: PersonId,
         name: String,
     ) -> Result<PersonChange, StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let holder = person_named(connection, &name)?;
             if holder.is_some_and(|holder| holder != id) {
                 return Ok(PersonChange::Refused(format!(
@@ -412,7 +412,7 @@ impl Store {
         if id == into {
             return Ok(PersonChange::Refused("they are one person already".into()));
         }
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let uid = |id: PersonId| -> rusqlite::Result<Option<Vec<u8>>> {
                 connection.query_row("SELECT uid FROM person WHERE id = ?1", [id], |row| row.get(0)).optional()
             };
@@ -462,14 +462,14 @@ impl Store {
                 .await?;
             for batch in images.chunks(BATCH) {
                 let batch = batch.to_vec();
-                self.write(Urgency::Now, move |connection| {
+                self.write(Commit::Durable, move |connection| {
                     batch
                         .iter()
                         .try_for_each(|image| merge_candidates(connection, *image, id, into))
                 })
                 .await?;
             }
-            self.write(Urgency::Now, move |connection| {
+            self.write(Commit::Durable, move |connection| {
                 let left: Vec<_> = merging(connection)?
                     .into_iter()
                     .filter(|pair| *pair != (id, into))
@@ -487,7 +487,7 @@ impl Store {
         person: PersonId,
         picture: i64,
     ) -> Result<bool, StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let sql = "DELETE FROM person_images WHERE id = ?1 AND person_id = ?2";
             Ok(connection.execute(sql, [picture, person])? > 0)
         })

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Store, StoreError, Urgency};
+use super::{Commit, Store, StoreError};
 use crate::domain::wall_clock_ms;
 
 /// Bytes of a message's beginning, for lists.
@@ -64,7 +64,7 @@ pub struct RejectedCaps {
 impl Store {
     /// Keeps a message.
     pub async fn keep_rejected(&self, message: NewRejected) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let NewRejected { topic, reason, content_type, payload, file } = &message;
             let beginning = &payload[..payload.len().min(REJECTED_BEGINNING)];
             connection
@@ -110,7 +110,7 @@ impl Store {
 
     /// Notes why a message was refused again when it was resent.
     pub async fn reject_again(&self, id: i64, reason: String) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let sql = "UPDATE rejected_messages SET reason = ?2 WHERE id = ?1";
             connection
                 .prepare_cached(sql)?
@@ -159,7 +159,7 @@ impl Store {
         ids: Vec<i64>,
         for_want_of_room: bool,
     ) -> Result<usize, StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let mut delete = connection.prepare_cached("DELETE FROM rejected_messages WHERE id = ?1")?;
             let mut gone = 0;
             for id in &ids {

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::backup::{Contents, GALLERY, PAST, blocking, copy_rows, copy_rows_or};
 use super::foreign::LeftOut;
-use super::{CANDIDATES, Store, StoreError, Urgency, erase, folders, people};
+use super::{CANDIDATES, Commit, Store, StoreError, erase, folders, people};
 use crate::domain::PersonId;
 use crate::names;
 
@@ -111,7 +111,7 @@ impl Store {
         clean: PathBuf,
         contents: Contents,
     ) -> Result<Replaced, StoreError> {
-        self.write(Urgency::Now, move |here| {
+        self.write(Commit::Durable, move |here| {
             let clean = Connection::open(&clean)?;
             replace(here, &clean, contents)
         })
@@ -120,7 +120,7 @@ impl Store {
 
     /// Adds the people of a clean copy to those on this board.
     pub async fn add_people(&self, clean: PathBuf) -> Result<(Added, LeftOut), StoreError> {
-        self.write(Urgency::Now, move |here| {
+        self.write(Commit::Durable, move |here| {
             let clean = Connection::open(&clean)?;
             add(here, &clean)
         })

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Store, StoreError, Urgency, is_spoilt, text, text_if_any};
+use super::{Commit, Store, StoreError, is_spoilt, text, text_if_any};
 use crate::domain::{ImageId, NamedCandidate, Outcome, PersonId, Source, State, Timings};
 use crate::result::{FaceMessage, ResultMessage};
 
@@ -30,7 +30,7 @@ impl Store {
         device: &str,
     ) -> Result<Vec<UnsentResult>, StoreError> {
         let device = device.to_string();
-        self.write(Urgency::Send, move |connection| {
+        self.write(Commit::GroupedDurable, move |connection| {
             let ids: Vec<i64> = connection
                 .prepare_cached("SELECT id FROM outbox ORDER BY id LIMIT ?1")?
                 .query_map([limit as i64], |row| row.get(0))?
@@ -46,13 +46,15 @@ impl Store {
 
     /// Notes that the broker has the result; if this note is lost, the result is sent once more.
     pub async fn mark_sent(&self, id: i64) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| delivered(connection, id))
-            .await
+        self.write(Commit::Deferred, move |connection| {
+            delivered(connection, id)
+        })
+        .await
     }
 
     /// Notes that the broker refused the result for good.
     pub async fn mark_refused(&self, id: i64, reason: String) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             connection
                 .prepare_cached("UPDATE results SET refused = ?2 WHERE id = ?1")?
                 .execute(params![id, reason])?;

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use serde::Serialize;
 
 use super::verification::unverified;
-use super::{Store, StoreError, Urgency};
+use super::{Commit, Store, StoreError};
 use crate::domain::ImageId;
 
 /// Kind of data with caps of its own.
@@ -204,7 +204,7 @@ impl Store {
     ) -> Result<Gone, StoreError> {
         let settled = settled();
         let gone = self
-            .write(Urgency::Now, move |connection| {
+            .write(Commit::Durable, move |connection| {
                 let mut gone = Gone::default();
                 for id in &ids {
                     match kind {
@@ -306,7 +306,7 @@ impl Store {
                 AND EXISTS (SELECT 1 FROM images WHERE id = ?1 AND {})",
             settled()
         );
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             let mut erase = connection.prepare_cached(&sql)?;
             ids.iter().try_for_each(|id| erase.execute([id]).map(drop))
         })

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use rusqlite::params;
 
-use super::{Store, StoreError, Urgency};
+use super::{Commit, Store, StoreError};
 use crate::spool::{self, Unnamed};
 
 impl Store {
@@ -27,7 +27,7 @@ impl Store {
         wall_ms: i64,
         dated: bool,
     ) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             // The sender's path is lost with the row.
             let mut insert = connection.prepare_cached(
                 "INSERT INTO images (id, source, path, file, bytes, due_ms, accepted_at_ms, dated)
@@ -44,7 +44,7 @@ impl Store {
     /// failure; failed files are tried again the next time.
     pub async fn delete_discarded(&self) -> Result<Option<std::io::Error>, StoreError> {
         let files: Vec<String> = self
-            .write(Urgency::Now, |connection| {
+            .write(Commit::Durable, |connection| {
                 connection
                     .prepare_cached("SELECT file FROM discarded_files")?
                     .query_map([], |row| row.get(0))?
@@ -70,7 +70,7 @@ impl Store {
             (deleted, failed)
         });
         let (deleted, failed) = deleting.await.map_err(|_| StoreError::Closed)?;
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             let mut forget =
                 connection.prepare_cached("DELETE FROM discarded_files WHERE file = ?1")?;
             deleted

@@ -3,13 +3,13 @@
 use rusqlite::params;
 
 use super::facts::store_queue_clock;
-use super::{Store, StoreError, Urgency};
+use super::{Commit, Store, StoreError};
 use crate::domain::{EngineRole, ImageId};
 
 impl Store {
     /// Returns the newest result's row number, which separates earlier results from later ones.
     pub async fn newest_result(&self) -> Result<i64, StoreError> {
-        self.write(Urgency::Look, |connection| {
+        self.write(Commit::None, |connection| {
             connection.query_row("SELECT coalesce(max(id), 0) FROM results", [], |row| {
                 row.get(0)
             })
@@ -19,7 +19,7 @@ impl Store {
 
     /// Marks an engine's results up to `newest` as verified by the self-test.
     pub async fn verified(&self, role: EngineRole, newest: i64) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| {
+        self.write(Commit::Deferred, move |connection| {
             connection
                 .prepare_cached(
                     "INSERT INTO facts (key, value) VALUES ('verified_' || ?1, CAST(?2 AS TEXT))
@@ -41,7 +41,7 @@ impl Store {
         reason: String,
         now_ms: i64,
     ) -> Result<usize, StoreError> {
-        self.write(Urgency::Now, move |connection| {
+        self.write(Commit::Durable, move |connection| {
             store_queue_clock(connection, now_ms)?;
             let doomed: Vec<ImageId> = connection
                 .prepare(&format!(

@@ -1,5 +1,5 @@
 //! The writer thread: one connection, one transaction for all waiting operations, and answers
-//! according to urgency.
+//! as their [`Commit`] says.
 //!
 //! It knows nothing of tables. Every commit is on disk when it returns (`synchronous=FULL`), and
 //! commits wear out an SD card: each rewrites the touched pages and the last block of the journal.
@@ -25,7 +25,7 @@ use crate::supervise::fault;
 const BATCH: usize = 256;
 /// Group-commit window when the last batch had several callers; a lone caller never waits.
 const GATHER: Duration = Duration::from_millis(4);
-/// Longest time until a [`Urgency::Note`] is committed.
+/// Longest time until a [`Commit::Deferred`] is committed.
 const NOTE: Duration = Duration::from_secs(1);
 /// Group-commit window for results. A result commits at once, unless another result was committed
 /// within this window, or pictures arrive at a shorter interval: then it joins the next commit. A
@@ -40,24 +40,24 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
 /// When an operation is committed and its caller is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Urgency {
+pub enum Commit {
     /// Reads only, including uncommitted rows. Answered at once.
-    Look,
+    None,
     /// Answered at once; committed with other operations. A power cut may lose the last second of
     /// these.
-    Note,
+    Deferred,
     /// End of an image: answered at once, committed within [`COMPANY`].
-    Result,
+    Grouped,
     /// A result about to leave the board: committed within [`COMPANY`], answered after the commit.
-    Send,
+    GroupedDurable,
     /// Committed at once, answered after that.
-    Now,
+    Durable,
 }
 
-impl Urgency {
+impl Commit {
     /// Returns whether it is answered before its commit, and must be replayed if the commit fails.
     fn rides(self) -> bool {
-        matches!(self, Self::Note | Self::Result)
+        matches!(self, Self::Deferred | Self::Grouped)
     }
 }
 
@@ -106,10 +106,10 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Operation for
     }
 }
 
-type Waiting = (Urgency, Box<dyn Operation>);
+type Waiting = (Commit, Box<dyn Operation>);
 
 enum Message {
-    Run(Urgency, Box<dyn Operation>),
+    Run(Commit, Box<dyn Operation>),
     /// Commits everything before it; everything after it is refused.
     Close,
 }
@@ -131,15 +131,15 @@ impl Writer {
         let (done, work) = watch::channel(0);
         let (changed, changes) = watch::channel(0);
         let commits = Arc::new(AtomicU64::new(0));
-        let pen = Pen {
+        let pen = WriterThread {
             connection,
             done,
             changed,
             commits: Arc::clone(&commits),
             open: Vec::new(),
             changing: false,
-            owed: false,
-            said: false,
+            replaying: false,
+            warned: false,
             commit_by: None,
             results_at: None,
             now_at: None,
@@ -176,7 +176,7 @@ impl Writer {
         self.commits.load(Ordering::Relaxed)
     }
 
-    pub async fn run<T, F>(&self, urgency: Urgency, operation: F) -> Result<T, StoreError>
+    pub async fn run<T, F>(&self, commit: Commit, operation: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -188,7 +188,7 @@ impl Writer {
             caller: Some(caller),
         };
         self.queue
-            .send(Message::Run(urgency, Box::new(call)))
+            .send(Message::Run(commit, Box::new(call)))
             .map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
@@ -207,19 +207,19 @@ impl Writer {
 }
 
 /// State of the writer thread.
-struct Pen {
+struct WriterThread {
     connection: Connection,
     done: watch::Sender<u64>,
     changed: watch::Sender<u64>,
     commits: Arc<AtomicU64>,
-    /// Operations of the open transaction, in order; when `owed`, those to replay.
+    /// Operations of the open transaction, in order; when `replaying`, those to replay.
     open: Vec<Waiting>,
     /// An open operation changed a row.
     changing: bool,
     /// The last commit failed after callers had been answered.
-    owed: bool,
+    replaying: bool,
     /// The failure was logged; a full disk may last, and hold the log too.
-    said: bool,
+    warned: bool,
     commit_by: Option<Instant>,
     /// Time of the last commit of results.
     results_at: Option<Instant>,
@@ -231,7 +231,7 @@ struct Pen {
     marker: PathBuf,
 }
 
-impl Pen {
+impl WriterThread {
     fn write_until_closed(mut self, waiting: &Receiver<Message>) {
         let mut last_callers = 1;
         let mut closing = false;
@@ -240,8 +240,8 @@ impl Pen {
                 None => waiting.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(at) => waiting.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
-            let (urgency, operation) = match first {
-                Ok(Message::Run(urgency, operation)) => (urgency, operation),
+            let (commit, operation) = match first {
+                Ok(Message::Run(commit, operation)) => (commit, operation),
                 Err(RecvTimeoutError::Timeout) => {
                     // Waiting callers are answered; without any, the commit is retried later.
                     let _ = self.settle();
@@ -249,8 +249,8 @@ impl Pen {
                 }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
             };
-            let mut callers = usize::from(urgency == Urgency::Now);
-            let mut batch = vec![(urgency, operation)];
+            let mut callers = usize::from(commit == Commit::Durable);
+            let mut batch = vec![(commit, operation)];
             // The last batch had several callers, so more are on their way: one flush should serve
             // them all.
             while batch.len() < BATCH {
@@ -260,9 +260,9 @@ impl Pen {
                     waiting.try_recv().ok()
                 };
                 match next {
-                    Some(Message::Run(urgency, operation)) => {
-                        callers += usize::from(urgency == Urgency::Now);
-                        batch.push((urgency, operation));
+                    Some(Message::Run(commit, operation)) => {
+                        callers += usize::from(commit == Commit::Durable);
+                        batch.push((commit, operation));
                     }
                     Some(Message::Close) => {
                         closing = true;
@@ -288,7 +288,7 @@ impl Pen {
 
     /// Runs a batch and commits if it is time.
     fn take(&mut self, mut batch: Vec<Waiting>) {
-        if self.owed
+        if self.replaying
             && let Err(error) = self.settle()
         {
             batch
@@ -298,11 +298,11 @@ impl Pen {
         }
         // Urgent operations come last: an early answer must not depend on an operation that may
         // still be refused.
-        batch.sort_by_key(|(urgency, _)| *urgency == Urgency::Now);
+        batch.sort_by_key(|(commit, _)| *commit == Commit::Durable);
         let before = self.connection.total_changes();
         let mut waiting = batch.into_iter();
-        while let Some((urgency, operation)) = waiting.next() {
-            if let Err(error) = self.perform(urgency, operation) {
+        while let Some((commit, operation)) = waiting.next() {
+            if let Err(error) = self.perform(commit, operation) {
                 self.failed(&error);
                 waiting.for_each(|(_, mut operation)| operation.answer(Err(error.again())));
                 return;
@@ -323,10 +323,10 @@ impl Pen {
     /// Runs one operation in a savepoint; an error concerns the whole transaction.
     fn perform(
         &mut self,
-        urgency: Urgency,
+        commit: Commit,
         mut operation: Box<dyn Operation>,
     ) -> Result<(), StoreError> {
-        if urgency == Urgency::Look {
+        if commit == Commit::None {
             operation.run(&self.connection);
             operation.answer(Ok(()));
             return Ok(());
@@ -348,23 +348,23 @@ impl Pen {
             self.results_at
         };
         let results = company.map_or(now, |at| at + COMPANY);
-        let by = match urgency {
+        let by = match commit {
             // An urgent operation without changes waits too: it may have found a row that is not
             // committed yet.
-            Urgency::Now => now,
+            Commit::Durable => now,
             _ if !changed => {
                 operation.answer(Ok(()));
                 return Ok(());
             }
-            Urgency::Look | Urgency::Note => now + NOTE,
-            Urgency::Result => results.max(now + MESSAGE),
-            Urgency::Send => results.max(now),
+            Commit::None | Commit::Deferred => now + NOTE,
+            Commit::Grouped => results.max(now + MESSAGE),
+            Commit::GroupedDurable => results.max(now),
         };
-        if urgency.rides() {
+        if commit.rides() {
             operation.answer(Ok(()));
         }
         self.commit_by = Some(self.commit_by.map_or(by, |at| at.min(by)));
-        self.open.push((urgency, operation));
+        self.open.push((commit, operation));
         Ok(())
     }
 
@@ -392,7 +392,7 @@ impl Pen {
         Ok(())
     }
 
-    /// Commits the open operations, replaying them first if `owed`, and answers waiting callers.
+    /// Commits the open operations, replaying them first if `replaying`, and answers waiting callers.
     fn settle(&mut self) -> Result<(), StoreError> {
         if self.open.is_empty() {
             self.end_transaction();
@@ -407,25 +407,25 @@ impl Pen {
         }
         if self.changing {
             let now = Instant::now();
-            let has = |urgencies: &[Urgency]| {
+            let has = |kinds: &[Commit]| {
                 self.open
                     .iter()
-                    .any(|(urgency, _)| urgencies.contains(urgency))
+                    .any(|(commit, _)| kinds.contains(commit))
             };
-            if has(&[Urgency::Result, Urgency::Send]) {
+            if has(&[Commit::Grouped, Commit::GroupedDurable]) {
                 self.results_at = Some(now);
             }
-            if has(&[Urgency::Now]) {
+            if has(&[Commit::Durable]) {
                 self.stream = self.now_at.is_some_and(|before| now - before < COMPANY);
                 self.now_at = Some(now);
             }
             self.commits.fetch_add(1, Ordering::Relaxed);
             self.changed.send_modify(|version| *version += 1);
         }
-        if std::mem::take(&mut self.said) {
+        if std::mem::take(&mut self.warned) {
             tracing::info!("the database commits again");
         }
-        (self.changing, self.owed, self.commit_by) = (false, false, None);
+        (self.changing, self.replaying, self.commit_by) = (false, false, None);
         for (_, mut operation) in self.open.drain(..) {
             operation.answer(Ok(()));
         }
@@ -434,22 +434,22 @@ impl Pen {
 
     /// Replays operations that callers believe done.
     fn redo(&mut self) -> Result<(), StoreError> {
-        if !self.owed {
+        if !self.replaying {
             return Ok(());
         }
         self.begin()?;
-        let mut owed = std::mem::take(&mut self.open).into_iter();
-        while let Some((urgency, mut operation)) = owed.next() {
+        let mut replaying = std::mem::take(&mut self.open).into_iter();
+        while let Some((commit, mut operation)) = replaying.next() {
             match self.in_savepoint(&mut operation) {
-                Ok(true) => self.open.push((urgency, operation)),
+                Ok(true) => self.open.push((commit, operation)),
                 Ok(false) => {
                     tracing::error!(
                         "a change was lost: its commit failed, and so did the attempt to repeat it"
                     );
                 }
                 Err(error) => {
-                    self.open.push((urgency, operation));
-                    self.open.extend(owed);
+                    self.open.push((commit, operation));
+                    self.open.extend(replaying);
                     return Err(error);
                 }
             }
@@ -462,20 +462,20 @@ impl Pen {
     fn failed(&mut self, error: &StoreError) {
         // Without an open transaction ROLLBACK fails, which does no harm.
         let _ = self.connection.execute_batch("ROLLBACK");
-        self.open.retain_mut(|(urgency, operation)| {
+        self.open.retain_mut(|(commit, operation)| {
             operation.answer(Err(error.again()));
-            urgency.rides()
+            commit.rides()
         });
-        self.owed = !self.open.is_empty();
-        self.changing = self.owed;
-        self.commit_by = self.owed.then(|| Instant::now() + RETRY);
-        if self.owed && !std::mem::replace(&mut self.said, true) {
+        self.replaying = !self.open.is_empty();
+        self.changing = self.replaying;
+        self.commit_by = self.replaying.then(|| Instant::now() + RETRY);
+        if self.replaying && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!("the database cannot commit, and kithd keeps trying: {error}");
         }
     }
 
     fn end_transaction(&mut self) {
-        (self.changing, self.owed, self.commit_by) = (false, false, None);
+        (self.changing, self.replaying, self.commit_by) = (false, false, None);
         if !self.connection.is_autocommit() {
             // The transaction wrote nothing, so a failure loses nothing.
             let _ = self.connection.execute_batch("COMMIT");
@@ -504,7 +504,7 @@ mod tests {
     async fn a_failed_operation_leaves_its_batch_neighbours_committed() {
         let (_folder, writer) = writer();
         let insert = |n: i64| {
-            writer.run(Urgency::Now, move |c| {
+            writer.run(Commit::Durable, move |c| {
                 c.execute("INSERT INTO t VALUES (?1)", [n])
             })
         };
@@ -512,7 +512,7 @@ mod tests {
         assert!(first.is_ok() && other.is_ok());
         assert!(matches!(twin, Err(StoreError::Sqlite(_))));
         let count = writer
-            .run(Urgency::Look, |c| {
+            .run(Commit::None, |c| {
                 c.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0))
             })
             .await;
@@ -522,19 +522,24 @@ mod tests {
     #[tokio::test]
     async fn a_panicking_operation_leaves_no_trace_and_a_live_thread() {
         let (folder, writer) = writer();
-        let panicking = |urgency| {
-            writer.run(urgency, |c| -> rusqlite::Result<()> {
+        let panicking = |commit| {
+            writer.run(commit, |c| -> rusqlite::Result<()> {
                 c.execute("INSERT INTO t VALUES (7)", [])?;
                 panic!("index out of bounds")
             })
         };
-        for urgency in [Urgency::Note, Urgency::Result, Urgency::Send, Urgency::Now] {
+        for commit in [
+            Commit::Deferred,
+            Commit::Grouped,
+            Commit::GroupedDurable,
+            Commit::Durable,
+        ] {
             let (before, broken, after) = tokio::join!(
-                insert(&writer, urgency, 10 * urgency as i64 + 1),
-                panicking(urgency),
-                insert(&writer, urgency, 10 * urgency as i64 + 2)
+                insert(&writer, commit, 10 * commit as i64 + 1),
+                panicking(commit),
+                insert(&writer, commit, 10 * commit as i64 + 2)
             );
-            assert!(before.is_ok() && after.is_ok(), "{urgency:?}");
+            assert!(before.is_ok() && after.is_ok(), "{commit:?}");
             assert!(
                 matches!(broken, Err(StoreError::Fault(said)) if said.ends_with("index out of bounds"))
             );
@@ -547,7 +552,7 @@ mod tests {
     async fn callers_that_wait_together_share_a_flush() {
         let (_folder, writer) = writer();
         let calls = (0..200).map(|n| {
-            writer.run(Urgency::Now, move |c| {
+            writer.run(Commit::Durable, move |c| {
                 c.execute("INSERT INTO t VALUES (?1)", [n])
             })
         });
@@ -565,28 +570,26 @@ mod tests {
             .unwrap()
     }
 
-    async fn insert(writer: &Writer, urgency: Urgency, n: i64) -> Result<usize, StoreError> {
+    async fn insert(writer: &Writer, commit: Commit, n: i64) -> Result<usize, StoreError> {
         writer
-            .run(urgency, move |c| {
-                c.execute("INSERT INTO t VALUES (?1)", [n])
-            })
+            .run(commit, move |c| c.execute("INSERT INTO t VALUES (?1)", [n]))
             .await
     }
 
     #[tokio::test]
     async fn a_note_is_answered_early_and_shares_the_next_commit() {
         let (folder, writer) = writer();
-        insert(&writer, Urgency::Note, 1).await.unwrap();
-        let looked = writer.run(Urgency::Look, |c| {
+        insert(&writer, Commit::Deferred, 1).await.unwrap();
+        let looked = writer.run(Commit::None, |c| {
             c.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0))
         });
         assert_eq!(
             (looked.await.unwrap(), committed(&folder), writer.commits()),
             (1, 0, 0)
         );
-        insert(&writer, Urgency::Now, 2).await.unwrap();
+        insert(&writer, Commit::Durable, 2).await.unwrap();
         assert_eq!((committed(&folder), writer.commits()), (2, 1));
-        insert(&writer, Urgency::Note, 3).await.unwrap();
+        insert(&writer, Commit::Deferred, 3).await.unwrap();
         writer.clone().stop().await;
         assert_eq!(committed(&folder), 3);
     }
@@ -596,9 +599,9 @@ mod tests {
     async fn quick_results_share_commits_and_sendable_ones_are_durable() {
         let (folder, writer) = writer();
         for n in 0..100 {
-            insert(&writer, Urgency::Result, n).await.unwrap();
+            insert(&writer, Commit::Grouped, n).await.unwrap();
         }
-        insert(&writer, Urgency::Send, 100).await.unwrap();
+        insert(&writer, Commit::GroupedDurable, 100).await.unwrap();
         assert_eq!(committed(&folder), 101);
         assert!(writer.commits() < 20, "{} commits", writer.commits());
     }
@@ -606,15 +609,15 @@ mod tests {
     #[tokio::test]
     async fn looking_and_changing_nothing_commit_nothing() {
         let (_folder, writer) = writer();
-        for urgency in [
-            Urgency::Look,
-            Urgency::Note,
-            Urgency::Result,
-            Urgency::Send,
-            Urgency::Now,
+        for commit in [
+            Commit::None,
+            Commit::Deferred,
+            Commit::Grouped,
+            Commit::GroupedDurable,
+            Commit::Durable,
         ] {
             writer
-                .run(urgency, |c| c.execute("DELETE FROM t WHERE n = 7", []))
+                .run(commit, |c| c.execute("DELETE FROM t WHERE n = 7", []))
                 .await
                 .unwrap();
         }
@@ -627,23 +630,23 @@ mod tests {
         let reference =
             "CREATE TABLE child (n INTEGER REFERENCES t (n) DEFERRABLE INITIALLY DEFERRED)";
         writer
-            .run(Urgency::Now, move |c| c.execute_batch(reference))
+            .run(Commit::Durable, move |c| c.execute_batch(reference))
             .await
             .unwrap();
         writer
-            .run(Urgency::Look, |c| {
+            .run(Commit::None, |c| {
                 c.pragma_update(None, "foreign_keys", true)
             })
             .await
             .unwrap();
-        insert(&writer, Urgency::Note, 1).await.unwrap();
+        insert(&writer, Commit::Deferred, 1).await.unwrap();
         // The statement succeeds; the commit finds that row 99 does not exist.
-        let orphan = writer.run(Urgency::Now, |c| {
+        let orphan = writer.run(Commit::Durable, |c| {
             c.execute("INSERT INTO child VALUES (99)", [])
         });
         assert!(matches!(orphan.await, Err(StoreError::Commit(_))));
         assert_eq!(committed(&folder), 0);
-        insert(&writer, Urgency::Now, 2).await.unwrap();
+        insert(&writer, Commit::Durable, 2).await.unwrap();
         assert_eq!(committed(&folder), 2);
     }
 }
