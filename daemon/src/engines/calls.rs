@@ -11,9 +11,9 @@ use crate::domain::{BreakerReason, EngineError, EngineErrorKind, EngineRole, Ima
 use crate::engines::admission::Class;
 use crate::engines::breaker::Ticket;
 use crate::engines::client::{EngineReply, Picture};
-use crate::engines::handle::Inner;
 use crate::engines::instance::{EngineInstance, EngineState};
 use crate::engines::running::RunningEngine;
+use crate::engines::state::Inner;
 use crate::queue::{Again, Failure};
 
 /// Answer of an engine.

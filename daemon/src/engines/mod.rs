@@ -11,11 +11,13 @@ pub mod instance;
 pub mod process;
 mod report;
 pub mod running;
+mod state;
 pub mod status;
 pub mod supervisor;
 
 pub use admission::{Admission, TooManyWait};
 pub use calls::Recognised;
 pub use client::Picture;
-pub use handle::{Engines, Settings};
+pub use handle::Engines;
+pub use state::Settings;
 pub use supervisor::Persistence;

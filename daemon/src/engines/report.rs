@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::domain::BreakerState;
-use crate::engines::handle::Inner;
 use crate::engines::instance::{EngineInstance, EngineState};
+use crate::engines::state::Inner;
 use crate::engines::status::{BreakerLine, EngineLine, EngineReport, ReasonCount, StateTime};
 use crate::status::health::Condition;
 

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::{BreakerReason, BreakerState, EngineError, EngineErrorKind, EngineRole};
 use crate::engine_process::load_pack;
 use crate::engines::breaker::Transition;
-use crate::engines::handle::Inner;
 use crate::engines::instance::EngineInstance;
 use crate::engines::running::{Exit, ExitCause, RunningEngine};
+use crate::engines::state::Inner;
 use crate::status::health::Condition;
 
 pub use persistence::Persistence;

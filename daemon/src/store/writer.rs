@@ -407,11 +407,7 @@ impl WriterThread {
         }
         if self.changing {
             let now = Instant::now();
-            let has = |kinds: &[Commit]| {
-                self.open
-                    .iter()
-                    .any(|(commit, _)| kinds.contains(commit))
-            };
+            let has = |kinds: &[Commit]| self.open.iter().any(|(commit, _)| kinds.contains(commit));
             if has(&[Commit::Grouped, Commit::GroupedDurable]) {
                 self.results_at = Some(now);
             }

@@ -4,8 +4,20 @@
 use super::chunks::{Chunk, Residual};
 #[cfg(target_arch = "aarch64")]
 use super::own;
-use super::pack::Finish;
 use super::{Element, MOST_SUMS, Sum};
+
+/// Epilogue of a block, per channel, padded to whole vectors.
+pub(super) struct Finish {
+    /// Initial sums: the correction for the input's zero point and for the flipped bits.
+    pub(super) offset: Vec<i32>,
+    pub(super) scale: Vec<f32>,
+    pub(super) bias: Vec<f32>,
+    pub(super) slope: Vec<f32>,
+    /// Added before truncation to a byte: the output's zero point, and a half to round.
+    pub(super) half: f32,
+    /// Activation to apply, one of the constants in `lanes`.
+    pub(super) activation: u8,
+}
 
 /// The sums of one block.
 pub(super) struct Sums<'a, S> {

@@ -40,8 +40,8 @@ use x86 as own;
 
 use chunks::{Chunk, Chunks};
 pub use chunks::{Line, Residual, Row};
-use finish::{Addend, Finished, Sums, finish};
-use pack::{Block, Finish};
+use finish::{Addend, Finish, Finished, Sums, finish};
+use pack::Block;
 pub use pack::{Channel, Weights, Zeros};
 
 /// The kind of numbers a convolution works on: [`Float`] or [`Integer`].

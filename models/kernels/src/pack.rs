@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::finish::Finish;
 use super::{Arithmetic, Kernels, lanes};
 
 /// Zero points: the bytes that stand for the value 0. The output's is added to each result that is
@@ -45,19 +46,6 @@ pub(super) struct Block<A: Arithmetic> {
     pub(super) vectors: usize,
     pub(super) weights: Vec<A::Weight>,
     pub(super) finish: Finish,
-}
-
-/// Epilogue of a block, per channel, padded to whole vectors.
-pub(super) struct Finish {
-    /// Initial sums: the correction for the input's zero point and for the flipped bits.
-    pub(super) offset: Vec<i32>,
-    pub(super) scale: Vec<f32>,
-    pub(super) bias: Vec<f32>,
-    pub(super) slope: Vec<f32>,
-    /// Added before truncation to a byte: the output's zero point, and a half to round.
-    pub(super) half: f32,
-    /// Activation to apply, one of the constants in `lanes`.
-    pub(super) activation: u8,
 }
 
 impl<A: Arithmetic> Weights<A> {
