@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Commit, Store, StoreError};
+use super::{Commit, Store, StoreError, text};
 
 /// Fact that holds the queue clock.
 const QUEUE_CLOCK: &str = "queue_clock_ms";
@@ -14,7 +14,7 @@ impl Store {
         self.read(move |connection| {
             connection
                 .prepare_cached("SELECT value FROM facts WHERE key = ?1")?
-                .query_row([key], |row| row.get(0))
+                .query_row([key], |row| text(row, 0))
                 .optional()
         })
         .await

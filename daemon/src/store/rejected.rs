@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Commit, Store, StoreError};
+use super::{Commit, Store, StoreError, text_if_any};
 use crate::domain::wall_clock_ms;
 
 /// Bytes of a message's beginning, for lists.
@@ -135,7 +135,9 @@ impl Store {
             )?;
             let (count, bytes) = (sqlite_number(caps.count), sqlite_number(caps.bytes));
             statement
-                .query_map([count, bytes], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .query_map([count, bytes], |row| {
+                    Ok((row.get(0)?, text_if_any(row, 1)?))
+                })?
                 .collect()
         })
         .await
@@ -147,7 +149,7 @@ impl Store {
             let mut statement =
                 connection.prepare_cached("SELECT id, file FROM rejected_messages")?;
             statement
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .query_map([], |row| Ok((row.get(0)?, text_if_any(row, 1)?)))?
                 .collect()
         })
         .await

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use rusqlite::params;
 
-use super::{Commit, Store, StoreError};
+use super::{Commit, Store, StoreError, text};
 use crate::spool::{self, Unnamed};
 
 impl Store {
@@ -13,7 +13,8 @@ impl Store {
         self.read(|connection| {
             let mut statement = connection
                 .prepare("SELECT file FROM images WHERE file IS NOT NULL UNION ALL SELECT file FROM discarded_files")?;
-            statement.query_map([], |row| row.get(0))?.collect()
+            // A damaged name is that of no file: its image ends as failed and says so.
+            statement.query_map([], |row| text(row, 0))?.collect()
         })
         .await
     }
@@ -47,7 +48,7 @@ impl Store {
             .write(Commit::Durable, |connection| {
                 connection
                     .prepare_cached("SELECT file FROM discarded_files")?
-                    .query_map([], |row| row.get(0))?
+                    .query_map([], |row| text(row, 0))?
                     .collect()
             })
             .await?;

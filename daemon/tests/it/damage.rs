@@ -142,6 +142,29 @@ fn a_name_that_is_no_text_any_more_costs_that_name() {
 }
 
 #[test]
+fn a_spooled_name_that_is_no_text_ends_its_picture_by_name() {
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    assert!(daemon.kithd(["breaker", "open"]).status.success());
+    let bytes = std::fs::read(photo("obama_2.jpg")).unwrap();
+    assert_eq!(daemon.post("/v1/images", &[], &bytes).0, 202);
+    daemon.stop();
+    daemon.change(
+        "update images set file = cast(x'73706f6f6c2fff' as text);
+         insert into facts (key, value) values ('damaged', cast(x'ff' as text));",
+    );
+    daemon.start();
+    assert!(daemon.kithd(["breaker", "close"]).status.success());
+    let failed = wait_for("the picture to end", || {
+        Some(daemon.get("/v1/images")["images"][0].clone())
+            .filter(|image| image["state"] == "failed")
+    });
+    let reason = failed["reason"].as_str().unwrap();
+    assert!(reason.contains("is gone from the state folder"), "{reason}");
+    assert_eq!(daemon.known("biden_2.jpg", "b.jpg"), "Joe Biden");
+}
+
+#[test]
 fn paths_and_messages_lost_with_the_journal_are_said() {
     for missing in [true, false] {
         let broker = Mosquitto::running();
