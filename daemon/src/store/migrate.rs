@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::people::complete_names;
 use super::{DATABASE, StoreError};
@@ -119,23 +119,37 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
     advance(connection, known)
 }
 
-/// Compares the statements of tables, indexes and triggers with those of a schema: a bit that
-/// turned in one of them renames a column, which no check of SQLite's notices.
+/// Compares the statements of tables, indexes and triggers with those of a schema, comments and
+/// blanks aside: a bit that turned in one of them renames a column, which no check of SQLite's
+/// notices.
 fn check_statements(connection: &Connection, schema: i64) -> Result<(), StoreError> {
-    let mut memory = Connection::open_in_memory()?;
-    advance(&mut memory, schema)?;
+    let memory = in_memory(schema)?;
     let mut ours = memory.prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")?;
-    let mut same =
-        connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = ?1 AND sql = ?2")?;
+    let mut theirs = connection.prepare("SELECT sql FROM sqlite_schema WHERE name = ?1")?;
     let mut ours = ours.query([])?;
     while let Some(row) = ours.next()? {
         let (name, sql): (String, String) = (row.get(0)?, row.get(1)?);
-        if name != "sqlite_sequence" && !same.exists([&name, &sql])? {
+        let found: Option<String> = theirs.query_row([&name], |row| row.get(0)).optional()?;
+        if found.is_none_or(|found| bare(&found) != bare(&sql)) {
             let what = format!("the statement that makes {name} is not the one of this version");
             return Err(StoreError::Corrupt(what));
         }
     }
     Ok(())
+}
+
+/// Returns a statement without comments, its words one blank apart.
+fn bare(sql: &str) -> String {
+    let lines = sql.lines().filter_map(|line| line.split("--").next());
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    words.join(" ")
+}
+
+/// Makes an empty database of a schema.
+fn in_memory(schema: i64) -> Result<Connection, StoreError> {
+    let mut memory = Connection::open_in_memory()?;
+    advance(&mut memory, schema)?;
+    Ok(memory)
 }
 
 /// Runs the missing migrations up to a given schema.
@@ -171,8 +185,7 @@ pub(super) struct Object {
 
 /// Returns the tables and indexes of a schema, with their statements as SQLite keeps them.
 pub(super) fn objects(schema: i64) -> Result<Vec<Object>, StoreError> {
-    let mut memory = Connection::open_in_memory()?;
-    advance(&mut memory, schema)?;
+    let memory = in_memory(schema)?;
     let mut objects = memory.prepare(
         "SELECT type, name, tbl_name, sql FROM sqlite_schema
           WHERE type IN ('table', 'index') AND sql IS NOT NULL AND substr(name, 1, 7) <> 'sqlite_'",
