@@ -138,11 +138,10 @@ fn check_statements(connection: &Connection, schema: i64) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Returns a statement without comments, its words one blank apart.
+/// Returns a statement without comments and blanks.
 fn bare(sql: &str) -> String {
     let lines = sql.lines().filter_map(|line| line.split("--").next());
-    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
-    words.join(" ")
+    lines.flat_map(str::split_whitespace).collect()
 }
 
 /// Makes an empty database of a schema.
@@ -254,6 +253,22 @@ mod tests {
     use super::*;
 
     /// Migrating again changes nothing.
+    #[test]
+    fn a_turned_bit_in_a_statement_is_damage_a_comment_is_not() {
+        let edited = |from: &str, to: &str| {
+            let database = in_memory(known_schema()).unwrap();
+            let edit = format!(
+                "PRAGMA writable_schema = 1;
+                 UPDATE sqlite_schema SET sql = replace(sql, '{from}', '{to}');"
+            );
+            database.execute_batch(&edit).unwrap();
+            check_statements(&database, known_schema())
+        };
+        assert!(edited("CREATE TABLE", "CREATE  TABLE").is_ok());
+        assert!(edited("(", "( -- another comment\n").is_ok());
+        assert!(edited("picture_key", "picture_kex").is_err());
+    }
+
     #[test]
     fn an_empty_file_becomes_the_newest_schema_once() {
         let folder = tempfile::tempdir().unwrap();
