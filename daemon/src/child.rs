@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use parking_lot::Mutex;
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,18 @@ impl Child {
         arguments: impl IntoIterator<Item = S>,
         stdout: Stdio,
     ) -> Result<(Self, Option<ChildStdout>), String> {
+        Self::spawn_with(what, name, configuration, arguments, [], stdout)
+    }
+
+    /// The same, with these further variables of its environment.
+    pub fn spawn_with<S: AsRef<OsStr>>(
+        what: &'static str,
+        name: &str,
+        configuration: &[String],
+        arguments: impl IntoIterator<Item = S>,
+        environment: impl IntoIterator<Item = (&'static str, String)>,
+        stdout: Stdio,
+    ) -> Result<(Self, Option<ChildStdout>), String> {
         let mut command = Command::new(THIS_PROGRAM);
         command.arg0("kithd").args(configuration).args(arguments);
         command
@@ -63,7 +75,7 @@ impl Child {
         for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
             command.env_remove(name);
         }
-        command.envs(allocator::OF_A_CHILD);
+        command.envs(allocator::OF_A_CHILD).envs(environment);
         // Ctrl-C at a terminal is meant for the daemon, which lets an engine finish first.
         command.process_group(0);
         let mut process = command
@@ -96,9 +108,11 @@ impl Child {
                             () = kill.cancelled() => {
                                 // The process may be gone already; the wait below tells.
                                 let _ = process.start_kill();
+                                kill_group(pid);
                                 break process.wait().await;
                             }
                             exit = process.wait() => {
+                                kill_group(pid);
                                 // Its last lines may still be in the pipe.
                                 let _ = tokio::time::timeout(FAREWELL, async { if talking { talk.await } }).await;
                                 break exit;
@@ -170,6 +184,15 @@ impl Child {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid)).ok()?;
         let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
         Some(pages * rustix::param::page_size() as u64)
+    }
+}
+
+/// Kills what a process has started and left behind: its group has its number.
+fn kill_group(pid: u32) {
+    let group = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if let Some(group) = group {
+        // Usually nothing is left.
+        let _ = kill_process_group(group, Signal::KILL);
     }
 }
 

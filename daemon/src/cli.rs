@@ -128,7 +128,7 @@ pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
     }
     let child = matches!(
         cli.command,
-        Command::Engine(_) | Command::Camera(camera::Camera::Run(_))
+        Command::Engine(_) | Command::Camera(camera::Camera::Run(_) | camera::Camera::Produce(_))
     );
     log(
         &config.log_level,
@@ -137,8 +137,10 @@ pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
     );
     // The confinement of an engine or a camera process applies only to threads made afterwards, so
     // each makes its own runtime.
-    if let Command::Camera(camera::Camera::Run(args)) = &cli.command {
-        camera::process(&config, args)?;
+    if let Command::Camera(camera @ (camera::Camera::Run(_) | camera::Camera::Produce(_))) =
+        &cli.command
+    {
+        camera::process(&config, camera)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Command::Engine(args) = &cli.command {

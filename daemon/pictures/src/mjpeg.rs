@@ -75,6 +75,23 @@ pub fn whole(buffer: &[u8]) -> Result<Vec<u8>, String> {
     Ok(picture)
 }
 
+/// Returns the width and height that a JPEG's header states.
+pub fn size(buffer: &[u8]) -> Option<(u32, u32)> {
+    let mut size = None;
+    segments(buffer, |marker, segment| {
+        // Start of frame, of any kind: length, precision, height, width.
+        if matches!(marker, 0xC0..=0xCF)
+            && !matches!(marker, 0xC4 | 0xC8 | 0xCC)
+            && let Some(&[high, low, wide, narrow]) = segment.get(5..9)
+        {
+            let side = |bytes| u32::from(u16::from_be_bytes(bytes));
+            size = Some((side([wide, narrow]), side([high, low])));
+        }
+    })
+    .ok()?;
+    size
+}
+
 /// Calls `each` with the marker and the bytes of every segment before the first scan; returns where
 /// that scan begins.
 fn segments(buffer: &[u8], mut each: impl FnMut(u8, &[u8])) -> Result<usize, String> {
@@ -150,6 +167,9 @@ mod tests {
         buffer.extend_from_slice(&photo[photo.len() / 2..]);
         assert_eq!(whole(&buffer).unwrap(), clean);
         assert!(clean.ends_with(&[0xFF, 0xD9]));
+        let decoded = decode(&clean, &LIMITS).unwrap();
+        let sides = (decoded.width as u32, decoded.height as u32);
+        assert_eq!(size(&photo), Some(sides));
         assert_eq!(
             decode(&clean, &LIMITS).unwrap().pixels,
             decode(&photo, &LIMITS).unwrap().pixels

@@ -70,16 +70,11 @@ impl Shot {
     /// Reads a frame; the error describes what is wrong with it.
     pub fn read(frame: &[u8], layout: &Layout, max_bytes: usize) -> Result<Self, String> {
         if layout.format == PixelFormat::Mjpeg {
-            let sent = mjpeg::whole(frame)?;
             let limits = DecodeLimits {
                 max_bytes,
                 max_pixels: layout.width as u64 * layout.height as u64,
             };
-            let pixels = decode(&sent, &limits).map_err(|error| error.to_string())?;
-            return Ok(Self {
-                pixels,
-                sent: Some(sent),
-            });
+            return Self::jpeg(frame, &limits);
         }
         let pixels = rgb(frame, layout).ok_or_else(|| {
             format!(
@@ -97,6 +92,16 @@ impl Shot {
                 pixels,
             },
             sent: None,
+        })
+    }
+
+    /// Reads a frame that is a JPEG; the error describes what is wrong with it.
+    pub fn jpeg(frame: &[u8], limits: &DecodeLimits) -> Result<Self, String> {
+        let sent = mjpeg::whole(frame)?;
+        let pixels = decode(&sent, limits).map_err(|error| error.to_string())?;
+        Ok(Self {
+            pixels,
+            sent: Some(sent),
         })
     }
 

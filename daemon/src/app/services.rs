@@ -177,7 +177,9 @@ impl Services {
             // Leaked on purpose: once per camera and start.
             let part: &'static str = format!("camera {}", settings.name).leak();
             self.keep(tasks, part, move |services, stop| {
+                let max_pixels = services.config.recognition.max_pixels;
                 let camera = Camera {
+                    max_frame_bytes: settings.max_frame_bytes(max_pixels),
                     settings: settings.clone(),
                     part,
                     configuration: services.config.arguments.clone(),

@@ -21,7 +21,7 @@ use v4l::video::Capture;
 use v4l::video::capture::Parameters;
 use v4l::{Format, FourCC};
 
-use crate::config;
+use crate::config::Size;
 
 /// Number of device nodes to search: the kernel numbers no more.
 const NODES: u32 = 256;
@@ -100,16 +100,17 @@ pub struct Device {
 
 impl Device {
     /// Opens the camera and starts its stream.
-    pub fn open(settings: &config::Camera) -> Result<Self, CameraError> {
-        let path = &settings.device;
+    pub fn open(
+        path: &Path,
+        size: Size,
+        format: PixelFormat,
+        rate: u32,
+    ) -> Result<Self, CameraError> {
         let number = number(path)?;
-        let (layout, rate) = set_format(settings, number)?;
-        let (frame_format, _) = codes(settings.format);
-        let format = CameraFormat::new(
-            Resolution::new(settings.width, settings.height),
-            frame_format,
-            rate,
-        );
+        let (layout, rate) = set_format(path, number, size, format, rate)?;
+        let (frame_format, _) = codes(format);
+        let format =
+            CameraFormat::new(Resolution::new(size.width, size.height), frame_format, rate);
         let formats = [frame_format];
         let exactly = RequestedFormat::with_formats(RequestedFormatType::Exact(format), &formats);
         let failed = |error| CameraError::nokhwa(path, &error);
@@ -119,7 +120,7 @@ impl Device {
         camera.open_stream().map_err(failed)?;
         Ok(Self {
             camera,
-            path: path.clone(),
+            path: path.to_path_buf(),
             layout,
             rate,
         })
@@ -171,33 +172,32 @@ fn open(path: &Path, number: u32) -> Result<(v4l::Device, String), CameraError> 
 }
 
 /// Sets format, size and rate and returns what the camera accepted.
-fn set_format(settings: &config::Camera, number: u32) -> Result<(Layout, u32), CameraError> {
-    let config::Camera {
-        device: path,
-        width,
-        height,
-        format,
-        ..
-    } = settings;
+fn set_format(
+    path: &Path,
+    number: u32,
+    Size { width, height }: Size,
+    format: PixelFormat,
+    rate: u32,
+) -> Result<(Layout, u32), CameraError> {
     let system = |error| CameraError::system(path, &error);
     let (device, _) = open(path, number)?;
-    let (_, code) = codes(*format);
+    let (_, code) = codes(format);
     let code = FourCC::new(code);
     let set = device
-        .set_format(&Format::new(*width, *height, code))
+        .set_format(&Format::new(width, height, code))
         .map_err(system)?;
-    if (set.width, set.height, set.fourcc) != (*width, *height, code) {
+    if (set.width, set.height, set.fourcc) != (width, height, code) {
         return Err(CameraError::NotOffered {
             device: path.display().to_string(),
             wanted: format!("{width}x{height} in {}", format.name()),
             offered: in_words(&offers(&device)),
         });
     }
-    let nearest = rates(&device, code, *width, *height)
+    let nearest = rates(&device, code, width, height)
         .into_iter()
-        .min_by_key(|rate| rate.abs_diff(settings.rate));
+        .min_by_key(|offered| offered.abs_diff(rate));
     let set_rate = device
-        .set_params(&Parameters::with_fps(nearest.unwrap_or(settings.rate)))
+        .set_params(&Parameters::with_fps(nearest.unwrap_or(rate)))
         .map_err(system)?;
     // nokhwa must request exactly the rate that is set.
     let interval = set_rate.interval;
@@ -210,9 +210,9 @@ fn set_format(settings: &config::Camera, number: u32) -> Result<(Layout, u32), C
     };
     let stride = set.stride.max(pixel * width) as usize;
     let layout = Layout {
-        format: *format,
-        width: *width as usize,
-        height: *height as usize,
+        format,
+        width: width as usize,
+        height: height as usize,
         stride,
     };
     Ok((layout, rate))

@@ -1,60 +1,91 @@
-//! `kithd camera run`: opens the camera, confines itself, and takes bursts of frames on schedule or
-//! on motion, until its parent is gone. It waits only for the camera, so the daemon knows from its
-//! silence that the camera stalls.
+//! `kithd camera run`: opens the camera or starts its frame producer, confines itself, and takes
+//! bursts of frames on schedule or on motion, until its parent is gone. It waits only for the
+//! camera, so the daemon knows from its silence that the camera stalls.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::mem::ManuallyDrop;
+use std::process::{ChildStderr, ChildStdout};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use kith_pictures::mjpeg::Buffers;
+use kith_pictures::decode::DecodeLimits;
+use kith_pictures::mjpeg::{self, Buffers};
 use kith_pictures::shot::{PixelFormat, Shot};
+use parking_lot::Mutex;
 
 use super::device::Device;
+use super::frames::{Frames, Next};
 use super::motion::Gate;
+use super::producer::{self, Args};
+use super::trouble::Words;
 use super::wire::{self, Message};
 use crate::child;
-use crate::config;
+use crate::config::{self, Config, Producer};
 use crate::engine_process::{Profile, confine};
 
 /// Time between signs of life while frames come.
 const ALIVE: Duration = Duration::from_millis(500);
 /// Time between checks for motion.
 const LOOK: Duration = Duration::from_millis(200);
-/// Number of first frames that are dropped: after opening they are dark, green, or from the last
-/// use.
+/// Number of first frames of a camera of this board that are dropped: after opening they are dark,
+/// green, or from the last use.
 const WARM_UP: u64 = 5;
+/// Longest line of a frame producer's words.
+const LONGEST_LINE: u64 = 4096;
+/// Time for a frame producer's last words after its output has ended.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Shortest time between log lines about broken frames.
 const SAY: Duration = Duration::from_secs(60);
 
-/// Arguments of `kithd camera run`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Name of the camera in the configuration
-    #[arg(long)]
-    pub name: String,
-}
-
 /// Takes pictures until the parent is gone.
-pub fn run(settings: &config::Camera, max_bytes: usize) -> anyhow::Result<()> {
+pub fn run(config: &Config, camera: &config::Camera, args: &Args) -> anyhow::Result<()> {
     child::die_with_parent()?;
     child::give_way();
-    // Dropping the stream panics after the camera failed; the kernel closes both with the process.
-    let mut device = ManuallyDrop::new(Device::open(settings)?);
+    let max_pixels = config.recognition.max_pixels;
+    let limits = DecodeLimits {
+        max_bytes: config
+            .intake
+            .max_bytes
+            .min(camera.max_frame_bytes(max_pixels)),
+        max_pixels: camera.max_frame_pixels(max_pixels),
+    };
+    match &camera.producer {
+        Producer::V4l2 {
+            device,
+            size,
+            format,
+        } => {
+            // Dropping the stream panics after the camera failed; the kernel closes both with the
+            // process.
+            let device = Device::open(device, *size, *format, camera.rate)?;
+            watch_device(ManuallyDrop::new(device), camera, &limits)
+        }
+        _ => {
+            let (frames, words) = producer::start(config, args)?;
+            watch_frames(frames, words, camera, &limits)
+        }
+    }
+}
+
+fn watch_device(
+    mut device: ManuallyDrop<Device>,
+    camera: &config::Camera,
+    limits: &DecodeLimits,
+) -> anyhow::Result<()> {
     // After this nothing can be opened, and new threads are confined too.
     let confinement = confine(&Profile::Camera);
+    let layout = device.layout;
     tracing::info!(
         "{} sends {}x{} in {}, {} frames a second, {confinement}",
-        settings.device.display(),
-        settings.width,
-        settings.height,
-        settings.format.name(),
+        camera.producer,
+        layout.width,
+        layout.height,
+        layout.format.name(),
         device.rate,
     );
     std::thread::spawn(child::end_with_standard_input);
-    let max_bytes = max_bytes.min(settings.max_frame_bytes());
-    let mut taking = Taking::new(settings, max_bytes, std::io::stdout());
-    let layout = device.layout;
+    let mut taking = Taking::new(camera, limits.max_bytes, std::io::stdout());
     let mut buffers = Buffers::default();
     loop {
         let frame = device.frame()?;
@@ -63,10 +94,71 @@ pub fn run(settings: &config::Camera, max_bytes: usize) -> anyhow::Result<()> {
         if taking.wants(now)? {
             let shot = match torn {
                 true => Err("the frame is cut off, and the end of an older one follows".into()),
-                false => Shot::read(&frame, &layout, max_bytes),
+                false => Shot::read(&frame, &layout, limits.max_bytes),
             };
             taking.frame(shot, now)?;
         }
+    }
+}
+
+/// Watches the frames of a frame producer until it ends; the error explains why.
+fn watch_frames(
+    frames: ChildStdout,
+    said: ChildStderr,
+    camera: &config::Camera,
+    limits: &DecodeLimits,
+) -> anyhow::Result<()> {
+    let confinement = confine(&Profile::Camera);
+    std::thread::spawn(child::end_with_standard_input);
+    let words = Arc::new(Mutex::new(Words::default()));
+    let listening = std::thread::spawn({
+        let words = Arc::clone(&words);
+        move || {
+            let mut said = BufReader::new(said);
+            let mut line = Vec::new();
+            // A line without end is taken in pieces.
+            while let Ok(1..) = (&mut said).take(LONGEST_LINE).read_until(b'\n', &mut line) {
+                words.lock().hear(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
+        }
+    });
+    let mut taking = Taking::new(camera, limits.max_bytes, std::io::stdout());
+    let mut frames = Frames::new(frames, limits.max_bytes);
+    let mut first = true;
+    loop {
+        let next = frames.next().context("the frame producer's pipe")?;
+        let now = Instant::now();
+        match next {
+            Next::Frame(frame) => {
+                if std::mem::take(&mut first) {
+                    let codec = words.lock().codec.clone();
+                    let codec = codec.unwrap_or_else(|| "mjpeg".into());
+                    let (width, height) = mjpeg::size(frame).unwrap_or_default();
+                    tracing::info!(
+                        "{} sends {width}x{height} in {codec}, {confinement}",
+                        camera.producer
+                    );
+                    taking.begin(&codec, width, height)?;
+                }
+                if taking.wants(now)? {
+                    taking.frame(Shot::jpeg(frame, limits), now)?;
+                }
+            }
+            Next::Unchanged => _ = taking.wants(now)?,
+            Next::Broken(why) => taking.frame(Err(why), now)?,
+            Next::NotAStream(what) => bail!("not a stream: {what}"),
+            Next::Ended => break,
+        }
+    }
+    // Its last words may still be in the pipe.
+    let until = Instant::now() + FAREWELL;
+    while !listening.is_finished() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    match (first, frames.instead()) {
+        (true, Some(what)) => bail!("not a stream: {what}"),
+        _ => bail!(words.lock().explain(&camera.producer, !first)),
     }
 }
 
@@ -76,6 +168,8 @@ struct Taking<'a, W: Write> {
     max_bytes: usize,
     out: W,
     frames: u64,
+    /// Number of first frames to drop.
+    warm_up: u64,
     broken: u64,
     /// Time of the first frame since which all were broken.
     broken_since: Option<Instant>,
@@ -94,11 +188,17 @@ impl<'a, W: Write> Taking<'a, W> {
             .motion
             .then(|| Gate::new(settings.motion_area, settings.cool_down));
         let due = settings.every.map(|_| Instant::now());
+        // Other cameras run before kithd comes.
+        let warm_up = match settings.producer.size() {
+            Some(_) => WARM_UP,
+            None => 0,
+        };
         Self {
             settings,
             max_bytes,
             out,
             frames: 0,
+            warm_up,
             broken: 0,
             broken_since: None,
             said: None,
@@ -108,6 +208,17 @@ impl<'a, W: Write> Taking<'a, W> {
             due,
             burst: None,
         }
+    }
+
+    /// Reports what the camera sends.
+    fn begin(&mut self, codec: &str, width: u32, height: u32) -> anyhow::Result<()> {
+        let codec = codec.into();
+        let begins = Message::Begins {
+            codec,
+            width,
+            height,
+        };
+        self.say(begins, &[])
     }
 
     /// Reports that frames come; returns true if this frame is to be read.
@@ -120,6 +231,7 @@ impl<'a, W: Write> Taking<'a, W> {
             self.alive = Some(now);
             self.say(
                 Message::Alive {
+                    frames: self.frames,
                     broken: self.broken,
                 },
                 &[],
@@ -130,7 +242,7 @@ impl<'a, W: Write> Taking<'a, W> {
                 .looked
                 .is_none_or(|last| now.duration_since(last) >= LOOK);
         let due = self.due.is_some_and(|due| now >= due);
-        Ok(self.frames > WARM_UP && (self.burst.is_some() || due || look))
+        Ok(self.frames > self.warm_up && (self.burst.is_some() || due || look))
     }
 
     /// Processes a frame that was wanted.
@@ -215,7 +327,7 @@ impl<'a, W: Write> Taking<'a, W> {
     }
 
     fn say(&mut self, message: Message, bytes: &[u8]) -> anyhow::Result<()> {
-        wire::write(&mut self.out, message, bytes)
+        wire::write(&mut self.out, &message, bytes)
             .context("the daemon no longer reads the pictures")
     }
 }

@@ -10,11 +10,22 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 const LONGEST_MESSAGE: usize = 1024;
 
 /// A message of the camera process.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
+    /// The first frame came.
+    Begins {
+        /// Codec of the stream.
+        codec: String,
+        /// Width of the frame in pixels.
+        width: u32,
+        /// Height of the frame in pixels.
+        height: u32,
+    },
     /// The camera sends frames.
     Alive {
+        /// Number of frames so far.
+        frames: u64,
         /// Number of broken frames so far.
         broken: u64,
     },
@@ -39,8 +50,8 @@ pub enum WireError {
 }
 
 /// Writes a message and the bytes that belong to it; fails if the reader is gone.
-pub fn write(out: &mut impl Write, message: Message, bytes: &[u8]) -> std::io::Result<()> {
-    let message = serde_json::to_vec(&message)?;
+pub fn write(out: &mut impl Write, message: &Message, bytes: &[u8]) -> std::io::Result<()> {
+    let message = serde_json::to_vec(message)?;
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(std::io::Error::other);
     out.write_all(&length(&message)?.to_be_bytes())?;
     out.write_all(&length(bytes)?.to_be_bytes())?;
@@ -76,6 +87,11 @@ pub async fn read(
 mod tests {
     use super::*;
 
+    const ALIVE: Message = Message::Alive {
+        frames: 9,
+        broken: 7,
+    };
+
     #[tokio::test]
     async fn messages_survive_the_wire_but_large_or_malformed_ones_fail() {
         let frame = Message::Frame {
@@ -83,16 +99,13 @@ mod tests {
             last: true,
         };
         let mut pipe = Vec::new();
-        write(&mut pipe, Message::Alive { broken: 7 }, &[]).unwrap();
-        write(&mut pipe, frame, b"picture").unwrap();
+        write(&mut pipe, &ALIVE, &[]).unwrap();
+        write(&mut pipe, &frame, b"picture").unwrap();
         let mut reader = pipe.as_slice();
+        assert_eq!(read(&mut reader, 7).await.unwrap(), (ALIVE, Vec::new()));
         assert_eq!(
             read(&mut reader, 7).await.unwrap(),
-            (Message::Alive { broken: 7 }, Vec::new())
-        );
-        assert_eq!(
-            read(&mut reader, 7).await.unwrap(),
-            (frame, b"picture".to_vec())
+            (frame.clone(), b"picture".to_vec())
         );
         assert!(matches!(
             read(&mut reader, 7).await,
@@ -100,7 +113,7 @@ mod tests {
         ));
 
         let mut large = Vec::new();
-        write(&mut large, frame, b"picture").unwrap();
+        write(&mut large, &frame, b"picture").unwrap();
         assert!(matches!(
             read(&mut large.as_slice(), 6).await,
             Err(WireError::Nonsense(_))
@@ -119,7 +132,7 @@ mod tests {
         let mut nan = Vec::new();
         write(
             &mut nan,
-            Message::Frame {
+            &Message::Frame {
                 sharpness: f32::NAN,
                 last: true,
             },

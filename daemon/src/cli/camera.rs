@@ -3,9 +3,10 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use kith_pictures::mjpeg;
 use kith_pictures::shot::PixelFormat;
 use tokio::process::ChildStdout;
 use tokio::time::timeout;
@@ -17,7 +18,7 @@ use crate::config::{self, Config};
 
 /// Time for all cameras of a board to report their formats.
 const ASKING: Duration = Duration::from_secs(20);
-/// Time from opening a camera to its first picture.
+/// Time from opening a camera to its first picture, and between two.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Time for a process to end after it has closed its output.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -29,11 +30,16 @@ const USUAL: (u32, u32) = (1280, 720);
 pub enum Camera {
     /// Lists the cameras of this board and what they offer
     List,
-    /// Takes one picture into a file; the daemon must not be using the camera
+    /// Takes one picture into a file; the daemon must not be using a camera of this board
     Snapshot(SnapshotArgs),
+    /// Says what a camera of the network sends, and what it costs
+    Try(TryArgs),
     /// Takes pictures for the daemon, which starts and stops it by itself
     #[command(hide = true)]
     Run(camera_process::Args),
+    /// Writes a camera's frames for the process that takes pictures
+    #[command(hide = true)]
+    Produce(camera_process::Args),
 }
 
 /// Arguments of `kithd camera snapshot`.
@@ -45,14 +51,56 @@ pub struct SnapshotArgs {
     /// A camera that is not configured, for example /dev/video0
     #[arg(long, value_name = "PATH")]
     device: Option<PathBuf>,
+    #[command(flatten)]
+    address: Address,
     /// File for the JPEG; - is standard output
     #[arg(short, long, value_name = "FILE", default_value = "snapshot.jpg")]
     output: PathBuf,
 }
 
-/// Runs the camera process; returns only when it has failed.
-pub fn process(config: &Config, args: &camera_process::Args) -> anyhow::Result<()> {
-    camera_process::run(configured(config, &args.name)?, config.intake.max_bytes)
+/// The address of a camera that is not configured.
+#[derive(Debug, clap::Args)]
+struct Address {
+    /// A camera of the network that is not configured, for example rtsp://192.168.1.20/stream1
+    #[arg(long, value_name = "URL", conflicts_with_all = ["camera", "device"])]
+    url: Option<String>,
+    #[command(flatten)]
+    login: LoginArgs,
+}
+
+/// The login of a camera that is not configured. The password is no argument: every user of the
+/// board could read it.
+#[derive(Debug, clap::Args)]
+struct LoginArgs {
+    /// User name, if the address does not contain it
+    #[arg(long, value_name = "USER")]
+    username: Option<String>,
+    /// File with the password
+    #[arg(long, value_name = "FILE", requires = "username")]
+    password_file: Option<PathBuf>,
+}
+
+/// Arguments of `kithd camera try`.
+#[derive(Debug, clap::Args)]
+pub struct TryArgs {
+    /// Address, for example rtsp://192.168.1.20/stream1, or the name of a configured camera
+    camera: String,
+    #[command(flatten)]
+    login: LoginArgs,
+    /// Seconds to watch it
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=600))]
+    seconds: u64,
+}
+
+/// Runs the camera process or the frame producer; returns only when it has failed.
+pub fn process(config: &Config, command: &Camera) -> anyhow::Result<()> {
+    match command {
+        Camera::Run(args) => camera_process::run(config, &started(config, &args.name)?, args),
+        Camera::Produce(args) => {
+            camera_process::produce(config, &started(config, &args.name)?, args)
+        }
+        _ => unreachable!("it is a command of the operator"),
+    }
 }
 
 /// Executes a subcommand.
@@ -60,8 +108,25 @@ pub async fn run(config: &Config, command: Camera) -> anyhow::Result<ExitCode> {
     match command {
         Camera::List => list().await,
         Camera::Snapshot(args) => snapshot(config, &args).await,
-        Camera::Run(_) => unreachable!("it needs no runtime and has ended"),
+        Camera::Try(args) => attempt(config, &args).await,
+        Camera::Run(_) | Camera::Produce(_) => unreachable!("it needs no runtime and has ended"),
     }
+}
+
+/// Returns the camera that this process was started for: the one in its environment, or one of the
+/// configuration.
+fn started(config: &Config, name: &str) -> anyhow::Result<config::Camera> {
+    match std::env::var(camera_process::SECTION) {
+        Ok(section) => of_section(&section),
+        Err(_) => configured(config, name).cloned(),
+    }
+}
+
+fn of_section(section: &str) -> anyhow::Result<config::Camera> {
+    config::Camera::only(section).map_err(|problems| {
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        anyhow!(problems.join("; "))
+    })
 }
 
 fn configured<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a config::Camera> {
@@ -84,6 +149,72 @@ fn configured<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a config::
                 "there is no [[camera]] named {name:?} in the configuration; named there: {known}"
             )
         })
+}
+
+/// A camera whose process was started for a command.
+struct Started {
+    child: Child,
+    stdout: ChildStdout,
+    /// Most bytes of a frame.
+    limit: usize,
+    /// The camera, for sentences.
+    shown: String,
+}
+
+/// A message of the camera process, or the end of it in words.
+type Said = Result<(Message, Vec<u8>), String>;
+
+impl Started {
+    /// Starts the same process that takes pictures for the daemon, with an order to take them as
+    /// fast as they come, or as `every` says.
+    fn new(config: &Config, section: &str, every: &str) -> anyhow::Result<Self> {
+        let section = format!("[[camera]]\nevery = \"{every}\"\nburst = 1\n{section}");
+        let camera = of_section(&section)?;
+        let arguments = ["camera", "run", "--name", "snapshot"];
+        let environment = [(camera_process::SECTION, section)];
+        let (child, stdout) = Child::spawn_with(
+            "camera",
+            "camera",
+            &config.arguments,
+            arguments,
+            environment,
+            Stdio::piped(),
+        )
+        .map_err(|why| anyhow!(why))?;
+        let max_pixels = config.recognition.max_pixels;
+        Ok(Self {
+            child,
+            stdout: stdout.context("the camera process has no output")?,
+            limit: camera.max_frame_bytes(max_pixels),
+            shown: camera.producer.to_string(),
+        })
+    }
+
+    /// Waits for the next message.
+    async fn next(&mut self) -> Said {
+        match timeout(DEADLINE, wire::read(&mut self.stdout, self.limit)).await {
+            Ok(Ok(said)) => Ok(said),
+            Ok(Err(error @ WireError::Nonsense(_))) => Err(format!("the camera process: {error}")),
+            Ok(Err(WireError::Ended(_))) => {
+                // Its reason arrives when it ends.
+                let _ = timeout(FAREWELL, self.child.ended()).await;
+                Err(self.child.complaint().unwrap_or_else(|| self.child.how()))
+            }
+            Err(_) => Err(format!(
+                "stalled: {} sent no picture within {DEADLINE:?}",
+                self.shown
+            )),
+        }
+    }
+
+    /// Waits for the next picture.
+    async fn picture(&mut self) -> Result<Vec<u8>, String> {
+        loop {
+            if let (Message::Frame { .. }, picture) = self.next().await? {
+                return Ok(picture);
+            }
+        }
+    }
 }
 
 /// Lists the cameras on a separate thread: a wedged camera never answers.
@@ -135,51 +266,19 @@ async fn list() -> anyhow::Result<ExitCode> {
 }
 
 async fn snapshot(config: &Config, args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
-    let settings = match (&args.camera, &args.device, config.cameras.as_slice()) {
-        (Some(name), ..) => configured(config, name)?.clone(),
+    let section = match (&args.camera, &args.device, &args.address.url) {
+        (Some(name), ..) => configured(config, name)?.section.0.clone(),
         (None, Some(device), _) => unconfigured(Some(device)).await?,
-        (None, None, []) => unconfigured(None).await?,
-        (None, None, [only]) => only.clone(),
-        (None, None, _) => bail!("several cameras are configured; say which with --camera NAME"),
+        (None, None, Some(url)) => of_address(url, &args.address.login),
+        (None, None, None) => match config.cameras.as_slice() {
+            [] => unconfigured(None).await?,
+            [only] => only.section.0.clone(),
+            _ => bail!("several cameras are configured; say which with --camera NAME"),
+        },
     };
-    let config::Camera {
-        device,
-        width,
-        height,
-        rate,
-        format,
-        ..
-    } = &settings;
-    // Start the same process that takes pictures for the daemon, with an order to take one at once.
-    let section = format!(
-        "camera=[{{name=\"snapshot\",device=\"{}\",resolution=\"{width}x{height}\",rate={rate},format=\"{}\",\
-         every=\"1s\",burst=1}}]",
-        device.display(),
-        format.name(),
-    );
-    let mut configuration = config.arguments.clone();
-    configuration.extend(["--set".into(), section]);
-    let arguments = ["camera", "run", "--name", "snapshot"];
-    let (child, stdout) = Child::spawn(
-        "camera",
-        "camera",
-        &configuration,
-        arguments,
-        Stdio::piped(),
-    )
-    .map_err(|why| anyhow!(why))?;
-    let stdout = stdout.context("the camera process has no output")?;
-    let picture = match timeout(DEADLINE, first_picture(stdout, settings.max_frame_bytes())).await {
-        Ok(Ok(picture)) => picture,
-        Ok(Err(error @ WireError::Nonsense(_))) => bail!("the camera process: {error}"),
-        Ok(Err(WireError::Ended(_))) => {
-            // Its reason arrives when it ends.
-            let _ = timeout(FAREWELL, child.ended()).await;
-            bail!(child.complaint().unwrap_or_else(|| child.how()));
-        }
-        Err(_) => bail!("{} sent no picture within {DEADLINE:?}", device.display()),
-    };
-    child.kill();
+    let mut camera = Started::new(config, &section, "1s")?;
+    let picture = camera.picture().await.map_err(|why| anyhow!(why))?;
+    camera.child.kill();
     if args.output == Path::new("-") {
         std::io::stdout().write_all(&picture)?;
         return Ok(ExitCode::SUCCESS);
@@ -187,24 +286,125 @@ async fn snapshot(config: &Config, args: &SnapshotArgs) -> anyhow::Result<ExitCo
     let output = args.output.display();
     std::fs::write(&args.output, &picture)
         .with_context(|| format!("{output} cannot be written"))?;
+    let (width, height) = mjpeg::size(&picture).unwrap_or_default();
     println!(
         "{output}: {width}x{height}, {} KiB, from {}",
         picture.len().div_ceil(1024),
-        device.display()
+        camera.shown
     );
     Ok(ExitCode::SUCCESS)
 }
 
-async fn first_picture(mut stdout: ChildStdout, max_bytes: usize) -> Result<Vec<u8>, WireError> {
-    loop {
-        if let (Message::Frame { .. }, picture) = wire::read(&mut stdout, max_bytes).await? {
-            return Ok(picture);
-        }
-    }
+/// Takes one picture with a configured camera; returns its bytes, or why there is none.
+pub async fn first_picture(config: &Config, camera: &config::Camera) -> Result<usize, String> {
+    let started = Started::new(config, &camera.section.0, "1s");
+    let mut camera = started.map_err(|error| format!("{error:#}"))?;
+    Ok(camera.picture().await?.len())
 }
 
-/// Returns the best settings of a camera that is not configured.
-async fn unconfigured(device: Option<&Path>) -> anyhow::Result<config::Camera> {
+/// Returns the section of a camera of the network.
+fn of_address(url: &str, login: &LoginArgs) -> String {
+    let mut section = toml::Table::new();
+    let mut set = |key: &str, value: &str| section.insert(key.into(), value.into());
+    set("name", "snapshot");
+    set("url", url);
+    if let Some(user) = &login.username {
+        set("username", user);
+    }
+    if let Some(file) = &login.password_file {
+        set("password_file", &file.to_string_lossy());
+    }
+    section.to_string()
+}
+
+/// Watches a camera for a while and says what came.
+async fn attempt(config: &Config, args: &TryArgs) -> anyhow::Result<ExitCode> {
+    let section = if args.camera.contains("://") {
+        // As many pictures as most cameras send.
+        format!("rate = 30\n{}", of_address(&args.camera, &args.login))
+    } else {
+        configured(config, &args.camera)?.section.0.clone()
+    };
+    let begun = Instant::now();
+    let mut camera = Started::new(config, &section, "100ms")?;
+    let (mut frames, mut bytes) = (0, 0);
+    let (first, codec, size) = loop {
+        match camera.next().await.map_err(|why| anyhow!(why))? {
+            (
+                Message::Begins {
+                    codec,
+                    width,
+                    height,
+                },
+                _,
+            ) => break (begun.elapsed(), codec, (width, height)),
+            (Message::Frame { .. }, picture) => {
+                let size = mjpeg::size(&picture).unwrap_or_default();
+                break (begun.elapsed(), String::new(), size);
+            }
+            _ => {}
+        }
+    };
+    let (until, watched) = (
+        Instant::now() + Duration::from_secs(args.seconds),
+        Instant::now(),
+    );
+    let before = cpu_of_group(camera.child.pid);
+    let (mut counted, mut pictures) = (None, 0_u64);
+    while Instant::now() < until {
+        match camera.next().await.map_err(|why| anyhow!(why))? {
+            (Message::Alive { frames: now, .. }, _) => {
+                let since = *counted.get_or_insert(now);
+                frames = now - since;
+            }
+            (Message::Frame { .. }, picture) => {
+                pictures += 1;
+                bytes += picture.len();
+            }
+            _ => {}
+        }
+    }
+    let seconds = watched.elapsed().as_secs_f64();
+    let used = cpu_of_group(camera.child.pid).saturating_sub(before);
+    camera.child.kill();
+    let (width, height) = size;
+    println!("{}", camera.shown);
+    println!("  size              {width}x{height}");
+    if !codec.is_empty() {
+        println!("  codec             {codec}");
+    }
+    println!(
+        "  rate              {:.1} frames a second",
+        frames as f64 / seconds
+    );
+    println!("  first frame       after {:.1} s", first.as_secs_f64());
+    let kib = bytes.checked_div(pictures as usize).unwrap_or_default() / 1024;
+    println!("  JPEG              {kib} KiB");
+    if let Some(each) = used.checked_div(frames.try_into().unwrap_or(0)) {
+        println!(
+            "  processor         {:.1} ms a frame",
+            each.as_secs_f64() * 1000.0
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the processor time of a process and of those it has started.
+fn cpu_of_group(group: u32) -> Duration {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ticks = processes.filter_map(|entry| {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The name, in parentheses, may contain blanks. After it: state, parent, group, …
+        let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        (number(2)? == u64::from(group)).then_some(number(11)? + number(12)?)
+    });
+    let ticks: u64 = ticks.sum();
+    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Returns the section of a camera of this board that is not configured, with its best settings.
+async fn unconfigured(device: Option<&Path>) -> anyhow::Result<String> {
     let found = found().await?;
     // The camera may be named by any link to it.
     let node = device.map(|device| {
@@ -249,18 +449,11 @@ async fn unconfigured(device: Option<&Path>) -> anyhow::Result<config::Camera> {
             found.device.display()
         )
     };
-    Ok(config::Camera {
-        name: "snapshot".into(),
-        device: found.device,
-        width: offer.size.0,
-        height: offer.size.1,
-        rate: offer.rates.first().copied().unwrap_or(15),
-        format,
-        every: Some(Duration::from_secs(1)),
-        motion: false,
-        motion_area: 100,
-        cool_down: Duration::ZERO,
-        burst: 1,
-        stall_after: DEADLINE,
-    })
+    let (width, height) = offer.size;
+    Ok(format!(
+        "name = \"snapshot\"\ndevice = \"{}\"\nresolution = \"{width}x{height}\"\nrate = {}\nformat = \"{}\"\n",
+        found.device.display(),
+        offer.rates.first().copied().unwrap_or(15),
+        format.name(),
+    ))
 }

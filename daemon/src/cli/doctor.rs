@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::OwnEngines;
+use super::camera::first_picture;
 use crate::app;
-use crate::config::Config;
+use crate::config::{Config, Producer};
 use crate::control::Client;
 use crate::domain::{Moment, wall_clock_ms};
 use crate::engine_process::load_pack;
@@ -568,7 +569,25 @@ impl Account {
 
 async fn cameras(config: &Config, running: bool, found: &mut Findings) {
     for camera in &config.cameras {
-        let (part, device) = (format!("camera {}", camera.name), camera.device.clone());
+        let part = format!("camera {}", camera.name);
+        let Producer::V4l2 { device, .. } = &camera.producer else {
+            // The daemon's word on it follows.
+            if !running {
+                match first_picture(config, camera).await {
+                    Ok(bytes) => found.ok(
+                        &part,
+                        format!("{} sends pictures of {bytes} bytes", camera.producer),
+                    ),
+                    Err(why) => found.problem(
+                        &part,
+                        why,
+                        "kithd camera try shows what a camera sends; see docs/cameras.md",
+                    ),
+                }
+            }
+            continue;
+        };
+        let device = device.clone();
         let look = tokio::task::spawn_blocking(move || {
             let kind = std::fs::metadata(&device)?.file_type();
             // Open it only to check the permission, not to take pictures: the daemon may be using
@@ -588,23 +607,21 @@ async fn cameras(config: &Config, running: bool, found: &mut Findings) {
             ),
             Ok(Ok(Ok(true))) if running => {} // The daemon's word on it follows.
             Ok(Ok(Ok(true))) => {
-                found.ok(&part, format!("{} can be opened", camera.device.display()));
+                found.ok(&part, format!("{} can be opened", camera.producer));
             }
-            Ok(Ok(Ok(false))) => found.problem(
-                &part,
-                format!("{} is no camera", camera.device.display()),
-                plug,
-            ),
+            Ok(Ok(Ok(false))) => {
+                found.problem(&part, format!("{} is no camera", camera.producer), plug)
+            }
             Ok(Ok(Err(error))) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 let advice = "join the group video: sudo usermod -aG video kithd";
                 found.problem(
                     &part,
-                    format!("{} may not be opened by this user", camera.device.display()),
+                    format!("{} may not be opened by this user", camera.producer),
                     advice,
                 );
             }
             Ok(Ok(Err(error))) => {
-                found.problem(&part, format!("{}: {error}", camera.device.display()), plug);
+                found.problem(&part, format!("{}: {error}", camera.producer), plug);
             }
             Ok(Err(error)) => found.problem(&part, error.to_string(), "try again"),
         }

@@ -8,17 +8,21 @@ mod http;
 mod mqtt;
 mod raw;
 mod retention;
+mod url;
 
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-pub use camera::Camera;
+#[cfg(test)]
+pub use camera::Access;
+pub use camera::{Camera, Decoder, Producer, Size, Transport};
 pub use http::{Http, Tls};
 use kith_vision::{Caution, Device, Matching, Pack, Precision};
 pub use mqtt::{HomeAssistant, Mqtt, MqttCommand, Shared};
 pub use raw::{Problem, Raw};
 pub use retention::{Caps, Retention};
+pub use url::{Login, Url, without_secrets};
 
 /// Path of the packaged configuration; read if it exists and no other file is named.
 pub const SYSTEM_CONFIG: &str = "/etc/kithd/kithd.toml";
@@ -331,6 +335,25 @@ impl Config {
         )
     }
 
+    /// Returns the files with secrets that the configuration names.
+    pub fn secret_files(&self) -> Vec<PathBuf> {
+        let client = self.mqtt.tls.as_ref().and_then(|tls| tls.client.as_ref());
+        let cameras = self.cameras.iter().map(|camera| &camera.producer);
+        let page_key = match &self.http.tls {
+            Tls::Files { key, .. } => Some(key),
+            Tls::Off | Tls::SelfSigned => None,
+        };
+        let files = self
+            .mqtt
+            .password_file
+            .iter()
+            .chain(client.map(|(_, key)| key))
+            .chain(page_key)
+            .map(PathBuf::as_path)
+            .chain(cameras.filter_map(Producer::secret_files));
+        files.map(Path::to_path_buf).collect()
+    }
+
     /// Formats the text that `kithd: … has N problems` prints.
     pub fn problems_text(file: Option<&Path>, problems: &[Problem]) -> String {
         let source = file.unwrap_or(Path::new(SYSTEM_CONFIG)).display();
@@ -352,6 +375,13 @@ impl Default for Config {
             .0
             .unwrap_or_else(|problems| unreachable!("{problems:?}"))
     }
+}
+
+/// Returns the path of a secret that systemd passes to the service as a file (`LoadCredential=`),
+/// if it does.
+fn credential(name: &str) -> Option<PathBuf> {
+    let folder = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
+    Some(folder.join(name)).filter(|file| file.exists())
 }
 
 const fn secs(seconds: u64) -> Duration {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kith_mqtt::{Address, TlsFiles, Version, is_topic};
 
-use super::{Raw, secs};
+use super::{Raw, credential, secs};
 use crate::store::RejectedCaps;
 
 /// Name of the systemd credential with the broker's password, used if `mqtt.password_file` is not
@@ -325,13 +325,6 @@ fn filters(raw: &mut Raw, key: &str) -> Vec<String> {
         raw.problem(key, format!("{filter:?}"), rule);
     }
     filters
-}
-
-/// Returns the path of a secret that systemd passes to the service as a file (`LoadCredential=`),
-/// if it does.
-fn credential(name: &str) -> Option<PathBuf> {
-    let folder = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
-    Some(folder.join(name)).filter(|file| file.exists())
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use std::time::Duration;
 use strsim::levenshtein;
 use toml::{Table, Value};
 
+use super::url::without_secrets;
+
 /// A problem in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -24,10 +26,15 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A line that was mistyped may contain the address of a camera with its password.
+        let rule = without_secrets(&self.rule);
         match (self.key.is_empty(), self.value.is_empty()) {
-            (true, _) => write!(f, "{}", self.rule),
-            (false, true) => write!(f, "{}: {}", self.key, self.rule),
-            (false, false) => write!(f, "{} = {}: {}", self.key, self.value, self.rule),
+            (true, _) => write!(f, "{rule}"),
+            (false, true) => write!(f, "{}: {rule}", self.key),
+            (false, false) => {
+                let value = without_secrets(&self.value);
+                write!(f, "{} = {value}: {rule}", self.key)
+            }
         }
     }
 }
@@ -142,6 +149,13 @@ impl Raw {
             .collect()
     }
 
+    /// Returns the table as TOML, without these keys.
+    pub fn without(&self, keys: &[&str]) -> String {
+        let mut table = self.table.clone();
+        table.retain(|key, _| !keys.iter().any(|left_out| *left_out == key));
+        table.to_string()
+    }
+
     /// Merges the problems and keys of table number `at` of `[[key]]`.
     pub fn merge(&mut self, key: &str, at: usize, table: Self) {
         self.asked
@@ -203,22 +217,37 @@ impl Raw {
 
     /// Reads a whole number within `range`.
     pub fn number(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
-        let Some(value) = self.take(key) else {
-            return default;
-        };
+        self.optional_number(key, range).unwrap_or(default)
+    }
+
+    /// Reads a whole number within `range`; `None` if the key is not set.
+    pub fn optional_number(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let value = self.take(key)?;
         let number = value
             .as_integer()
             .and_then(|n| u64::try_from(n).ok())
             .filter(|n| range.contains(n));
-        number.unwrap_or_else(|| {
+        if number.is_none() {
             let rule = format!(
                 "must be a whole number from {} to {}",
                 range.start(),
                 range.end()
             );
             self.problem(key, value, rule);
-            default
-        })
+        }
+        number
+    }
+
+    /// Reads a text, or a whole number as its digits.
+    pub fn text_or_number(&mut self, key: &str) -> Option<String> {
+        match self.take(key)? {
+            Value::String(text) => Some(text),
+            Value::Integer(number) => Some(number.to_string()),
+            other => {
+                self.problem(key, other, "must be text or a whole number");
+                None
+            }
+        }
     }
 
     /// Reads a number within `range`, with or without a fraction.

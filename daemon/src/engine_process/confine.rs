@@ -1,5 +1,6 @@
 //! Confinement: an engine process gives up files, network, new privileges and other processes once
-//! its models are loaded, a camera process once its camera is open.
+//! its models are loaded, a camera process once its camera is open. A frame producer, which becomes
+//! a program of the system or of the operator, gives up kithd's own files.
 //!
 //! Pictures are untrusted, and a decoder may one day have a vulnerability; an exploit should find
 //! nothing to reach. The daemon itself is not confined here, and it watches limits of memory and
@@ -33,6 +34,11 @@ pub enum Profile {
         /// Folder of compiled kernels, the only one that stays writable.
         cache: PathBuf,
     },
+    /// Devices, network, other programs, and all files but kithd's own.
+    Producer {
+        /// Files and folders that it must not see.
+        hidden: Vec<PathBuf>,
+    },
 }
 
 /// The confinement that the kernel applied. Its text is for the log and for Describe.
@@ -42,7 +48,7 @@ pub struct Confinement {
     privileges: Result<(), String>,
     /// The ABI in force, and true if every thread of the process is bound by it.
     landlock: Result<(ABI, bool), String>,
-    /// Number of system calls that are allowed (cpu, camera) or refused (cuda).
+    /// Number of system calls that are allowed (cpu, camera) or refused (cuda, producer).
     calls: Result<usize, String>,
     /// Threads that were started before.
     earlier_threads: usize,
@@ -92,8 +98,9 @@ impl fmt::Display for Confinement {
                     Profile::Cuda { cache } => {
                         write!(f, "files: the driver's, {} writable", cache.display())?;
                     }
+                    Profile::Producer { .. } => write!(f, "files: all but kithd's")?,
                 }
-                if *abi >= ABI::V4 {
+                if *abi >= ABI::V4 && !matches!(profile, Profile::Producer { .. }) {
                     write!(f, ", TCP: none")?;
                 }
                 write!(f, " (Landlock ABI {abi})")?;
@@ -110,6 +117,7 @@ impl fmt::Display for Confinement {
             (Ok(count), Profile::Cpu | Profile::Camera) => {
                 write!(f, "; system calls: {count} allowed")?;
             }
+            (_, Profile::Producer { .. }) => {}
             (Ok(count), Profile::Cuda { .. }) => write!(f, "; system calls: {count} refused")?,
             (Err(why), _) => write!(f, "; system calls: not restricted ({why})")?,
         }
@@ -117,7 +125,9 @@ impl fmt::Display for Confinement {
             write!(f, "; new privileges: not refused ({why})")?;
         }
         match (self.earlier_threads, &self.landlock, &self.profile) {
-            (0, ..) | (_, Ok((_, true)), Profile::Cuda { .. }) => Ok(()),
+            (0, ..)
+            | (_, Ok((_, true)), Profile::Cuda { .. })
+            | (_, _, Profile::Producer { .. }) => Ok(()),
             (count, _, Profile::Cpu | Profile::Camera) => {
                 write!(f, "; {count} threads started before: not restricted")
             }
@@ -157,7 +167,47 @@ fn restrict_files(profile: &Profile) -> Result<RestrictionStatus, RulesetError> 
                 .all_threads(true)?
                 .restrict_self()
         }
+        Profile::Producer { hidden } => {
+            let read = AccessFs::from_read(ABI::V5);
+            Ruleset::default()
+                .handle_access(AccessFs::from_all(ABI::V5))?
+                .create()?
+                .add_rules(path_beneath_rules(all_but(hidden, &["/"]), read))?
+                .add_rules(path_beneath_rules(
+                    all_but(hidden, &WRITABLE),
+                    AccessFs::from_all(ABI::V5),
+                ))?
+                .restrict_self()
+        }
     }
+}
+
+/// Folders that a frame producer may write to: drivers, and what programs put aside.
+const WRITABLE: [&str; 2] = ["/dev", "/tmp"];
+
+/// Returns files and folders that together are everything in `folders` but `hidden`. Links are left
+/// out: what they point to is listed where it is.
+fn all_but(hidden: &[PathBuf], folders: &[&str]) -> Vec<PathBuf> {
+    let hidden: Vec<_> = hidden
+        .iter()
+        .filter_map(|path| path.canonicalize().ok())
+        .collect();
+    let mut left: Vec<_> = folders.iter().map(PathBuf::from).collect();
+    let mut shown = Vec::new();
+    while let Some(path) = left.pop() {
+        if hidden.contains(&path) {
+            continue;
+        }
+        if !hidden.iter().any(|hidden| hidden.starts_with(&path)) {
+            shown.push(path);
+            continue;
+        }
+        let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+        let entries =
+            entries.filter(|entry| !entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+        left.extend(entries.map(|entry| entry.path()));
+    }
+    shown
 }
 
 /// Libraries that the driver loads late and files it reads about the machine. The rest of /etc

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Intake, IntakeError};
 use crate::camera_process::wire::{self, Message, WireError};
 use crate::child::Child;
-use crate::config;
+use crate::config::{self, Producer};
 use crate::domain::{Moment, Source, wall_clock_ms};
 use crate::engines::Engines;
 use crate::queue::Failure;
@@ -39,6 +39,8 @@ const SHOWN_FOR: Duration = Duration::from_secs(10);
 pub struct Camera {
     /// Configuration of the camera.
     pub settings: config::Camera,
+    /// Most bytes of a frame.
+    pub max_frame_bytes: usize,
     /// Name of the part in health: "camera front".
     pub part: &'static str,
     /// Arguments that pass the configuration to its process.
@@ -62,6 +64,12 @@ pub struct State {
     trouble: Option<String>,
     /// Reason why frames are not accepted, and the size of the last refused one.
     paused: Option<(String, usize)>,
+    /// Codec of the stream, if the camera process knows it.
+    codec: String,
+    /// Rate of the frames.
+    pace: Pace,
+    /// Expected and real rate of a camera that is too slow.
+    slow: Option<(u32, f64)>,
     taken: u64,
     last: String,
     /// Broken frames of this run of the process, and of earlier runs.
@@ -92,7 +100,7 @@ impl Camera {
         self.health.set(
             self.part,
             Condition::Starting,
-            format!("opening {}", self.settings.device.display()),
+            format!("opening {}", self.settings.producer),
         );
         // A burst may wait while another is judged; a third is dropped.
         let (bursts, mut taken) = mpsc::channel(1);
@@ -116,31 +124,44 @@ impl Camera {
     /// Keeps a process running while the camera is plugged in; never returns.
     async fn watch(&self, bursts: &mpsc::Sender<Vec<Frame>>) {
         let mut back_off = BackOff::default();
+        let mut attempt = 0;
         loop {
-            let device = self.settings.device.display();
-            // A path on the board's own /dev, so this call cannot hang.
-            if self.settings.device.canonicalize().is_err() {
+            if self.is_unplugged() {
                 self.trouble(format!(
-                    "unplugged: {device} is not there; kithd waits for it"
+                    "unplugged: {} is not there; kithd waits for it",
+                    self.settings.producer
                 ));
                 back_off = BackOff::default();
                 sleep(LOOK).await;
                 continue;
             }
             let begun = Instant::now();
-            let why = self.one_run(bursts).await;
+            let (why, frames) = self.one_run(bursts, attempt).await;
+            attempt = if frames { 0 } else { attempt + 1 };
             let pause = back_off.after(begun.elapsed());
             // An unplugged camera is handled at the top of the loop.
-            if self.settings.device.canonicalize().is_ok() {
+            if !self.is_unplugged() {
                 self.trouble(format!("{why}; tried again in {} s", pause.as_secs()));
                 sleep(pause).await;
             }
         }
     }
 
-    /// Runs the process until it exits or must be killed; returns the reason.
-    async fn one_run(&self, bursts: &mpsc::Sender<Vec<Frame>>) -> String {
-        let arguments = ["camera", "run", "--name", &self.settings.name];
+    /// Returns true if the camera is one of this board's `/dev` and is not there.
+    fn is_unplugged(&self) -> bool {
+        match &self.settings.producer {
+            // A path on the board's own /dev, so this call cannot hang.
+            Producer::V4l2 { device, .. } => device.canonicalize().is_err(),
+            _ => false,
+        }
+    }
+
+    /// Runs the process until it exits or must be killed; returns the reason, and true if frames
+    /// came.
+    async fn one_run(&self, bursts: &mpsc::Sender<Vec<Frame>>, attempt: u32) -> (String, bool) {
+        let attempt = attempt.to_string();
+        let name = &self.settings.name;
+        let arguments = ["camera", "run", "--name", name, "--attempt", &attempt];
         let started = Child::spawn(
             "camera",
             self.part,
@@ -150,22 +171,23 @@ impl Camera {
         );
         let (child, stdout) = match started {
             Ok((child, Some(stdout))) => (child, stdout),
-            Ok((_, None)) => return "the camera process has no output".into(),
-            Err(why) => return why,
+            Ok((_, None)) => return ("the camera process has no output".into(), false),
+            Err(why) => return (why, false),
         };
         let why = match self.listen(stdout, bursts).await {
             End::Ended => None,
             End::Stalled => Some(format!(
-                "no frame came for {:?}, the camera process was killed",
+                "stalled: no frame came for {:?}, the camera process was killed",
                 self.patience()
             )),
             End::Misbehaved(how) => Some(format!("the camera process was killed: {how}")),
         };
-        {
+        let frames = {
             let mut state = self.state();
-            state.alive = false;
+            state.pace = Pace::default();
             state.broken = (0, state.broken.0 + state.broken.1);
-        }
+            std::mem::take(&mut state.alive)
+        };
         // A process that closed its output and exits reports its own reason.
         if why.is_some() || timeout(FAREWELL, child.ended()).await.is_err() {
             child.kill();
@@ -180,7 +202,8 @@ impl Camera {
             ));
             child.ended().await;
         }
-        why.unwrap_or_else(|| child.complaint().unwrap_or_else(|| child.how()))
+        let why = why.unwrap_or_else(|| child.complaint().unwrap_or_else(|| child.how()));
+        (why, frames)
     }
 
     fn patience(&self) -> Duration {
@@ -193,7 +216,7 @@ impl Camera {
 
     /// Forwards bursts until the process must be abandoned; returns the reason.
     async fn listen(&self, mut stdout: ChildStdout, bursts: &mpsc::Sender<Vec<Frame>>) -> End {
-        let limit = self.intake.max_bytes().min(self.settings.max_frame_bytes());
+        let limit = self.intake.max_bytes().min(self.max_frame_bytes);
         let mut burst = Vec::new();
         loop {
             let message = match timeout(self.patience(), wire::read(&mut stdout, limit)).await {
@@ -205,7 +228,8 @@ impl Camera {
                 Err(_) => return End::Stalled,
             };
             match message {
-                (Message::Alive { broken }, _) => self.alive(broken).await,
+                (Message::Begins { codec, .. }, _) => self.state().codec = codec,
+                (Message::Alive { frames, broken }, _) => self.alive(frames, broken).await,
                 (Message::Frame { sharpness, last }, jpeg) => {
                     burst.push(Frame {
                         sharpness,
@@ -308,11 +332,16 @@ impl Camera {
         self.state.lock()
     }
 
-    async fn alive(&self, broken: u64) {
+    async fn alive(&self, frames: u64, broken: u64) {
         let recovered = {
             let mut state = self.state();
             state.alive = true;
             state.broken.0 = broken;
+            state.pace.tell(frames, Instant::now());
+            state.slow = self
+                .expected_rate()
+                .zip(state.pace.rate)
+                .filter(|(rate, comes)| *comes < f64::from(*rate) / 2.0);
             state.trouble.take().is_some()
         };
         if recovered {
@@ -326,6 +355,18 @@ impl Camera {
             self.go_on();
         }
         self.show();
+    }
+
+    /// Returns the rate below half of which the camera is too slow; `None`: any is right, as of a
+    /// webcam that takes longer exposures at night.
+    fn expected_rate(&self) -> Option<u32> {
+        match self.settings.producer {
+            Producer::V4l2 { .. }
+            | Producer::Rtsp {
+                key_frames: true, ..
+            } => None,
+            _ => Some(self.settings.rate),
+        }
     }
 
     fn go_on(&self) {
@@ -392,6 +433,16 @@ impl State {
                 paused: Some((why, _)),
                 ..
             } => (Condition::Degraded, format!("paused: {why}")),
+            Self {
+                slow: Some((expected, comes)),
+                ..
+            } => {
+                let text = format!(
+                    "too slow for its rate: {comes:.1} frames a second come instead of {expected}; \
+                     choose a smaller stream or a lower rate"
+                );
+                (Condition::Degraded, text)
+            }
             Self { alive: false, .. } => {
                 (Condition::Starting, "waiting for the first frame".into())
             }
@@ -416,6 +467,28 @@ impl State {
                 }
                 (Condition::Ok, text)
             }
+        }
+    }
+}
+
+/// The rate of frames, measured over [`Pace::WINDOW`].
+#[derive(Default)]
+struct Pace {
+    /// Beginning of the window, and the number of frames then.
+    since: Option<(Instant, u64)>,
+    /// Frames a second of the last whole window.
+    rate: Option<f64>,
+}
+
+impl Pace {
+    const WINDOW: Duration = Duration::from_secs(15);
+
+    fn tell(&mut self, frames: u64, now: Instant) {
+        let (since, before) = *self.since.get_or_insert((now, frames));
+        let passed = now.duration_since(since);
+        if passed >= Self::WINDOW {
+            self.rate = Some(frames.saturating_sub(before) as f64 / passed.as_secs_f64());
+            self.since = Some((now, frames));
         }
     }
 }
@@ -521,6 +594,18 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_measured_over_a_whole_window() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.tell(3, now);
+        pace.tell(30, now + Duration::from_secs(5));
+        assert_eq!(pace.rate, None);
+        pace.tell(33, now + Pace::WINDOW);
+        assert_eq!(pace.rate, Some(2.0));
+        pace.tell(33, now + 2 * Pace::WINDOW);
+        assert_eq!(pace.rate, Some(0.0));
+    }
+
+    #[test]
     fn what_is_shown_is_the_worst_there_is_to_say() {
         let mut state = State::default();
         assert_eq!(state.line().0, Condition::Starting);
@@ -533,6 +618,13 @@ mod tests {
         let text =
             "12 pictures taken, the last at 2026-11-23 07:21:05 UTC, 3 broken frames dropped";
         assert_eq!(state.line(), (Condition::Ok, text.into()));
+        state.slow = Some((5, 2.04));
+        let (condition, text) = state.line();
+        assert_eq!(condition, Condition::Degraded);
+        assert!(
+            text.starts_with("too slow for its rate: 2.0 frames"),
+            "{text}"
+        );
         state.paused = Some(("the disk is full".into(), 1));
         assert_eq!(
             state.line(),
