@@ -90,8 +90,10 @@ CREATE TABLE images (
   id               INTEGER PRIMARY KEY AUTOINCREMENT,
   state            TEXT    NOT NULL DEFAULT 'pending'
                    CHECK (state IN ('pending', 'processing', 'processed', 'failed')),
-  source           TEXT    NOT NULL CHECK (source IN ('http', 'mqtt', 'folder', 'camera')),
+  source           TEXT    NOT NULL CHECK (source IN ('http', 'mqtt', 'folder', 'camera', 'frigate')),
   path             TEXT    NOT NULL,             -- as the sender named it
+  camera           TEXT,                         -- name of the camera that took it; NULL: it came from none
+  event            TEXT,                         -- id of the event that it belongs to, given by the system that sent it
   -- The picture.
   file             TEXT,                         -- spooled bytes, relative to the state folder; NULL: read `path`
   bytes            INTEGER NOT NULL DEFAULT 0,   -- size of `file`; 0 without one
@@ -176,26 +178,26 @@ CREATE INDEX faces_strangers ON faces (image_id) WHERE outcome = 'unknown' AND l
 CREATE TABLE state_counts (
   state        TEXT    PRIMARY KEY,
   images       INTEGER NOT NULL,
-  camera_bytes INTEGER NOT NULL                  -- of the spooled camera frames among them
+  camera_bytes INTEGER NOT NULL                  -- of the spooled pictures of cameras among them
 ) STRICT, WITHOUT ROWID;
 INSERT INTO state_counts VALUES ('pending', 0, 0), ('processing', 0, 0), ('processed', 0, 0), ('failed', 0, 0);
 CREATE TRIGGER images_arrive AFTER INSERT ON images BEGIN
   UPDATE state_counts SET images = images + 1,
-         camera_bytes = camera_bytes + iif(new.source = 'camera' AND new.file IS NOT NULL, new.bytes, 0)
+         camera_bytes = camera_bytes + iif(new.source IN ('camera', 'frigate') AND new.file IS NOT NULL, new.bytes, 0)
    WHERE state = new.state;
 END;
 CREATE TRIGGER images_move AFTER UPDATE OF state, file ON images
-  WHEN old.state <> new.state OR (old.source = 'camera' AND old.file IS NOT new.file) BEGIN
+  WHEN old.state <> new.state OR (old.source IN ('camera', 'frigate') AND old.file IS NOT new.file) BEGIN
   UPDATE state_counts SET images = images - 1,
-         camera_bytes = camera_bytes - iif(old.source = 'camera' AND old.file IS NOT NULL, old.bytes, 0)
+         camera_bytes = camera_bytes - iif(old.source IN ('camera', 'frigate') AND old.file IS NOT NULL, old.bytes, 0)
    WHERE state = old.state;
   UPDATE state_counts SET images = images + 1,
-         camera_bytes = camera_bytes + iif(new.source = 'camera' AND new.file IS NOT NULL, new.bytes, 0)
+         camera_bytes = camera_bytes + iif(new.source IN ('camera', 'frigate') AND new.file IS NOT NULL, new.bytes, 0)
    WHERE state = new.state;
 END;
 CREATE TRIGGER images_leave AFTER DELETE ON images BEGIN
   UPDATE state_counts SET images = images - 1,
-         camera_bytes = camera_bytes - iif(old.source = 'camera' AND old.file IS NOT NULL, old.bytes, 0)
+         camera_bytes = camera_bytes - iif(old.source IN ('camera', 'frigate') AND old.file IS NOT NULL, old.bytes, 0)
    WHERE state = old.state;
 END;
 

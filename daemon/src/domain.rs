@@ -90,8 +90,10 @@ spelled! {
         Mqtt = "mqtt",
         /// A watched folder.
         Folder = "folder",
-        /// A camera.
+        /// A camera of this board.
         Camera = "camera",
+        /// A camera of Frigate's.
+        Frigate = "frigate",
     }
 }
 
@@ -153,6 +155,57 @@ spelled! {
     }
 }
 
+impl Source {
+    /// True for pictures of cameras, which have their own limits of bytes and age.
+    pub fn is_of_cameras(self) -> bool {
+        matches!(self, Self::Camera | Self::Frigate)
+    }
+}
+
+/// The camera and the event that a picture comes from, as far as there are such.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Name of the camera.
+    pub camera: Option<String>,
+    /// Id of the event, given by the system that sent the picture.
+    pub event: Option<String>,
+}
+
+impl Origin {
+    /// Most characters of a camera's name or an event's id.
+    const LONGEST: usize = 64;
+
+    /// The camera of this name, without an event.
+    pub fn camera(name: impl Into<String>) -> Self {
+        Self {
+            camera: Some(name.into()),
+            event: None,
+        }
+    }
+
+    /// Returns true for text that can be a camera's name or an event's id: 1 to 64 letters, digits,
+    /// dots, hyphens and underscores of ASCII.
+    pub fn is_valid(text: &str) -> bool {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        (1..=Self::LONGEST).contains(&text.len()) && text.chars().all(allowed)
+    }
+
+    /// Drops invalid parts, and returns a sentence about each.
+    pub fn drop_invalid(&mut self) -> Vec<String> {
+        let parts = [("camera", &mut self.camera), ("event", &mut self.event)];
+        let invalid = |(what, part): (&str, &mut Option<String>)| {
+            let dropped = part.take_if(|text| !Self::is_valid(text))?;
+            let shown: String = dropped.chars().take(Self::LONGEST).collect();
+            Some(format!(
+                "the picture's {what} {shown:?} is left out: it must be 1 to {} letters, digits, \
+                 dots, - or _",
+                Self::LONGEST
+            ))
+        };
+        parts.into_iter().filter_map(invalid).collect()
+    }
+}
+
 /// An image about to be accepted.
 #[derive(Debug, Clone)]
 pub struct NewImage {
@@ -160,6 +213,8 @@ pub struct NewImage {
     pub source: Source,
     /// The path as the sender named it, or a generated name for bytes.
     pub path: String,
+    /// The camera and the event that it comes from.
+    pub origin: Origin,
     /// Name of the spooled bytes (`spool::new_name`), to which its row adds its number.
     pub file: Option<String>,
     /// Size of `file`; 0 without one.
@@ -180,6 +235,7 @@ impl NewImage {
         Self {
             source,
             path: path.into(),
+            origin: Origin::default(),
             file: None,
             bytes: 0,
             idempotency_key: None,
@@ -412,6 +468,27 @@ mod tests {
     fn outcomes_are_ordered_from_known_to_no_face() {
         assert!(Outcome::ALL.is_sorted_by_key(|outcome| *outcome as u8));
         assert_eq!(Identified::best_outcome(&[]), Outcome::NoFace);
+    }
+
+    #[test]
+    fn an_origin_that_is_no_name_is_left_out_with_its_reason() {
+        let mut origin = Origin {
+            camera: Some("front_door-2".into()),
+            event: Some("1700000000.123456-abcdef".into()),
+        };
+        let whole = origin.clone();
+        assert!(origin.drop_invalid().is_empty());
+        assert_eq!(origin, whole);
+        for wrong in ["", "two words", "a/b", "ä", "line\n", &"a".repeat(65)] {
+            let mut origin = Origin {
+                camera: Some(wrong.into()),
+                ..whole.clone()
+            };
+            let said = origin.drop_invalid();
+            assert_eq!((&origin.camera, &origin.event), (&None, &whole.event));
+            assert!(said.len() == 1 && said[0].contains("camera"), "{said:?}");
+        }
+        assert!(Origin::is_valid(&"a".repeat(64)));
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub struct ResultMessage {
     pub source: Source,
     /// The path as the sender named it.
     pub path: String,
+    /// Name of the camera that took it, if one did.
+    pub camera: Option<String>,
+    /// Id of the event that it belongs to, given by the system that sent it.
+    pub event: Option<String>,
     /// `processed` or `failed`.
     pub state: State,
     /// Best of the faces; `None` when failed.

@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::request::{Asked, Id, jpeg_number, limit, number, rfc3339, with_etag};
+use super::request::{Asked, Id, jpeg_number, limit, number, origin, rfc3339, with_etag};
 use super::{Api, View, back};
 use crate::domain::{ImageId, Outcome, PictureBytes, Source, State as ImageState};
 use crate::problem::Problem;
@@ -33,6 +33,12 @@ pub struct ImageQuery {
     /// Only images from this source.
     #[param(inline)]
     source: Option<Source>,
+    /// Only images that this camera took, by its name.
+    #[param(max_length = 64)]
+    camera: Option<String>,
+    /// Only images of this event, by the id that the sending system gave.
+    #[param(max_length = 64)]
+    event: Option<String>,
     /// Only images accepted at this moment of the board's clock or later: RFC 3339.
     #[param(format = DateTime)]
     since: Option<String>,
@@ -103,6 +109,8 @@ impl ImageQuery {
                 .map(|person| number(person, "person"))
                 .transpose()?,
             source: self.source,
+            camera: origin("camera", self.camera)?,
+            event: origin("event", self.event)?,
             since_ms: self.since.map(|text| rfc3339(&text)).transpose()?,
             until_ms: self.until.map(|text| rfc3339(&text)).transpose()?,
             path: self.path,

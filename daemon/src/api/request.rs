@@ -18,6 +18,7 @@ use time::macros::format_description;
 use time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
 use utoipa::IntoParams;
 
+use crate::domain::Origin;
 use crate::problem::Problem;
 
 /// Characters of a query's value that are escaped: all but RFC 3986's unreserved ones and `/`.
@@ -131,6 +132,16 @@ pub fn rfc3339(text: &str) -> Result<i64, Problem> {
         ))
     };
     parsed.ok_or_else(refused)
+}
+
+/// Checks a camera's name or an event's id.
+pub fn origin(parameter: &str, text: Option<String>) -> Result<Option<String>, Problem> {
+    match text {
+        Some(text) if !Origin::is_valid(&text) => Err(Problem::bad_request(format!(
+            "\"{parameter}\" is 1 to 64 letters, digits, dots, - or _."
+        ))),
+        text => Ok(text),
+    }
 }
 
 /// Parses a moment as browsers' forms send it: a date with or without a time, UTC; or RFC 3339.

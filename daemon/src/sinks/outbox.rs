@@ -303,6 +303,8 @@ fn events(ended: &ResultMessage) -> Vec<(&NamedCandidate, serde_json::Value)> {
                 "box": face.bounds,
                 "source": ended.source,
                 "path": ended.path,
+                "camera": ended.camera,
+                "event": ended.event,
                 "picture_key": ended.picture_key,
                 "finished_at_ms": ended.finished_at_ms,
             });
@@ -340,6 +342,8 @@ mod tests {
             device: "board".into(),
             source: Source::Mqtt,
             path: "/a".into(),
+            camera: Some("front".into()),
+            event: None,
             state: State::Processed,
             outcome: Some(Outcome::Known),
             reason: None,

@@ -19,7 +19,7 @@ use super::{Intake, IntakeError};
 use crate::camera_process::wire::{self, Message, WireError};
 use crate::child::Child;
 use crate::config::{self, Producer};
-use crate::domain::{Moment, Source, wall_clock_ms};
+use crate::domain::{Moment, Origin, Source, wall_clock_ms};
 use crate::engines::Engines;
 use crate::queue::Failure;
 use crate::status::health::{Condition, Health};
@@ -271,7 +271,11 @@ impl Camera {
             self.settings.name,
             moment.iso.trim_end_matches('Z').replace(':', "-")
         );
-        match self.intake.picture(Source::Camera, &name, jpeg, None).await {
+        let origin = Origin::camera(&self.settings.name);
+        let accepted = self
+            .intake
+            .picture(Source::Camera, &name, jpeg, None, origin);
+        match accepted.await {
             Ok(accepted) => {
                 tracing::debug!(image = accepted.id, "{}: {name}", self.part);
                 {

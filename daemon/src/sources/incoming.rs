@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use super::{Intake, IntakeError};
-use crate::domain::{ImageId, Source, hex};
+use crate::domain::{ImageId, Origin, Source, hex};
 use crate::names;
 use crate::spool;
 use kith_pictures::kind::{Base64, HEAD_BYTES, Wrapping, wrapping};
@@ -25,6 +25,8 @@ pub struct Spooled {
     pub(super) source: Source,
     /// Name of the picture.
     pub name: String,
+    /// The camera and the event that it comes from.
+    pub(super) origin: Origin,
     /// Size.
     pub bytes: u64,
     /// SHA-256 in hexadecimal.
@@ -258,6 +260,7 @@ impl Incoming {
             file,
             source,
             name,
+            origin: Origin::default(),
             bytes,
             digest: hex(&hash.finalize()),
             torn,

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::domain::{Accepted, FileKey, NewImage, SeenFile, Source, Stamp};
+use crate::domain::{Accepted, FileKey, NewImage, Origin, SeenFile, Source, Stamp};
 use crate::files::disk::{self, free_bytes};
 use crate::queue::{Queue, QueueError};
 use crate::spool;
@@ -183,6 +183,7 @@ impl Intake {
         name: &str,
         bytes: Bytes,
         idempotency_key: Option<String>,
+        mut origin: Origin,
     ) -> Result<Accepted, IntakeError> {
         if bytes.is_empty() {
             return Err(IntakeError::NotAPicture(
@@ -190,7 +191,7 @@ impl Intake {
                 NotAPicture::Empty,
             ));
         }
-        if source == Source::Camera {
+        if source.is_of_cameras() {
             // The camera pauses and reports it; other sources go on.
             self.queue.check_camera_capacity(bytes.len() as u64).await?;
         }
@@ -204,6 +205,10 @@ impl Intake {
             incoming.push(piece).await?;
         }
         let mut picture = incoming.end().await?;
+        for sentence in origin.drop_invalid() {
+            tracing::warn!("{name}: {sentence}");
+        }
+        picture.origin = origin;
         if source == Source::Mqtt {
             // The name includes the hash, so that a redelivered message is recognised while the
             // first is unfinished.
@@ -241,11 +246,13 @@ impl Intake {
                 file,
                 source,
                 name,
+                origin,
                 bytes,
                 digest,
                 ..
             } = picture;
             images.push(NewImage {
+                origin,
                 file: Some(file.name.clone()),
                 bytes,
                 idempotency_key,
@@ -445,7 +452,13 @@ mod tests {
         let intake = Intake::new(queue, limits, folder.path(), health.clone()).unwrap();
         let frame = async || {
             intake
-                .picture(Source::Camera, "front", Bytes::from_static(b"123456"), None)
+                .picture(
+                    Source::Camera,
+                    "front",
+                    Bytes::from_static(b"123456"),
+                    None,
+                    Origin::camera("front"),
+                )
                 .await
         };
         frame().await.unwrap();
@@ -466,7 +479,13 @@ mod tests {
             "it was written for nothing"
         );
         intake
-            .picture(Source::Http, "upload", Bytes::from_static(b"123456"), None)
+            .picture(
+                Source::Http,
+                "upload",
+                Bytes::from_static(b"123456"),
+                None,
+                Origin::default(),
+            )
             .await
             .unwrap();
         assert_eq!(health.parts()["intake"].condition, Condition::Ok);

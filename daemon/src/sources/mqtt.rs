@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::paths::NoPaths;
 use super::rejected::{Rejected, RejectedError};
 use super::{Intake, IntakeError, PathSubmission, RETRY, paths};
-use crate::domain::{Accepted, ImageId, Source};
+use crate::domain::{Accepted, ImageId, Origin, Source};
 use crate::supervise::guarded;
 use kith_pictures::kind::{NotAPicture, not_a_picture, plain, wrapping};
 
@@ -209,7 +209,7 @@ impl Door {
             Meaning::Paths(paths) => self.intake.paths(Source::Mqtt, paths.clone()).await,
             Meaning::Picture { topic, bytes } => Ok(vec![
                 self.intake
-                    .picture(Source::Mqtt, topic, bytes.clone(), None)
+                    .picture(Source::Mqtt, topic, bytes.clone(), None, Origin::default())
                     .await?,
             ]),
         }

@@ -32,6 +32,10 @@ pub struct ImageFilter {
     pub person: Option<PersonId>,
     /// Source it came from.
     pub source: Option<Source>,
+    /// Name of the camera that took it.
+    pub camera: Option<String>,
+    /// Id of the event that it belongs to.
+    pub event: Option<String>,
     /// Accepted at or after this moment of the board's clock, milliseconds since 1970.
     pub since_ms: Option<i64>,
     /// Accepted before this moment.
@@ -329,6 +333,12 @@ fn asked(filter: &ImageFilter) -> Sql {
     }
     if let Some(source) = filter.source {
         sql.and("i.source = ?", source.as_str().to_string());
+    }
+    if let Some(camera) = &filter.camera {
+        sql.and("i.camera = ?", camera.clone());
+    }
+    if let Some(event) = &filter.event {
+        sql.and("i.event = ?", event.clone());
     }
     if let Some(since) = filter.since_ms {
         sql.and("i.accepted_at_ms >= ?", since);

@@ -14,7 +14,7 @@ use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ToSql};
 
 use super::{StoreError, blob_to_vector, migrate};
-use crate::domain::{hex, sha256};
+use crate::domain::{Origin, hex, sha256};
 use crate::names;
 
 /// Longest value SQLite may read from such a file, larger than any picture.
@@ -325,6 +325,8 @@ enum Kind {
     Name,
     /// A label that nothing depends on.
     Label,
+    /// A camera's name or an event's id.
+    Origin,
     /// Derived from a name; recomputed here.
     MadeAnew,
     Sum,
@@ -345,6 +347,7 @@ impl Kind {
             ("person", "name", _) => Self::Name,
             ("person", "folded" | "base" | "topic", _) => Self::MadeAnew,
             (_, "image_name", _) => Self::Label,
+            ("images", "camera" | "event", _) => Self::Origin,
             (_, "sha256", _) => Self::Sum,
             (_, "uid" | "into_uid", _) => Self::Uid,
             (_, "bounds", _) => {
@@ -430,6 +433,14 @@ impl Kind {
             }
             (Self::Label, ValueRef::Text(bytes)) if bytes.len() <= LONGEST_TEXT => {
                 Value::Text(names::of_picture(&text(value)?))
+            }
+            (Self::Origin, ValueRef::Text(bytes))
+                if std::str::from_utf8(bytes).is_ok_and(Origin::is_valid) =>
+            {
+                Value::Text(text(value)?)
+            }
+            (Self::Origin, ValueRef::Text(_)) => {
+                return Err("is not a name that kithd keeps".into());
             }
             (Self::Sum, ValueRef::Text(bytes)) if is_sum(bytes) => Value::Text(text(value)?),
             (Self::Uid, ValueRef::Blob(bytes)) if bytes.len() == 16 => Value::Blob(bytes.into()),

@@ -235,7 +235,7 @@ impl Store {
 pub struct Unfinished {
     /// All of them.
     pub images: u64,
-    /// Bytes of the spooled camera frames among them.
+    /// Bytes of the spooled pictures of cameras among them.
     pub camera_bytes: u64,
 }
 
@@ -258,7 +258,7 @@ fn unfinished(connection: &Connection) -> rusqlite::Result<Unfinished> {
 pub struct Limits {
     /// Most images.
     pub images: u64,
-    /// Most bytes of spooled camera frames among them; `None` for no limit.
+    /// Most bytes of spooled pictures of cameras among them; `None` for no limit.
     pub camera_bytes: Option<u64>,
 }
 
@@ -277,7 +277,7 @@ impl Limits {
         }
         let frames = images
             .iter()
-            .filter(|image| image.source == Source::Camera && image.file.is_some());
+            .filter(|image| image.source.is_of_cameras() && image.file.is_some());
         let bytes: u64 = frames.map(|image| image.bytes).sum();
         match self.camera_bytes {
             Some(limit) if bytes > 0 && unfinished.camera_bytes + bytes > limit => {
@@ -457,9 +457,9 @@ fn insert(
     connection
         .prepare_cached(
             "INSERT INTO images (source, path, file, bytes, idempotency_key, picture_key, due_ms, accepted_at_ms, dated,
-                                 file_size, file_mtime_ns, file_inode)
+                                 file_size, file_mtime_ns, file_inode, camera, event)
              VALUES (?1, ?2, ?3 || '.' || (SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'images'),
-                     ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                     ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         )?
         .execute(params![
             image.source.as_str(),
@@ -473,7 +473,9 @@ fn insert(
             dated,
             image.seen.as_ref().map(|file| file.stamp.size),
             image.seen.as_ref().map(|file| file.stamp.mtime_ns),
-            image.seen.as_ref().map(|file| file.inode)
+            image.seen.as_ref().map(|file| file.inode),
+            image.origin.camera,
+            image.origin.event
         ])?;
     let id = connection.last_insert_rowid();
     if let Some(file) = &image.seen {

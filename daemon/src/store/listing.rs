@@ -44,6 +44,10 @@ pub struct ImageRow {
     pub source: String,
     /// Path or name given by the sender.
     pub path: String,
+    /// Name of the camera that took it.
+    pub camera: Option<String>,
+    /// Id of the event that it belongs to, given by the system that sent it.
+    pub event: Option<String>,
     /// Outcome of a processed image.
     pub outcome: Option<String>,
     /// Reason why it waits or failed.
@@ -140,7 +144,7 @@ pub struct ImageDetail {
 pub(super) const IMAGE_COLUMNS: &str = "
     i.id, i.state, i.source, i.path, i.outcome, i.reason, i.attempts, i.accepted_at_ms, i.finished_at_ms, i.duration_ms,
     i.width, i.height, EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.id),
-    i.remark";
+    i.remark, i.camera, i.event";
 
 impl Store {
     /// Returns the counts for the head of the page, `kithd status` and the metrics.
@@ -237,6 +241,8 @@ pub(super) fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
         height: row.get(11)?,
         thumbnail: row.get(12)?,
         remark: row.get(13)?,
+        camera: text_if_any(row, 14)?,
+        event: text_if_any(row, 15)?,
         faces: 0,
         distance: None,
         persons: Vec::new(),
@@ -288,10 +294,10 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
         .query_row([id], |row| {
             Ok(ImageDetail {
                 image: image_row(row)?,
-                engine: text_if_any(row, 14)?,
-                picture_key: text_if_any(row, 15)?,
-                timings: text_if_any(row, 16)?.and_then(|timings| timings_of(&timings)),
-                result_id: text_if_any(row, 17)?,
+                engine: text_if_any(row, 16)?,
+                picture_key: text_if_any(row, 17)?,
+                timings: text_if_any(row, 18)?.and_then(|timings| timings_of(&timings)),
+                result_id: text_if_any(row, 19)?,
                 found: Vec::new(),
             })
         })

@@ -13,7 +13,7 @@ use super::{DATABASE, StoreError};
 const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/0001-schema.sql")];
 
 /// Highest number that development versions used, before the schema was written in one file.
-const DEVELOPMENT: i64 = 9;
+const DEVELOPMENT: i64 = 10;
 /// Number of the first released schema.
 pub(super) const FIRST_SCHEMA: i64 = DEVELOPMENT + 1;
 

@@ -142,7 +142,7 @@ fn ended(
             .prepare_cached(&format!(
                 "SELECT result_id, results.supersedes, images.id, source, path, state, outcome, reason, remark,
                         picture_key, width, height, timings, engine, attempts, accepted_at_ms, finished_at_ms,
-                        duration_ms
+                        duration_ms, camera, event
                    FROM results JOIN images ON images.id = image_id WHERE results.id = ?1 AND {NEWEST}"
             ))?
             .query_row([id], |row| message(row, device))
@@ -181,6 +181,8 @@ fn message(row: &Row<'_>, device: &str) -> rusqlite::Result<ResultMessage> {
         // Any other value comes from a damaged row.
         source: text(row, 3)?.parse().unwrap_or(Source::Http),
         path: text(row, 4)?,
+        camera: text_if_any(row, 18)?,
+        event: text_if_any(row, 19)?,
         state: text(row, 5)?.parse().unwrap_or(State::Failed),
         outcome,
         reason: text_if_any(row, 7)?,

@@ -22,7 +22,7 @@ pub enum Kind {
     Images,
     /// Thumbnails for the page.
     Thumbnails,
-    /// Files of camera frames.
+    /// Files of pictures that cameras took, Frigate's included.
     Camera,
     /// Files of pictures that came by HTTP or MQTT.
     Uploads,
@@ -125,11 +125,11 @@ impl Store {
             }
             // The cap covers the whole camera spool: waiting frames displace finished ones.
             Kind::Camera => "SELECT count(*), coalesce(sum(bytes), 0) FROM images INDEXED BY images_files
-                              WHERE file IS NOT NULL AND source = 'camera'"
+                              WHERE file IS NOT NULL AND source IN ('camera', 'frigate')"
                 .into(),
             Kind::Uploads => format!(
                 "SELECT count(*), coalesce(sum(bytes), 0) FROM images INDEXED BY images_ended_files
-                  WHERE file IS NOT NULL AND {ENDED} AND source <> 'camera'"
+                  WHERE file IS NOT NULL AND {ENDED} AND source NOT IN ('camera', 'frigate')"
             ),
         };
         self.read(move |connection| {
@@ -171,12 +171,18 @@ impl Store {
                     .into()
             }
             Kind::Camera | Kind::Uploads => {
-                let camera = if kind == Kind::Camera { "=" } else { "<>" };
-                format!(
-                    "SELECT id, bytes FROM images INDEXED BY images_ended_files
-                      WHERE file IS NOT NULL AND source {camera} 'camera' AND id <= ?1 AND {settled}
-                      ORDER BY id LIMIT ?2"
-                )
+                let of = |source: &str| {
+                    format!(
+                        "SELECT id, bytes FROM images INDEXED BY images_ended_files
+                          WHERE file IS NOT NULL AND source {source} AND id <= ?1 AND {settled}"
+                    )
+                };
+                let files = match kind {
+                    // Both are in the order of the index and are merged.
+                    Kind::Camera => format!("{} UNION ALL {}", of("= 'camera'"), of("= 'frigate'")),
+                    _ => of("NOT IN ('camera', 'frigate')"),
+                };
+                format!("{files} ORDER BY id LIMIT ?2")
             }
         };
         self.read(move |connection| {
@@ -242,7 +248,7 @@ impl Store {
         self.read(move |connection| {
             let mut done = connection.prepare_cached(&format!(
                 "SELECT id FROM images INDEXED BY images_ended_files
-                  WHERE file IS NOT NULL AND source <> 'camera' AND state = 'processed' AND {} LIMIT ?1",
+                  WHERE file IS NOT NULL AND source NOT IN ('camera', 'frigate') AND state = 'processed' AND {} LIMIT ?1",
                 settled()
             ))?;
             done.query_map([limit as i64], |row| row.get(0))?.collect()
@@ -321,8 +327,8 @@ impl Store {
             let sql = format!(
                 "SELECT {DATABASE_BYTES},
                         (SELECT coalesce(sum(length(jpeg)), 0) FROM thumbnails INDEXED BY thumbnails_bytes),
-                        coalesce(sum(bytes) FILTER (WHERE source = 'camera'), 0),
-                        coalesce(sum(bytes) FILTER (WHERE source <> 'camera'), 0)
+                        coalesce(sum(bytes) FILTER (WHERE source IN ('camera', 'frigate')), 0),
+                        coalesce(sum(bytes) FILTER (WHERE source NOT IN ('camera', 'frigate')), 0)
                    FROM images INDEXED BY images_files WHERE file IS NOT NULL"
             );
             connection.prepare_cached(&sql)?.query_row([], |row| {

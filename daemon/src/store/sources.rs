@@ -21,34 +21,34 @@ pub struct NewestOfSource {
 }
 
 impl Store {
-    /// Returns the latest images of a source whose path has this prefix and, if given, exactly this
-    /// many more characters: pictures of the camera "front" are not those of "front door".
+    /// Returns the latest images of a source whose path has this prefix, and that this camera took,
+    /// if one is given.
     pub async fn newest_of_source(
         &self,
         source: Source,
         prefix: String,
-        more: Option<i64>,
+        camera: Option<String>,
     ) -> Result<NewestOfSource, StoreError> {
         self.read(move |connection| {
             let last = connection
                 .prepare_cached(
                     "SELECT id, accepted_at_ms
-                       FROM (SELECT id, source, path, accepted_at_ms FROM images ORDER BY id DESC LIMIT ?3)
+                       FROM (SELECT id, source, path, camera, accepted_at_ms FROM images ORDER BY id DESC LIMIT ?3)
                       WHERE source = ?1 AND substr(path, 1, length(?2)) = ?2
-                        AND length(path) = coalesce(length(?2) + ?4, length(path)) LIMIT 1",
+                        AND (?4 IS NULL OR camera = ?4) LIMIT 1",
                 )?
-                .query_row(params![source.as_str(), prefix, LOOKED_AT, more], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row(params![source.as_str(), prefix, LOOKED_AT, camera], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
             let failed = connection
                 .prepare_cached(
                     "SELECT id, reason, finished_at_ms
-                       FROM (SELECT id, source, path, coalesce(reason, '') AS reason,
+                       FROM (SELECT id, source, path, camera, coalesce(reason, '') AS reason,
                                     coalesce(finished_at_ms, accepted_at_ms) AS finished_at_ms
                                FROM images WHERE state = 'failed' ORDER BY id DESC LIMIT ?3)
                       WHERE source = ?1 AND substr(path, 1, length(?2)) = ?2
-                        AND length(path) = coalesce(length(?2) + ?4, length(path)) LIMIT 1",
+                        AND (?4 IS NULL OR camera = ?4) LIMIT 1",
                 )?
-                .query_row(params![source.as_str(), prefix, FAILED_LOOKED_AT, more], |row| {
+                .query_row(params![source.as_str(), prefix, FAILED_LOOKED_AT, camera], |row| {
                     Ok((row.get(0)?, row.get(1)?, row.get(2)?))
                 })
                 .optional()?;
@@ -63,21 +63,27 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::domain::NewImage;
+    use crate::domain::{NewImage, Origin};
     use crate::store::{End, Limits};
 
     #[tokio::test]
     async fn each_source_has_its_own_newest_picture_and_failure() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
-        for (at_ms, (source, path)) in (100..).zip([
-            (Source::Camera, "front 1.jpg"),
-            (Source::Camera, "front door 1.jpg"),
-            (Source::Http, "a.jpg"),
+        for (at_ms, (source, camera)) in (100..).zip([
+            (Source::Camera, "front"),
+            (Source::Camera, "front-door"),
+            (Source::Http, ""),
         ]) {
             store
                 .accept(
-                    vec![NewImage::path(source, path)],
+                    vec![NewImage {
+                        origin: Origin {
+                            camera: (!camera.is_empty()).then(|| camera.into()),
+                            event: None,
+                        },
+                        ..NewImage::path(source, format!("{camera} 1.jpg"))
+                    }],
                     Limits::NONE,
                     0,
                     at_ms,
@@ -101,13 +107,13 @@ mod tests {
         };
         store.fail(Arc::new(end), "cut short".into()).await.unwrap();
         store.settle().await.unwrap();
-        let newest = async |source, prefix: &str, more| {
+        let newest = async |source, camera: Option<&str>| {
             store
-                .newest_of_source(source, prefix.into(), more)
+                .newest_of_source(source, String::new(), camera.map(String::from))
                 .await
                 .unwrap()
         };
-        let front = newest(Source::Camera, "front ", Some(5)).await;
+        let front = newest(Source::Camera, Some("front")).await;
         assert_eq!(
             front,
             NewestOfSource {
@@ -115,7 +121,7 @@ mod tests {
                 failed: Some((1, "cut short".into(), 200))
             }
         );
-        let door = newest(Source::Camera, "front door ", Some(5)).await;
+        let door = newest(Source::Camera, Some("front-door")).await;
         assert_eq!(
             door,
             NewestOfSource {
@@ -123,9 +129,9 @@ mod tests {
                 failed: None
             }
         );
-        assert_eq!(newest(Source::Http, "", None).await.last, Some((3, 102)));
+        assert_eq!(newest(Source::Http, None).await.last, Some((3, 102)));
         assert_eq!(
-            newest(Source::Mqtt, "", None).await,
+            newest(Source::Mqtt, None).await,
             NewestOfSource {
                 last: None,
                 failed: None

@@ -82,7 +82,7 @@ fn a_well_board_is_found_well_with_and_without_its_daemon() {
     assert!(["ok", "problem"].contains(&verdict(&found, &root).0.as_str()));
     let said = text(&daemon.kithd(["doctor"]));
     assert!(
-        said.contains("ok       database: whole, schema 10") && said.contains("0 problems"),
+        said.contains("ok       database: whole, schema 11") && said.contains("0 problems"),
         "{said}"
     );
 }

@@ -34,8 +34,6 @@ const USUAL: i64 = 6;
 /// Changes of the breaker in chart and list.
 const CHANGES: usize = 200;
 const LISTED: usize = 12;
-/// Length of the text after a camera's name in its pictures' names: 2026-11-24T07-21-05.000.jpg.
-const CAMERA_NAME: i64 = 27;
 
 #[derive(Template)]
 #[template(path = "health.html")]
@@ -204,20 +202,20 @@ async fn sources(
     let troubles = view.health.troubles();
     let mut lines = Vec::new();
     for (name, part) in parts {
-        // Must match the names that the sources give their pictures.
-        let (source, prefix) = match *name {
-            "page" => (Source::Http, String::new()),
-            "mqtt" => (Source::Mqtt, String::new()),
+        let (source, prefix, camera) = match *name {
+            "page" => (Source::Http, String::new(), None),
+            "mqtt" => (Source::Mqtt, String::new(), None),
+            "frigate" => (Source::Frigate, String::new(), None),
             name => match name.split_once(' ') {
                 Some(("folder", path)) => {
-                    (Source::Folder, format!("{}/", path.trim_end_matches('/')))
+                    let prefix = format!("{}/", path.trim_end_matches('/'));
+                    (Source::Folder, prefix, None)
                 }
-                Some(("camera", camera)) => (Source::Camera, format!("{camera} ")),
+                Some(("camera", camera)) => (Source::Camera, String::new(), Some(camera.into())),
                 _ => continue,
             },
         };
-        let more = (source == Source::Camera).then_some(CAMERA_NAME);
-        let newest = view.store.newest_of_source(source, prefix, more).await?;
+        let newest = view.store.newest_of_source(source, prefix, camera).await?;
         lines.push(SourceLine {
             name: if *name == "page" {
                 "http".into()

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::{Ago, Frame, Page, Visit, filled, frame, threshold};
 use crate::api::View;
-use crate::api::request::QUERY_VALUE;
+use crate::api::request::{QUERY_VALUE, origin};
 use crate::domain::{ImageId, Moment, Outcome, PersonId, Source, State as ImageState};
 use crate::problem::Problem;
 use crate::status::health::{Condition, Part};
@@ -65,6 +65,8 @@ pub struct Asked {
     outcome: String,
     person: String,
     source: String,
+    camera: String,
+    event: String,
     since: String,
     until: String,
     path: String,
@@ -193,12 +195,14 @@ impl Asked {
         self.fields().iter().any(|(_, value)| !value.is_empty())
     }
 
-    fn fields(&self) -> [(&'static str, &String); 7] {
+    fn fields(&self) -> [(&'static str, &String); 9] {
         let Self {
             state,
             outcome,
             person,
             source,
+            camera,
+            event,
             since,
             until,
             path,
@@ -209,6 +213,8 @@ impl Asked {
             ("outcome", outcome),
             ("person", person),
             ("source", source),
+            ("camera", camera),
+            ("event", event),
             ("since", since),
             ("until", until),
             ("path", path),
@@ -236,9 +242,11 @@ impl Asked {
             outcome: word("outcome", &self.outcome)?,
             person: word("person", &self.person)?,
             source: word("source", &self.source)?,
+            camera: origin("camera", text(&self.camera))?,
+            event: origin("event", text(&self.event))?,
             since_ms: moment(&self.since)?,
             until_ms: moment(&self.until)?,
-            path: Some(self.path.trim().to_owned()).filter(|path| !path.is_empty()),
+            path: text(&self.path),
         })
     }
 
@@ -262,6 +270,11 @@ fn word<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, Problem> {
     } else {
         Ok(Some(text.parse().map_err(|_| wrong())?))
     }
+}
+
+/// Returns the text of a field; an empty one means no filter.
+fn text(field: &str) -> Option<String> {
+    Some(field.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 /// Parses a form's field for date and time, in UTC.
