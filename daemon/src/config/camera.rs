@@ -9,7 +9,8 @@ use kith_pictures::shot::PixelFormat;
 use super::credential;
 use super::raw::{Problem, Raw};
 use super::secs;
-use super::url::{Login, PasswordFile, Url};
+use super::url::{PasswordFile, Url};
+use crate::http_client::Login;
 
 /// Shortest time between pictures: a shorter one would occupy the engine permanently.
 const SHORTEST: Duration = Duration::from_millis(100);

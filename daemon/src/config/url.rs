@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use crate::http_client::Login;
+
 /// Longest address.
 const LONGEST: usize = 2048;
 /// Characters of a login that stand for themselves in an address.
@@ -16,21 +18,6 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-
-/// A user name and its password. Neither is shown by `Debug`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    /// User name.
-    pub user: String,
-    /// Password; may be empty.
-    pub password: String,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Login")
-    }
-}
 
 /// An address without its login. `Display` shows scheme, host and port only.
 #[derive(Clone, PartialEq, Eq)]
@@ -197,7 +184,7 @@ mod tests {
         );
         assert_eq!(
             format!("{url:?} {login:?}"),
-            "Url(rtsp://10.0.0.9:8554) Login"
+            "Url(rtsp://10.0.0.9:8554) Login(hidden)"
         );
         assert_eq!(Url::parse("http://cam").unwrap().0.path, "/");
         assert_eq!(Url::parse("http://[fe80::1]:80?x").unwrap().0.path, "/?x");

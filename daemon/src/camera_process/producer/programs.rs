@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 use super::installed;
-use crate::config::{Camera, Decoder, Login, Producer, Size, Transport, Url};
+use crate::config::{Camera, Decoder, Producer, Size, Transport, Url};
+use crate::http_client::Login;
 
 /// A program to become.
 #[derive(Debug, PartialEq)]
