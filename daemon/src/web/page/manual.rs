@@ -16,11 +16,12 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 20] = texts![
+const TEXTS: [(&str, &str); 21] = texts![
     "docs/":
     "install",
     "configuration",
     "pictures-in",
+    "cameras",
     "results-and-events",
     "people-and-strangers",
     "api",
