@@ -327,6 +327,8 @@ pub struct Claimed {
     pub picture_key: Option<String>,
     /// Number of attempts, including this one.
     pub attempts: u32,
+    /// True if it must be the only picture in the engine: an earlier attempt killed one.
+    pub alone: bool,
     /// Queue clock when the file was first missing, in milliseconds.
     pub missing_since_ms: Option<i64>,
     /// When this attempt was claimed.

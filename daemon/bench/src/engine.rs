@@ -149,16 +149,17 @@ pub async fn boundary(mut subject: Subject, args: Boundary) -> anyhow::Result<()
         let picture = Picture {
             bytes: picture.clone(),
             path: None,
+            faces_only: false,
         };
         let answer = client.recognise(picture, &pack, PATIENCE).await;
         answer.map_err(|error| anyhow!(error.sentence))
     };
-    inside.recognise(picture.clone()).await?;
+    inside.recognise(picture.clone(), false).await?;
     across().await?;
     let mut times = [Vec::with_capacity(rounds), Vec::with_capacity(rounds)];
     for _ in 0..rounds {
         let begun = Instant::now();
-        inside.recognise(picture.clone()).await?;
+        inside.recognise(picture.clone(), false).await?;
         times[0].push(begun.elapsed());
         let begun = Instant::now();
         across().await?;

@@ -42,7 +42,7 @@ pub struct FoundFace {
     pub measures: Option<Quality>,
     /// In the pack's embedding space.
     pub embedding: Vec<f32>,
-    /// Small aligned JPEG.
+    /// Small aligned JPEG; empty if only faces were wanted.
     pub crop: Vec<u8>,
 }
 
@@ -68,7 +68,7 @@ pub struct Reply {
     pub size: (u32, u32),
     /// Faces, the most prominent first.
     pub faces: Vec<FoundFace>,
-    /// Small JPEG of the whole picture.
+    /// Small JPEG of the whole picture; empty if only faces were wanted.
     pub thumbnail: Vec<u8>,
     /// A defect of the file that did not prevent reading it.
     pub remark: Option<String>,
@@ -165,8 +165,9 @@ impl Engine {
         self.recogniser.compare(pack)
     }
 
-    /// Recognises one picture on a blocking thread, as soon as one is free.
-    pub async fn recognise(&self, bytes: Bytes) -> Result<Reply, EngineError> {
+    /// Recognises one picture on a blocking thread, as soon as one is free. With `faces_only` the
+    /// reply has neither thumbnail nor crops.
+    pub async fn recognise(&self, bytes: Bytes, faces_only: bool) -> Result<Reply, EngineError> {
         let slot = Arc::clone(&self.slots)
             .acquire_owned()
             .await
@@ -175,7 +176,10 @@ impl Engine {
         let work = tokio::task::spawn_blocking(move || {
             // The thread holds the slot: a caller that gives up does not free it.
             let _slot = slot;
-            recogniser.recognise(&bytes)
+            match faces_only {
+                true => recogniser.find_faces(&bytes),
+                false => recogniser.recognise(&bytes),
+            }
         });
         work.await
             .unwrap_or_else(|panic| Err(EngineError::Failed(panic_text(panic))))

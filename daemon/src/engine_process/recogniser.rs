@@ -85,10 +85,15 @@ impl Recogniser {
 
     /// Recognises one picture completely.
     pub fn recognise(&self, bytes: &[u8]) -> Result<Reply, EngineError> {
-        self.vision.busy(|| self.reply(bytes))
+        self.vision.busy(|| self.reply(bytes, false))
     }
 
-    fn reply(&self, bytes: &[u8]) -> Result<Reply, EngineError> {
+    /// Recognises one picture without encoding a thumbnail and crops.
+    pub fn find_faces(&self, bytes: &[u8]) -> Result<Reply, EngineError> {
+        self.vision.busy(|| self.reply(bytes, true))
+    }
+
+    fn reply(&self, bytes: &[u8], faces_only: bool) -> Result<Reply, EngineError> {
         let begun = Instant::now();
         let reduction = |width, height| {
             self.vision
@@ -114,11 +119,14 @@ impl Recogniser {
                 other => failed(other),
             })?;
         let begun = Instant::now();
-        let thumbnail = encode::thumbnail(&picture, THUMBNAIL_SIDE).map_err(failed)?;
+        let thumbnail = match faces_only {
+            true => Vec::new(),
+            false => encode::thumbnail(&picture, THUMBNAIL_SIDE).map_err(failed)?,
+        };
         let faces = analysis
             .faces
             .into_iter()
-            .map(|face| self.found(face))
+            .map(|face| self.found(face, faces_only))
             .collect::<Result<_, _>>()?;
         Ok(Reply {
             size: (size.0 as u32, size.1 as u32),
@@ -141,7 +149,7 @@ impl Recogniser {
         })
     }
 
-    fn found(&self, face: Face) -> Result<FoundFace, EngineError> {
+    fn found(&self, face: Face, faces_only: bool) -> Result<FoundFace, EngineError> {
         let objection = face
             .quality
             .objection(&self.quality)
@@ -158,7 +166,10 @@ impl Recogniser {
             quality: face.quality.score,
             objection,
             measures: Some(face.quality),
-            crop: encode::jpeg(&face.crop, CROP_QUALITY).map_err(failed)?,
+            crop: match faces_only {
+                true => Vec::new(),
+                false => encode::jpeg(&face.crop, CROP_QUALITY).map_err(failed)?,
+            },
             embedding: face.embedding,
         })
     }
@@ -251,5 +262,30 @@ mod tests {
             );
             println!("{size} pixels: {distance}");
         }
+    }
+
+    #[test]
+    fn a_look_has_the_same_faces_and_nothing_encoded() {
+        let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/sface"))
+            .unwrap();
+        let settings = EngineSettings {
+            limits: DecodeLimits {
+                max_bytes: 50 << 20,
+                max_pixels: 50_000_000,
+            },
+            min_face_px: None,
+            max_faces: 10,
+            turned: false,
+            threads: 1,
+        };
+        let recogniser = Recogniser::load(&pack, Precision::Int8, Device::Cpu, &settings).unwrap();
+        let bytes = pack.self_test_picture().unwrap();
+        let (whole, look) = (
+            recogniser.recognise(&bytes).unwrap(),
+            recogniser.find_faces(&bytes).unwrap(),
+        );
+        assert_eq!(look.faces[0].embedding, whole.faces[0].embedding);
+        assert!(!whole.thumbnail.is_empty() && !whole.faces[0].crop.is_empty());
+        assert!(look.thumbnail.is_empty() && look.faces[0].crop.is_empty());
     }
 }

@@ -57,7 +57,8 @@ impl Recognizer for Service {
         &self,
         request: Request<RecognizeRequest>,
     ) -> Result<Response<RecognizeReply>, Status> {
-        let bytes = match request.into_inner().picture {
+        let request = request.into_inner();
+        let bytes = match request.picture {
             Some(Picture::Content(bytes)) => bytes,
             Some(Picture::Path(_)) => {
                 return Err(Status::unimplemented(
@@ -66,7 +67,7 @@ impl Recognizer for Service {
             }
             None => return Err(Status::invalid_argument("the request holds no picture")),
         };
-        match self.engine.recognise(bytes).await {
+        match self.engine.recognise(bytes, request.faces_only).await {
             Ok(reply) => Ok(Response::new(reply.into())),
             Err(EngineError::Unreadable(why)) => Err(Status::invalid_argument(why)),
             Err(EngineError::Failed(why)) => Err(Status::internal(why)),

@@ -63,14 +63,14 @@ impl Inner {
         &self,
         up: &Arc<RunningEngine>,
         class: Class,
-        picture: &Picture,
+        picture: impl FnOnce() -> Picture,
     ) -> Result<Recognised, Failure> {
         let Some(fallback) = &self.fallback else {
             return Err(Failure::engine_away("there is no fallback engine"));
         };
         let permit = up.acquire(class).await.map_err(Failure::Engine)?;
         self.fallback_calls.fetch_add(1, Ordering::Relaxed);
-        match permit.call(picture.clone()).await {
+        match permit.call(picture()).await {
             Ok(answer) => Ok(Recognised {
                 answer,
                 engine: up.name(),
@@ -85,7 +85,7 @@ impl Inner {
         up: &Arc<RunningEngine>,
         class: Class,
         image: Option<ImageId>,
-        picture: &Picture,
+        picture: impl FnOnce() -> Picture,
     ) -> Result<Recognised, Failure> {
         let permit = up.acquire(class).await.map_err(Failure::Engine)?;
         // The breaker may have opened while the picture waited for its permit.
@@ -93,7 +93,7 @@ impl Inner {
             return Err(Failure::engine_away("the circuit breaker opened"));
         };
         let begun = Instant::now();
-        let called = permit.call(picture.clone()).await;
+        let called = permit.call(picture()).await;
         let (now, took) = (Instant::now(), begun.elapsed());
         match called {
             Ok(answer) => {

@@ -40,6 +40,8 @@ pub struct Picture {
     pub bytes: Bytes,
     /// Path for an engine that shares the mounts; `None` if the picture came as bytes.
     pub path: Option<PathBuf>,
+    /// True if neither thumbnail nor crops are wanted.
+    pub faces_only: bool,
 }
 
 /// Answer of an engine.
@@ -164,6 +166,7 @@ impl Client {
                     deadline,
                     client.clone().recognize(RecognizeRequest {
                         picture: Some(sent),
+                        faces_only: picture.faces_only,
                     }),
                 )
                 .await?;

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::Elsewhere;
 use crate::domain::{BreakerCommand, BreakerState, ImageId};
-use crate::engines::admission::{Admission, Places, TooManyWait, queue_pictures};
+use crate::engines::admission::{Admission, Class, Places, TooManyWait, queue_pictures};
 use crate::engines::breaker::Breaker;
 use crate::engines::calls::{Recognised, Route};
 use crate::engines::client::{EngineReply, Picture};
@@ -163,7 +163,30 @@ impl Engines {
         image: Option<ImageId>,
         picture: &Picture,
     ) -> Result<Recognised, Failure> {
-        let (inner, class) = (&self.inner, admission.class);
+        self.call(admission.class, image, || picture.clone()).await
+    }
+
+    /// Looks for the faces of a camera's frame, once the engine has a thread that nobody else
+    /// wants. `newest` gives the frame then. Counts for the breaker as any picture does, and is
+    /// never repeated.
+    #[allow(dead_code)]
+    pub async fn look(&self, newest: impl FnOnce() -> Bytes) -> Result<Recognised, Failure> {
+        let frame = || Picture {
+            bytes: newest(),
+            path: None,
+            faces_only: true,
+        };
+        self.call(Class::Look, None, frame).await
+    }
+
+    /// Calls the engine that takes pictures now; makes the picture when a thread is free for it.
+    async fn call(
+        &self,
+        class: Class,
+        image: Option<ImageId>,
+        picture: impl FnOnce() -> Picture,
+    ) -> Result<Recognised, Failure> {
+        let inner = &self.inner;
         match inner.route() {
             Route::Nowhere(why) => Err(Failure::engine_away(why)),
             Route::Fallback(up) => inner.call_fallback(&up, class, picture).await,
@@ -173,7 +196,11 @@ impl Engines {
 
     /// Returns the quality of the best face in a camera's frame, 0 to 1; `None` without a face.
     pub async fn best_face(&self, bytes: Bytes) -> Result<Option<f32>, Failure> {
-        let picture = Picture { bytes, path: None };
+        let picture = Picture {
+            bytes,
+            path: None,
+            faces_only: true,
+        };
         let recognised = self.recognise(&Admission::queue(), None, &picture).await?;
         match recognised.answer {
             EngineReply::Faces(reply) => Ok(reply

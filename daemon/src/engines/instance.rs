@@ -239,7 +239,12 @@ impl EngineInstance {
             .map_err(|panic| unread(&panic))?
             .map_err(|error| unread(&error))?;
         let permit = up.acquire(Class::Interactive).await?;
-        let answer = permit.call(Picture { bytes, path: None }).await?;
+        let picture = Picture {
+            bytes,
+            path: None,
+            faces_only: false,
+        };
+        let answer = permit.call(picture).await?;
         let wrong = |why: String| EngineError::new(EngineErrorKind::WrongAnswer, why);
         let EngineReply::Faces(reply) = answer else {
             return Err(wrong("it names people instead of giving faces".into()));

@@ -99,6 +99,7 @@ impl People {
         let picture = Picture {
             bytes: bytes.clone().into(),
             path: None,
+            faces_only: false,
         };
         let reply = match self.engines.recognise(admission, None, &picture).await {
             Ok(Recognised {

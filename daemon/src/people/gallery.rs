@@ -258,6 +258,7 @@ async fn embed(
     let picture = Picture {
         bytes: bytes.into(),
         path: None,
+        faces_only: true,
     };
     let mut tries = 0;
     let reply = loop {

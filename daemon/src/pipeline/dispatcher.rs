@@ -191,8 +191,12 @@ async fn identify_read(
                 .zip(standing)
                 .and_then(|(queued, now)| queued.objection(&now));
             let path = image.file.is_none().then_some(path);
+            let admission = match image.alone {
+                true => Admission::alone(),
+                false => Admission::queue(),
+            };
             let identified = identifier
-                .identify(&Admission::queue(), Some(image), bytes, path)
+                .identify(&admission, Some(image), bytes, path)
                 .await;
             identified.map(|identified| with_remark(identified, replaced))
         }
@@ -250,6 +254,7 @@ impl Identifier {
         let picture = Picture {
             bytes: bytes.into(),
             path,
+            faces_only: false,
         };
         let recognised = self
             .engines

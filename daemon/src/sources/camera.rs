@@ -5,6 +5,10 @@
 //! other part. Frames are not kept in memory for later: a frame that the queue refuses is dropped,
 //! and the loss is reported.
 
+mod assignment;
+#[allow(dead_code)]
+pub mod tracks;
+
 use std::process::Stdio;
 use std::time::Duration;
 

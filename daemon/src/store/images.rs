@@ -78,7 +78,7 @@ impl Store {
             let mut statement = connection.prepare_cached(
                 "UPDATE images SET state = 'processing', attempts = attempts + 1 WHERE id = ?1 AND state = 'pending'
               RETURNING id, source, path, file, attempts, missing_since_ms, supersedes,
-                        file_size, file_mtime_ns, file_inode, iif(file IS NULL, NULL, picture_key)",
+                        file_size, file_mtime_ns, file_inode, iif(file IS NULL, NULL, picture_key), alone",
             )?;
             let mut images = Vec::with_capacity(ids.len());
             for id in ids {
@@ -492,6 +492,7 @@ fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
         path: text(row, 2)?,
         file: text_if_any(row, 3)?,
         attempts: row.get(4)?,
+        alone: row.get(11)?,
         missing_since_ms: row.get(5)?,
         claimed_at: std::time::Instant::now(),
         supersedes: text_if_any(row, 6)?,

@@ -45,7 +45,7 @@ pub async fn subjects(
             async move {
                 let bytes = read_given(&path, config.intake.max_bytes)
                     .map_err(|f| anyhow::anyhow!(f.verdict().sentence))?;
-                let reply = engine.recognise(bytes.into()).await;
+                let reply = engine.recognise(bytes.into(), false).await;
                 let reply = reply.with_context(|| path.display().to_string())?;
                 bar.inc(1);
                 anyhow::Ok((path, subject(reply)))
