@@ -41,6 +41,17 @@ impl Daemon {
         state_dir: &Path,
         root: Option<&Path>,
     ) -> anyhow::Result<Self> {
+        Self::start_with(subject, broker, state_dir, root, &[]).await
+    }
+
+    /// The same, with these further assignments of its configuration.
+    pub async fn start_with(
+        subject: &Subject,
+        broker: Option<&str>,
+        state_dir: &Path,
+        root: Option<&Path>,
+        further: &[String],
+    ) -> anyhow::Result<Self> {
         let config = &subject.config;
         // The port is free now, and no other program is likely to take it in the next moment.
         let port = std::net::TcpListener::bind("127.0.0.1:0")?
@@ -90,6 +101,7 @@ impl Daemon {
         if let Some(pack) = &config.models.pack {
             set("models.pack", &pack.to_string_lossy());
         }
+        settings.extend(further.iter().flat_map(|set| ["--set".into(), set.clone()]));
         let child = command(&subject.kithd, &settings)
             .arg("run")
             .spawn()
@@ -134,11 +146,16 @@ impl Daemon {
         bail!("the engine did not come up within 60 s")
     }
 
-    /// Returns the number of commits to disk so far, from the metrics.
-    pub async fn commits(&self) -> anyhow::Result<u64> {
+    /// Returns the metrics.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
         let mut client = connect(&self.address).await?;
         let text = send(&mut client, "GET", "/metrics", Vec::new()).await?;
-        let text = String::from_utf8_lossy(&text);
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Returns the number of commits to disk so far, from the metrics.
+    pub async fn commits(&self) -> anyhow::Result<u64> {
+        let text = self.metrics().await?;
         let line = text
             .lines()
             .find_map(|line| line.strip_prefix("kithd_store_commits_total "));
@@ -150,17 +167,18 @@ impl Daemon {
 
     /// Returns the memory of all its processes, pages shared among them counted once.
     pub fn pss_kib(&self) -> anyhow::Result<u64> {
-        let mut sum = 0;
-        for pid in self.family()? {
-            // A process that ended after it was listed has no memory; one that is being forgotten
-            // has an empty file.
-            let rollup =
-                std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-            let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-            let kib = pss.and_then(|rest| rest.split_whitespace().next());
-            sum += kib.map_or(Ok(0), str::parse::<u64>)?;
-        }
-        Ok(sum)
+        self.family()?.into_iter().map(Self::pss_of).sum()
+    }
+
+    /// Returns the memory of one process, its part of shared pages included.
+    pub fn pss_of(pid: u32) -> anyhow::Result<u64> {
+        // A process that ended after it was listed has no memory; one that is being forgotten has
+        // an empty file.
+        let rollup =
+            std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let kib = pss.and_then(|rest| rest.split_whitespace().next());
+        Ok(kib.map_or(Ok(0), str::parse::<u64>)?)
     }
 
     /// Returns the bytes written so far by all its processes.
@@ -169,7 +187,7 @@ impl Daemon {
     }
 
     /// Returns the process numbers of the daemon and its children.
-    fn family(&self) -> anyhow::Result<Vec<u32>> {
+    pub fn family(&self) -> anyhow::Result<Vec<u32>> {
         let mut family = vec![self.child.id().context("the daemon is gone")?];
         let mut next = 0;
         while let Some(pid) = family.get(next) {

@@ -2,6 +2,7 @@
 //! temporary daemon under load. Users have `kithd bench board`.
 #![forbid(unsafe_code)]
 
+mod cameras;
 mod daemon;
 mod engine;
 mod fill;
@@ -38,6 +39,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    /// Measures what cameras cost, or how long a frame takes to its result on MQTT
+    Cameras(cameras::Cameras),
     /// Measures the time of each stage for one picture on one thread
     Engine(engine::Stage),
     /// Measures the time of each network alone on one thread
@@ -97,6 +100,7 @@ async fn main() -> anyhow::Result<()> {
         .init();
     let subject = Subject::of(&cli)?;
     match cli.bench {
+        Bench::Cameras(args) => cameras::cameras(subject, args).await,
         Bench::Engine(args) => {
             tokio::task::spawn_blocking(move || engine::stages(&subject, &args)).await?
         }
