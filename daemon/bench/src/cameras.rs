@@ -20,6 +20,9 @@ use crate::requests::{connect, request};
 /// Longest wait for a result.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Time between two samples of memory.
+const SAMPLE: Duration = Duration::from_secs(2);
+
 /// Arguments of `kithd-bench cameras`.
 #[derive(Debug, clap::Args)]
 pub struct Cameras {
@@ -110,7 +113,11 @@ async fn load(subject: &Subject, args: &Cameras) -> anyhow::Result<()> {
     }
     let before = costs(&daemon)?;
     let begun = Instant::now();
-    sleep(Duration::from_secs(args.seconds)).await;
+    let mut memory = Memory::default();
+    while begun.elapsed() < Duration::from_secs(args.seconds) {
+        memory.sample(&daemon, begun.elapsed())?;
+        sleep(SAMPLE).await;
+    }
     let seconds = begun.elapsed().as_secs_f64();
     let after = costs(&daemon)?;
     let status = request(&mut client, "GET", "/v1/status", Vec::new()).await?;
@@ -134,7 +141,8 @@ async fn load(subject: &Subject, args: &Cameras) -> anyhow::Result<()> {
     if args.json {
         println!(
             "{}",
-            json!({ "seconds": seconds, "parts": rows, "counts": status["counts"], "metrics": frames })
+            json!({ "seconds": seconds, "parts": rows, "counts": status["counts"], "metrics": frames,
+                    "quarters_mib": memory.quarters(args.seconds) })
         );
         return Ok(());
     }
@@ -148,10 +156,41 @@ async fn load(subject: &Subject, args: &Cameras) -> anyhow::Result<()> {
     for (kind, (processes, share, mib)) in &rows {
         println!("{kind:<16} {processes:>9} {share:>12.1} {mib:>9.1}");
     }
+    let quarters: Vec<_> = memory
+        .quarters(args.seconds)
+        .iter()
+        .map(|mib| format!("{mib:.1}"))
+        .collect();
+    println!(
+        "memory of all in each quarter, at most: {} MiB",
+        quarters.join(", ")
+    );
     for line in frames {
         println!("{line}");
     }
     Ok(())
+}
+
+/// Memory of all processes (PSS) over time.
+#[derive(Default)]
+struct Memory(Vec<(Duration, u64)>);
+
+impl Memory {
+    fn sample(&mut self, daemon: &Daemon, at: Duration) -> anyhow::Result<()> {
+        self.0.push((at, daemon.pss_kib()?));
+        Ok(())
+    }
+
+    /// Returns the most of each quarter of the time, in MiB.
+    fn quarters(&self, seconds: u64) -> [f64; 4] {
+        let mut most = [0.0_f64; 4];
+        for (at, kib) in &self.0 {
+            let quarter = (4.0 * at.as_secs_f64() / seconds as f64) as usize;
+            let mib = *kib as f64 / 1024.0;
+            most[quarter.min(3)] = most[quarter.min(3)].max(mib);
+        }
+        most
+    }
 }
 
 /// Returns the cost of each kind of process of the daemon.
