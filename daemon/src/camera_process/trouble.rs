@@ -20,6 +20,8 @@ pub struct Words {
 impl Words {
     /// Remembers a line.
     pub fn hear(&mut self, line: &str) {
+        // libcamera colours its lines.
+        let line: String = line.chars().filter(|c| !c.is_control()).collect();
         let line = line.trim();
         // `  Stream #0:0: Video: h264 (High), yuv420p, 640x360, …`, first of the input.
         if let Some((_, video)) = line.split_once("Video: ")

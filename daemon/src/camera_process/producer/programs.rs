@@ -239,8 +239,8 @@ fn libcamerasrc(camera: &str, size: Size, rate: u32) -> Vec<String> {
         arguments.push(format!("camera-name={camera}"));
     }
     let rest = format!(
-        "! video/x-raw,width={width},height={height},framerate={rate}/1 ! videoconvert ! jpegenc \
-         ! fdsink fd=1 sync=false"
+        "! video/x-raw,width={width},height={height},framerate={rate}/1 \
+         ! queue max-size-buffers=2 leaky=downstream ! videoconvert ! jpegenc ! fdsink fd=1 sync=false"
     );
     arguments.extend(rest.split_whitespace().map(String::from));
     arguments

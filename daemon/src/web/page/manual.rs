@@ -16,7 +16,7 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 21] = texts![
+const TEXTS: [(&str, &str); 22] = texts![
     "docs/":
     "install",
     "configuration",
@@ -38,6 +38,7 @@ const TEXTS: [(&str, &str); 21] = texts![
     "design/results",
     "design/jpeg",
     "design/http-edge",
+    "design/cameras",
     "design/bench",
 ];
 
