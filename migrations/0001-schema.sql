@@ -138,6 +138,8 @@ CREATE INDEX images_unfinished_path ON images (path) WHERE source = 'mqtt' AND s
 -- Lists by outcome or state, newest first, whatever other filters apply.
 CREATE INDEX images_outcome ON images (outcome, id) WHERE outcome IN ('known', 'uncertain');
 CREATE INDEX images_failed ON images (id) WHERE state = 'failed';
+-- The pictures of an event, wherever they are. Those of a camera are found by id.
+CREATE INDEX images_event ON images (event, id) WHERE event IS NOT NULL;
 -- Retention: sums by source, and the oldest files of finished images.
 CREATE INDEX images_files ON images (source, id, bytes) WHERE file IS NOT NULL;
 CREATE INDEX images_ended_files ON images (source, id, bytes) WHERE file IS NOT NULL AND state IN ('processed', 'failed');

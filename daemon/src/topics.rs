@@ -66,6 +66,11 @@ impl Topics {
         self.below("face")
     }
 
+    /// Out: where the last face comes from.
+    pub fn last_face_origin(&self) -> String {
+        self.below("face/origin")
+    }
+
     /// Out, retained: online or offline.
     pub fn status(&self) -> String {
         self.below("status")

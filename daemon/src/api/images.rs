@@ -34,10 +34,10 @@ pub struct ImageQuery {
     #[param(inline)]
     source: Option<Source>,
     /// Only images that this camera took, by its name.
-    #[param(max_length = 64)]
+    #[param(pattern = "^[A-Za-z0-9._-]{1,64}$")]
     camera: Option<String>,
     /// Only images of this event, by the id that the sending system gave.
-    #[param(max_length = 64)]
+    #[param(pattern = "^[A-Za-z0-9._-]{1,64}$")]
     event: Option<String>,
     /// Only images accepted at this moment of the board's clock or later: RFC 3339.
     #[param(format = DateTime)]

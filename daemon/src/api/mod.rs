@@ -61,6 +61,8 @@ pub struct View {
     pub board: Board,
     /// Name of this device.
     pub device: String,
+    /// Names of the configured cameras.
+    pub cameras: Arc<[String]>,
     /// MQTT topic that takes paths, for the example on an empty board.
     pub topic: String,
     /// The OpenAPI document of `/v1`; set when all routes are known.

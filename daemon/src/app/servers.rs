@@ -35,6 +35,11 @@ pub fn start(services: &Services, tasks: &mut Supervisor) -> anyhow::Result<Hear
         disk: services.disk.clone(),
         board: services.board.clone(),
         device: config.device.clone(),
+        cameras: config
+            .cameras
+            .iter()
+            .map(|camera| camera.name.clone())
+            .collect(),
         topic: services.topics.paths(),
         document: Arc::default(),
         stop: tasks.stop(),

@@ -193,6 +193,7 @@ impl HomeAssistant {
                     "name": "Last face",
                     "image_topic": topics.last_face(),
                     "content_type": "image/jpeg",
+                    "json_attributes_topic": topics.last_face_origin(),
                 },
                 "backlog": {
                     "platform": "sensor",
@@ -228,6 +229,8 @@ const RECOGNITION: &str = "{{ {
 'image_id': value_json.image_id,
 'result_id': value_json.result_id,
 'source': value_json.source,
+'camera': value_json.camera,
+'event': value_json.event,
 'path': value_json.path
 } | tojson }}";
 

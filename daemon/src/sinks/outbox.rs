@@ -196,7 +196,15 @@ impl Outbox {
                 .crop(ended.image_id, 1)
                 .await?
                 .filter(|crop| !crop.is_empty());
-            follows.extend(crop.map(|jpeg| of(self.topics.last_face(), jpeg, "image/jpeg")));
+            if let Some(jpeg) = crop {
+                let origin = last_face_origin(&ended).to_string().into_bytes();
+                follows.push(of(self.topics.last_face(), jpeg, "image/jpeg"));
+                follows.push(of(
+                    self.topics.last_face_origin(),
+                    origin,
+                    "application/json",
+                ));
+            }
         }
         Ok((result, follows))
     }
@@ -278,6 +286,17 @@ fn news_for(ended: &ResultMessage, expiry: Duration, now_ms: i64) -> Option<Dura
     }
     let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
     expiry.checked_sub(age).filter(|left| left.as_secs() > 0)
+}
+
+/// Returns where the last face comes from. It names no person, so that nothing of a person stays
+/// with a subscriber that keeps it.
+fn last_face_origin(ended: &ResultMessage) -> serde_json::Value {
+    json!({
+        "image_id": ended.image_id,
+        "source": ended.source,
+        "camera": ended.camera,
+        "event": ended.event,
+    })
 }
 
 /// Returns one event for each known face, with its person.
@@ -365,6 +384,8 @@ mod tests {
         assert_eq!(first[0].0.person_id, 7);
         assert_eq!(first[0].1["event_id"], "r-2");
         assert_eq!(first[0].1.to_string(), again[0].1.to_string());
+        assert_eq!(first[0].1["camera"], "front");
+        assert_eq!(last_face_origin(&ended)["camera"], "front");
         // Counted from acceptance, however long the picture waited; never when that is in the
         // future.
         let news = |now_ms| news_for(&ended, Duration::from_secs(10), now_ms);

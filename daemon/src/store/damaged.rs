@@ -252,3 +252,40 @@ pub(super) fn damaged_banner(
     text.push_str(" Move these files away to end this notice.");
     Ok(Some(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::DATABASE;
+    use super::super::fixtures::{run, store};
+    use super::*;
+
+    #[tokio::test]
+    async fn waiting_pictures_keep_their_camera_and_event() {
+        let (folder, aside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let damaged = store(folder.path()).await;
+        run(
+            &damaged,
+            "INSERT INTO images (id, source, path, accepted_at_ms, camera, event) VALUES
+               (1, 'camera', '/a', 1, 'front', NULL), (2, 'frigate', '/b', 1, 'door', '1.5-a'),
+               (3, 'camera', '/c', 1, 'two words', NULL), (4, 'http', '/d', 1, NULL, NULL);",
+        )
+        .await;
+        drop(damaged);
+        let clean = aside.path().join("clean");
+        empty_copy(&clean).unwrap();
+        let waiting = waiting_of_damaged(&folder.path().join(DATABASE), &clean).unwrap();
+        assert_eq!(waiting.images, 3);
+        // Its file in the spool is queued again without a row.
+        assert_eq!(
+            waiting.left_out.named,
+            ["images 3: its camera is not a name that kithd keeps"]
+        );
+        let clean = Connection::open(clean).unwrap();
+        let mut origins = clean
+            .prepare("SELECT id || coalesce(camera, '') || coalesce(event, '') FROM images")
+            .unwrap();
+        let origins = origins.query_map([], |row| row.get::<_, String>(0));
+        let origins: Vec<_> = origins.unwrap().map(Result::unwrap).collect();
+        assert_eq!(origins, ["1front", "2door1.5-a", "4"]);
+    }
+}

@@ -274,7 +274,10 @@ fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId, left:
             most
         };
     let text = |word: &str| Value::from(word.to_string());
-    let most = if let Some(person) = filter.person {
+    let most = if let Some(event) = &filter.event {
+        let first = Some(("event = ?", text(event)));
+        chosen("images INDEXED BY images_event", "id", "", FETCHED, first)
+    } else if let Some(person) = filter.person {
         // An image may hold the same person twice.
         let from = "faces INDEXED BY faces_person";
         chosen(
@@ -357,7 +360,7 @@ mod tests {
     use super::super::Limits;
     use super::super::writer::Commit;
     use super::*;
-    use crate::domain::NewImage;
+    use crate::domain::{NewImage, Origin};
 
     fn image(path: impl Into<String>) -> NewImage {
         NewImage::path(Source::Http, path)
@@ -417,6 +420,50 @@ mod tests {
             }
             assert_eq!(found, expected, "{since:?} to {until:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_camera_and_an_event_are_found_among_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
+        let of = |n: i64, camera: &str| NewImage {
+            origin: Origin {
+                camera: Some(camera.into()),
+                event: Some(format!("{}-a", n / 3)),
+            },
+            ..image(format!("/{n}"))
+        };
+        let rare = |n| if n == 4 { "attic" } else { "front" };
+        let images = (1..=LOOKED_AT + 10).map(|n| of(n, rare(n)));
+        let images = images.chain([image("/none")]).collect();
+        let accepted = store.accept(images, Limits::NONE, 0, 0, true).await;
+        accepted.unwrap().unwrap();
+        let event = |event: &str, camera: Option<&str>| ImageFilter {
+            event: Some(event.into()),
+            camera: camera.map(String::from),
+            ..ImageFilter::default()
+        };
+        // An event is at hand, however old; a camera is searched for.
+        let ids = async |filter: ImageFilter, cursor| {
+            let found = store.find_images(filter, cursor, 10).await.unwrap();
+            let ids: Vec<_> = found.images.iter().map(|image| image.id).collect();
+            (ids, found.unfinished, found.next)
+        };
+        let done = |ids: &[ImageId]| (ids.to_vec(), false, None);
+        assert_eq!(ids(event("1-a", None), None).await, done(&[5, 4, 3]));
+        assert_eq!(ids(event("1-a", Some("attic")), None).await, done(&[4]));
+        assert_eq!(ids(event("1-a", None), Some(4)).await, done(&[3]));
+        assert_eq!(ids(event("1", None), None).await, done(&[]));
+        let attic = ImageFilter {
+            camera: Some("attic".into()),
+            ..ImageFilter::default()
+        };
+        let (none, unfinished, next) = ids(attic.clone(), None).await;
+        assert_eq!((none.len(), unfinished), (0, true));
+        assert_eq!(ids(attic, next).await, done(&[4]));
+        let detail = store.image(4).await.unwrap().unwrap().image;
+        assert_eq!(detail.camera.as_deref(), Some("attic"));
+        assert_eq!(detail.event.as_deref(), Some("1-a"));
     }
 
     #[tokio::test]

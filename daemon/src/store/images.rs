@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use super::facts::store_queue_clock;
+use super::sources::cameras_of;
 use super::verification::made_by;
 use super::{
     Commit, Store, StoreError, erase, folders, is_spoilt, people, results, text, text_if_any,
@@ -29,7 +30,8 @@ impl Store {
         wall_ms: i64,
         dated: bool,
     ) -> Result<Result<Vec<Accepted>, NotAccepted>, StoreError> {
-        self.write(Commit::Durable, move |connection| {
+        let cameras = cameras_of(&images);
+        let accepting = self.write(Commit::Durable, move |connection| {
             for image in &images {
                 if let Some(key) = reused_key(connection, image)? {
                     return Ok(Err(NotAccepted::KeyReused(key)));
@@ -41,9 +43,13 @@ impl Store {
             let accepted = images
                 .iter()
                 .map(|image| insert(connection, image, now_ms, wall_ms, dated));
-            accepted.collect::<Result<_, _>>().map(Ok)
-        })
-        .await
+            accepted.collect::<Result<Vec<_>, _>>().map(Ok)
+        });
+        let accepted = accepting.await?;
+        if let Ok(accepted) = &accepted {
+            self.cameras.add(cameras, accepted);
+        }
+        Ok(accepted)
     }
 
     /// Returns the committed counts of unfinished images.

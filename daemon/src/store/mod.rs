@@ -70,6 +70,7 @@ pub use restore::{Amounts, amounts};
 pub use results::UnsentResult;
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
+use sources::CameraCounts;
 pub use strangers::{StrangerFace, StrangerId, StrangerRow};
 use writer::{Commit, Writer};
 
@@ -217,6 +218,7 @@ pub struct Store {
     writer: Writer,
     readers: Arc<Readers>,
     removed: Arc<RemovedCounts>,
+    cameras: Arc<CameraCounts>,
     damage: watch::Sender<Option<String>>,
     /// Number of live [`ClaimsHeld`] guards.
     holding: Arc<AtomicUsize>,
@@ -292,6 +294,7 @@ impl Store {
                 dear,
             }),
             removed: Arc::default(),
+            cameras: Arc::default(),
             damage: watch::Sender::default(),
             holding: Arc::default(),
         };
@@ -861,6 +864,7 @@ mod tests {
             &store,
             "INSERT INTO images (id, source, path, attempts, accepted_at_ms) VALUES
                (11, 'http', CAST(x'2fff' AS TEXT), 0, 1), (12, 'http', '/a', -7, 1), (13, 'http', '/b', 0, 1);
+             UPDATE images SET camera = CAST(x'ff' AS TEXT), event = CAST(x'fe' AS TEXT) WHERE id = 13;
              UPDATE person SET name = CAST(x'41ff' AS TEXT) WHERE name = 'Ann';
              UPDATE faces SET candidates = '[[' || candidates, bounds = CAST(x'ff' AS TEXT) WHERE image_id = 1;
              INSERT INTO outbox (id, people, payload)

@@ -545,15 +545,15 @@ mod tests {
         }
         run(
             &from,
-            "UPDATE images SET idempotency_key = 'k' WHERE id = 9; INSERT INTO folders VALUES (1, '/in', 0);
+            "UPDATE images SET idempotency_key = 'k', camera = 'front', event = 'e-9' WHERE id = 9; INSERT INTO folders VALUES (1, '/in', 0);
                     INSERT INTO seen VALUES (1, zeroblob(16), 1, 1, 1)",
         )
         .await;
         run(
             &to,
-            "INSERT INTO images (id, state, source, path, accepted_at_ms, idempotency_key, file)
-                    VALUES (2, 'pending', 'http', '/waits', 1, 'k', 'spool/w'),
-                           (3, 'processing', 'http', '/runs', 1, NULL, NULL);
+            "INSERT INTO images (id, state, source, path, accepted_at_ms, idempotency_key, file, camera, event)
+                    VALUES (2, 'pending', 'frigate', '/waits', 1, 'k', 'spool/w', 'door', '1.5-a'),
+                           (3, 'processing', 'http', '/runs', 1, NULL, NULL, NULL, NULL);
                   INSERT INTO images (id, state, outcome, source, path, accepted_at_ms, file)
                     VALUES (20, 'processed', 'no_face', 'camera', '/done', 1, 'spool/d');
                   INSERT INTO folders VALUES (5, '/in', 1), (6, '/other', 1);
@@ -568,6 +568,9 @@ mod tests {
             rows(&to, images).await,
             ["1processed", "2pendingk", "3pending", "9processed"]
         );
+        let origins =
+            "SELECT id || camera || event FROM images WHERE camera IS NOT NULL ORDER BY id";
+        assert_eq!(rows(&to, origins).await, ["2door1.5-a", "9fronte-9"]);
         // A running image must not be ended by its earlier attempt.
         assert_eq!(
             rows(

@@ -1,15 +1,45 @@
-//! Read-only SQL for the latest images of one source. Looks only at the newest rows, so that a
-//! rarely used source costs nothing.
+//! Read-only SQL for the latest images of one source, and the cameras that pictures come from.
+//! Looks only at the newest rows, so that a rarely used source costs nothing.
 
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
 use rusqlite::{OptionalExtension, params};
 
-use super::{Store, StoreError};
-use crate::domain::{ImageId, Source};
+use super::{Store, StoreError, text};
+use crate::domain::{Accepted, ImageId, NewImage, Source};
 
 /// Newest images examined.
 const LOOKED_AT: i64 = 2000;
 /// Newest failed images examined.
 const FAILED_LOOKED_AT: i64 = 500;
+/// Most cameras whose pictures are counted; another system may name any number of them.
+const MOST_CAMERAS: usize = 256;
+
+/// Pictures accepted since the start, by camera.
+#[derive(Debug, Default)]
+pub(super) struct CameraCounts(Mutex<BTreeMap<String, u64>>);
+
+impl CameraCounts {
+    /// Counts the new images among those accepted.
+    pub(super) fn add(&self, cameras: Vec<Option<String>>, accepted: &[Accepted]) {
+        let mut counts = self.0.lock();
+        for (camera, accepted) in cameras.into_iter().zip(accepted) {
+            let Some(camera) = camera.filter(|_| accepted.new) else {
+                continue;
+            };
+            if counts.len() < MOST_CAMERAS || counts.contains_key(&camera) {
+                *counts.entry(camera).or_default() += 1;
+            }
+        }
+    }
+}
+
+/// Returns the camera of each image.
+pub(super) fn cameras_of(images: &[NewImage]) -> Vec<Option<String>> {
+    let camera = |image: &NewImage| image.origin.camera.clone();
+    images.iter().map(camera).collect()
+}
 
 /// Latest images of one source.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +51,25 @@ pub struct NewestOfSource {
 }
 
 impl Store {
+    /// Returns how many pictures were accepted since the start, by camera.
+    pub fn camera_pictures(&self) -> BTreeMap<String, u64> {
+        self.cameras.0.lock().clone()
+    }
+
+    /// Returns the cameras of the newest images, in order of their names.
+    pub async fn recent_cameras(&self) -> Result<Vec<String>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT DISTINCT camera FROM (SELECT camera FROM images ORDER BY id DESC LIMIT ?1)
+                      WHERE camera IS NOT NULL ORDER BY camera LIMIT ?2",
+                )?
+                .query_map([LOOKED_AT, MOST_CAMERAS as i64], |row| text(row, 0))?
+                .collect()
+        })
+        .await
+    }
+
     /// Returns the latest images of a source whose path has this prefix, and that this camera took,
     /// if one is given.
     pub async fn newest_of_source(
@@ -63,7 +112,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::domain::{NewImage, Origin};
+    use crate::domain::Origin;
     use crate::store::{End, Limits};
 
     #[tokio::test]
@@ -93,6 +142,12 @@ mod tests {
                 .unwrap()
                 .unwrap();
         }
+        assert_eq!(
+            store.recent_cameras().await.unwrap(),
+            ["front", "front-door"]
+        );
+        let counted: Vec<_> = store.camera_pictures().into_iter().collect();
+        assert_eq!(counted, [("front".into(), 1), ("front-door".into(), 1)]);
         let claimed = store.claim(1, true, 1).await.unwrap().0.remove(0);
         let end = End {
             id: claimed.id,
@@ -137,5 +192,19 @@ mod tests {
                 failed: None
             }
         );
+    }
+
+    #[test]
+    fn cameras_are_counted_up_to_a_number_of_names() {
+        let counts = CameraCounts::default();
+        let new = |new| Accepted { id: 1, new };
+        for n in 0..2 * MOST_CAMERAS {
+            counts.add(vec![Some(format!("camera-{n}"))], &[new(true)]);
+        }
+        counts.add(vec![Some("camera-0".into()), None], &[new(true), new(true)]);
+        counts.add(vec![Some("camera-1".into())], &[new(false)]);
+        let counts = counts.0.into_inner();
+        assert_eq!(counts.len(), MOST_CAMERAS);
+        assert_eq!((counts["camera-0"], counts["camera-1"]), (2, 1));
     }
 }

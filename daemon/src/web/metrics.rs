@@ -1,5 +1,5 @@
 //! `GET /metrics` for Prometheus. Values are read at each request; labels come from a fixed set of
-//! words.
+//! words, and from the names of cameras.
 
 use std::sync::atomic::AtomicU64;
 
@@ -60,6 +60,11 @@ struct PartLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CameraLabel {
+    camera: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct InfoLabels {
     version: &'static str,
     device: String,
@@ -76,8 +81,9 @@ pub async fn metrics(State(view): State<View>) -> Result<impl IntoResponse, Prob
         view.store.commits(),
         &view.health,
         report.as_ref(),
-        view.device,
+        view.device.clone(),
     );
+    register_cameras(&mut registry, &view);
     register_disk(&mut registry, &view.disk.report().await?);
     register_board(&mut registry, &view.board.report().await);
     let _ = encode_registry(&mut open_metrics, &registry);
@@ -172,6 +178,19 @@ fn gather(
     .set(1);
     registry.register("info", "Always 1; the labels say which kithd this is", info);
     registry
+}
+
+/// Registers the pictures of each camera, configured or named by another system.
+fn register_cameras(registry: &mut Registry, view: &View) {
+    let pictures = Family::<CameraLabel, Counter>::default();
+    let configured = view.cameras.iter().map(|camera| (camera.clone(), 0));
+    for (camera, count) in configured.chain(view.store.camera_pictures()) {
+        pictures
+            .get_or_create(&CameraLabel { camera })
+            .inc_by(count);
+    }
+    let help = "Pictures accepted since start, by camera";
+    registry.register("camera_pictures", help, pictures);
 }
 
 /// Registers disk space and the effects of retention.

@@ -18,7 +18,7 @@ use super::visitor::Visitor;
 use super::{View, api, dress, router};
 use crate::config::Config;
 use crate::domain::{
-    EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source,
+    EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Origin, Outcome, Source,
 };
 use crate::engines::{self, Engines};
 use crate::people::People;
@@ -55,6 +55,7 @@ impl Site {
             board: crate::status::thermal::Board::at(folder.path()),
             health: Health::default(),
             device: "board-7".into(),
+            cameras: Arc::new(["yard".into()]),
             topic: "kithd/board-7/image/post".into(),
             document: Arc::default(),
             stop: stop.clone(),
@@ -104,7 +105,21 @@ impl Site {
     }
 
     async fn accept(&self, path: &str) -> i64 {
-        let image = NewImage::path(Source::Http, path);
+        self.accept_image(NewImage::path(Source::Http, path)).await
+    }
+
+    /// Accepts a picture of a camera, of one event.
+    async fn accept_of(&self, camera: &str) -> i64 {
+        let origin = Origin {
+            camera: Some(camera.into()),
+            event: Some("17.5-ab".into()),
+        };
+        let path = format!("{camera} 1.jpg");
+        let image = NewImage::path(Source::Frigate, path);
+        self.accept_image(NewImage { origin, ..image }).await
+    }
+
+    async fn accept_image(&self, image: NewImage) -> i64 {
         self.web
             .store
             .accept(vec![image], Limits::NONE, 0, 1_795_418_465_000, true)
@@ -371,11 +386,15 @@ async fn metrics_name_every_state_and_counters_end_in_total() {
     site.web
         .health
         .set("mqtt", Condition::Degraded, "no broker");
+    site.accept_of("front").await;
     let (_, metrics) = site.get("/metrics").await;
     for line in [
+        "# TYPE kithd_camera_pictures_total counter",
+        "kithd_camera_pictures_total{camera=\"front\"} 1",
+        "kithd_camera_pictures_total{camera=\"yard\"} 0",
         "# TYPE kithd_store_commits_total counter",
-        "kithd_store_commits_total 1",
-        "kithd_images{state=\"pending\"} 1",
+        "kithd_store_commits_total 2",
+        "kithd_images{state=\"pending\"} 2",
         "kithd_images{state=\"failed\"} 0",
         "kithd_part_degraded{part=\"mqtt\"} 1",
         "kithd_results_unsent 0",

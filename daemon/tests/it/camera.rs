@@ -12,7 +12,8 @@ use image::imageops::{self, FilterType};
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 
-use crate::support::{TestDaemon, part_is_ok, photo, text, wait_for};
+use crate::broker::Mosquitto;
+use crate::support::{Subscriber, TestDaemon, part_is_ok, photo, text, wait_for};
 
 /// The same as in fake_camera.c.
 const SIZE: (u32, u32) = (640, 480);
@@ -235,6 +236,89 @@ fn a_picture_is_taken_every_interval_trimmed_and_identified() {
     );
     assert!(log.contains("system calls:"), "{log}");
     assert_eq!(front.daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_cameras_name_is_in_row_result_list_metrics_and_ha() {
+    let broker = Mosquitto::running();
+    let mut front = Front::new("every = \"300ms\", burst = 1");
+    front.frame("still", &scene("obama_2.jpg"));
+    let daemon = &mut front.daemon;
+    daemon.set("mqtt.enabled", "true");
+    daemon.set("mqtt.url", &format!("mqtt://127.0.0.1:{}", broker.port()));
+    daemon.set("homeassistant.enabled", "true");
+    let of = |topic: &str| Subscriber::new(broker.port(), topic);
+    let mut results = of("kithd/board/result");
+    let mut events = of("kithd/board/person/#");
+    let mut origins = of("kithd/board/face/origin");
+    let mut discovery = of("homeassistant/device/kithd_board/config");
+    daemon.enroll_everybody();
+    let posted = daemon.put("obama_2.jpg", "a.jpg");
+    daemon.start();
+    daemon.post_path(&posted);
+    front.wait_rows(3);
+    let daemon = &front.daemon;
+    for row in daemon
+        .sql("select source || ' ' || coalesce(camera, '-') || coalesce(event, '-') from images")
+    {
+        assert!(
+            ["camera front-", "http --"].contains(&row.as_str()),
+            "{row}"
+        );
+    }
+    for message in results
+        .wait(3)
+        .iter()
+        .chain(&events.wait(2))
+        .chain(&origins.wait(2))
+    {
+        let camera = if message["source"] == "camera" {
+            "front".into()
+        } else {
+            Value::Null
+        };
+        assert_eq!(
+            (&message["camera"], &message["event"]),
+            (&camera, &Value::Null),
+            "{message}"
+        );
+    }
+    let listed = |query: &str| {
+        let images = daemon.get(&format!("/v1/images?{query}"))["images"].clone();
+        images.as_array().unwrap().clone()
+    };
+    let all = listed("");
+    assert!(all.iter().any(|image| image["camera"].is_null()), "{all:?}");
+    let fronts = listed("camera=front");
+    assert!(fronts.len() >= 2, "{fronts:?}");
+    assert!(
+        fronts.iter().all(|image| image["camera"] == "front"),
+        "{fronts:?}"
+    );
+    assert_eq!(
+        (listed("camera=yard").len(), listed("event=1.5-a").len()),
+        (0, 0)
+    );
+    let page = daemon.get_text(&format!("/images/{}", fronts[0]["id"]));
+    assert!(page.contains("/?camera=front"), "{page}");
+    let metrics = daemon.get_text("/metrics");
+    let counted = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("kithd_camera_pictures_total{camera=\"front\"} "));
+    assert!(
+        counted.is_some_and(|count| count.parse::<u64>().unwrap() >= 2),
+        "{metrics}"
+    );
+    let announced = &discovery.wait(1)[0]["components"];
+    assert_eq!(
+        announced["last_face"]["json_attributes_topic"],
+        "kithd/board/face/origin"
+    );
+    let template = announced["recognition"]["value_template"].as_str().unwrap();
+    assert!(
+        template.contains("'camera': value_json.camera"),
+        "{template}"
+    );
 }
 
 #[test]

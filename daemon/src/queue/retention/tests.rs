@@ -277,7 +277,9 @@ async fn images_of_a_wrong_clock_are_aged_by_neighbours_and_uptime() {
 #[tokio::test]
 async fn the_newest_camera_frames_stay_and_a_file_goes_after_its_row() {
     let shelf = Shelf::new().await;
-    shelf.write(&ended_files(1, 6, "camera", "processed"));
+    shelf.write(&ended_files(1, 3, "camera", "processed"));
+    shelf.write(&ended_files(4, 4, "frigate", "processed"));
+    shelf.write(&ended_files(5, 6, "camera", "processed"));
     shelf.write("UPDATE images SET state = 'pending', outcome = NULL WHERE id = 2");
     let files: Vec<_> = (1..=6).map(|id| shelf.file(id)).collect();
     shelf
@@ -505,7 +507,11 @@ async fn late_strangers_and_reused_numbers_are_forgotten_too() {
 async fn waiting_frames_fill_the_cameras_spool_over_a_restart() {
     let shelf = Shelf::new().await;
     shelf.queue.submit(vec![frame(1000)]).await.unwrap();
-    shelf.queue.submit(vec![frame(1500)]).await.unwrap();
+    let of_frigate = NewImage {
+        source: Source::Frigate,
+        ..frame(1500)
+    };
+    shelf.queue.submit(vec![of_frigate]).await.unwrap();
     let is_full = |error| matches!(error, Err(QueueError::CameraFull { limit: 3000 }));
     let room = async |bytes| {
         shelf.store().settle().await.unwrap();

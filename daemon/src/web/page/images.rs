@@ -36,6 +36,8 @@ struct ImagesPage {
     banners: BTreeMap<&'static str, Part>,
     lines: Vec<Line>,
     asked: Asked,
+    /// The cameras to choose from; none unless there are several.
+    cameras: Vec<String>,
     /// The people to choose from.
     people: Vec<(PersonId, String)>,
     no_people: bool,
@@ -85,6 +87,8 @@ pub struct Line {
     pub id: ImageId,
     pub path: String,
     pub source: String,
+    pub camera: Option<String>,
+    pub event: Option<String>,
     pub names: Vec<Name>,
     /// Number of names that were left out.
     pub more: usize,
@@ -171,6 +175,7 @@ pub async fn show(
             .into_iter()
             .map(|row| Line::new(row, threshold, frame.now_ms).shortened())
             .collect(),
+        cameras: cameras(&view, &asked).await?,
         no_people: people.is_empty(),
         people,
         newest: asked.address(None),
@@ -187,6 +192,20 @@ pub async fn show(
         frame,
     };
     Ok(filled(&page))
+}
+
+/// Returns the cameras to choose from: those configured, of the newest pictures, and searched for.
+async fn cameras(view: &View, asked: &Asked) -> Result<Vec<String>, Problem> {
+    let mut cameras = view.store.recent_cameras().await?;
+    cameras.extend(view.cameras.iter().cloned());
+    let searched = !asked.camera.is_empty();
+    cameras.extend(searched.then(|| asked.camera.clone()));
+    cameras.sort_unstable();
+    cameras.dedup();
+    if cameras.len() < 2 && !searched {
+        cameras.clear();
+    }
+    Ok(cameras)
 }
 
 impl Asked {
@@ -379,6 +398,8 @@ impl Line {
             id: row.id,
             path: row.path,
             source: row.source,
+            camera: row.camera,
+            event: row.event,
             names,
             more: 0,
             faces: row.faces,

@@ -249,9 +249,49 @@ async fn what_is_not_there_has_a_page_that_says_so() {
     }
     // A form that was sent with empty fields filters nothing.
     let (found, _) = site
-        .get("/?state=&outcome=&person=&source=&since=&until=&path=")
+        .get("/?state=&outcome=&person=&source=&camera=&event=&since=&until=&path=")
         .await;
     assert_eq!(found, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn pictures_are_searched_by_camera_where_there_are_several() {
+    let site = Site::new();
+    let select = "<select name=\"camera\">";
+    site.accept("/in/a.jpg").await;
+    site.accept_of("yard").await;
+    // The only camera is the configured one.
+    assert!(!site.get("/").await.1.contains(select));
+    let id = site.accept_of("front").await;
+    let (_, page) = site.get("/?camera=front").await;
+    for part in [
+        select,
+        "<option value=\"front\" selected>front</option>",
+        "<option value=\"yard\">yard</option>",
+        "<small>frigate front</small>",
+    ] {
+        assert!(page.contains(part), "{part} is missing in {page}");
+    }
+    assert!(!page.contains("frigate yard") && !page.contains("/in/a.jpg"));
+    let (_, page) = site.get("/?event=17.5-ab").await;
+    assert!(
+        page.contains("<input name=\"event\" value=\"17.5-ab\">"),
+        "{page}"
+    );
+    assert!(page.contains("frigate yard") && page.contains("frigate front"));
+    assert!(!page.contains("/in/a.jpg"));
+    let (_, page) = site.get(&format!("/images/{id}")).await;
+    for part in [
+        "<a href=\"../?camera=front\">front</a>",
+        "<a href=\"../?event=17.5-ab\">17.5-ab</a>",
+    ] {
+        assert!(page.contains(part), "{part} is missing in {page}");
+    }
+    for (url, word) in [("/?camera=a+b", "camera"), ("/?event=%C3%A4", "event")] {
+        let (status, page) = site.get(url).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{page}");
+        assert!(page.contains(word), "{page}");
+    }
 }
 
 #[tokio::test]
