@@ -30,7 +30,7 @@ use tokio::time::timeout;
 
 pub use address::{Address, parse};
 pub use login::Login;
-pub use trust::Trust;
+pub use trust::{Trust, fingerprint};
 
 use login::Answers;
 
