@@ -6,6 +6,8 @@
 mod address;
 mod login;
 #[cfg(test)]
+pub mod test_server;
+#[cfg(test)]
 mod tests;
 mod trust;
 
@@ -28,7 +30,7 @@ use tokio::time::timeout;
 
 pub use address::{Address, parse};
 pub use login::Login;
-pub use trust::Trust;
+pub use trust::{Trust, fingerprint};
 
 use login::Answers;
 
@@ -59,7 +61,7 @@ pub struct Timeouts {
 pub enum HttpError {
     /// The name has no address, or the name server does not answer.
     #[error(
-        "{0}: the name is not known in this network; check it, or write the address in figures"
+        "the name of {0} is not known in this network; check it, or write the address in figures"
     )]
     NameNotFound(Address),
     /// Nothing listens there.
@@ -75,13 +77,15 @@ pub enum HttpError {
     )]
     Untrusted(Address, String),
     /// No encryption could be agreed on.
-    #[error("no encrypted connection to {0}: {1}; does its address begin with http:// instead?")]
+    #[error(
+        "no encrypted connection to {0} is possible: {1}; does its address begin with http:// instead?"
+    )]
     Tls(Address, String),
     /// The server asks for a login: none was given, or it was refused.
     #[error("{0} {1}")]
     Unauthorised(Address, &'static str),
     /// The server names another host, port or scheme, to which no login is taken along.
-    #[error("{0} sends on to {1}; if that is right, configure that address")]
+    #[error("{0} sends on to {1} instead of answering; configure that address if it is right")]
     SentOn(Address, String),
     /// The server names one path after another.
     #[error("{0} sends on from path to path; check the path")]

@@ -8,6 +8,7 @@
 //! Its standard error is read by the camera process and never passed on as it is: programs repeat
 //! addresses with passwords (`trouble`).
 
+mod http;
 mod programs;
 
 use std::io::Write;
@@ -23,6 +24,7 @@ use crate::allocator::THIS_PROGRAM;
 use crate::child;
 use crate::config::{self, Config, Producer};
 use crate::engine_process::{Profile, confine};
+use http::HttpCamera;
 
 /// Environment variable with the section of a camera that is in no configuration. It may contain a
 /// password, which an argument would show to every user of the board.
@@ -65,7 +67,8 @@ pub fn start(config: &Config, args: &Args) -> anyhow::Result<(ChildStdout, Child
         .context("the frame producer has no output")
 }
 
-/// Becomes the program that writes this camera's frames; returns only when that has failed.
+/// Becomes the program that writes this camera's frames, or writes them itself if the camera speaks
+/// HTTP; returns only when that has failed.
 pub fn run(config: &Config, camera: &config::Camera, args: &Args) -> anyhow::Result<()> {
     child::die_with_parent()?;
     // A parent that died before gives no signal.
@@ -85,20 +88,16 @@ pub fn run(config: &Config, camera: &config::Camera, args: &Args) -> anyhow::Res
         | Producer::Command { access, .. } => access.login(),
     };
     let login = login.map_err(anyhow::Error::msg)?;
+    if let Producer::Http { url, trust, .. } = &camera.producer {
+        let max_pixels = config.recognition.max_pixels;
+        let limit = camera.max_frame_bytes(max_pixels);
+        let max_bytes = config.intake.max_bytes.min(limit);
+        let source = HttpCamera::new(url, login, trust.as_ref(), camera, max_bytes)?;
+        give_up(config, camera)?;
+        return http::run(source);
+    }
     let program = programs::of(camera, login.as_ref(), args.attempt)?;
-    let limit = Some(camera.memory);
-    setrlimit(
-        Resource::Data,
-        Rlimit {
-            current: limit,
-            maximum: limit,
-        },
-    )
-    .context("the memory of the frame producer cannot be limited")?;
-    let confinement = confine(&Profile::Producer {
-        hidden: secrets(config),
-    });
-    tracing::debug!("frame producer of {}: {confinement}", camera.producer);
+    give_up(config, camera)?;
     let mut command = Command::new(&program.path);
     command.args(&program.arguments).env_remove(SECTION);
     for name in ["CREDENTIALS_DIRECTORY", "STATE_DIRECTORY"] {
@@ -114,6 +113,24 @@ pub fn run(config: &Config, camera: &config::Camera, args: &Args) -> anyhow::Res
     }
     let error = command.exec();
     bail!("{} cannot be started: {error}", program.path.display())
+}
+
+/// Gives up kithd's files, new privileges and memory beyond the limit.
+fn give_up(config: &Config, camera: &config::Camera) -> anyhow::Result<()> {
+    let limit = Some(camera.memory);
+    setrlimit(
+        Resource::Data,
+        Rlimit {
+            current: limit,
+            maximum: limit,
+        },
+    )
+    .context("the memory of the frame producer cannot be limited")?;
+    let confinement = confine(&Profile::Producer {
+        hidden: secrets(config),
+    });
+    tracing::debug!("frame producer of {}: {confinement}", camera.producer);
+    Ok(())
 }
 
 /// Returns a pipe's end with these bytes in it, which fit into a pipe.

@@ -10,7 +10,7 @@ use super::credential;
 use super::raw::{Problem, Raw};
 use super::secs;
 use super::url::{PasswordFile, Url};
-use crate::http_client::Login;
+use crate::http_client::{self, Login};
 
 /// Shortest time between pictures: a shorter one would occupy the engine permanently.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -531,13 +531,7 @@ fn trust(raw: &mut Raw, url: &Url) -> Option<Trust> {
     match (ca, fingerprint) {
         (Some(ca), None) => Some(Trust::Ca(ca)),
         (None, Some(text)) => {
-            let digits: String = text.chars().filter(|c| !":- ".contains(*c)).collect();
-            let bytes = (0..digits.len() / 2)
-                .map_while(|n| u8::from_str_radix(digits.get(2 * n..2 * n + 2)?, 16).ok())
-                .collect::<Vec<_>>();
-            let sum = <[u8; 32]>::try_from(bytes)
-                .ok()
-                .filter(|_| digits.len() == 64);
+            let sum = http_client::fingerprint(&text);
             if sum.is_none() {
                 raw.problem(
                     "fingerprint",

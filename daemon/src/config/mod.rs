@@ -16,7 +16,7 @@ use std::time::Duration;
 
 #[cfg(test)]
 pub use camera::Access;
-pub use camera::{Camera, Decoder, Producer, Size, Transport};
+pub use camera::{Camera, Decoder, Producer, Size, Transport, Trust};
 pub use http::{Http, Tls};
 use kith_vision::{Caution, Device, Matching, Pack, Precision};
 pub use mqtt::{HomeAssistant, Mqtt, MqttCommand, Shared};

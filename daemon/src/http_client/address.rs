@@ -6,11 +6,12 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use hyper::http::uri::Authority;
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::{HttpError, Login};
+use crate::config::Url;
 
 /// Characters that people type into paths, but that no path has. `%` stays: it may be an escape.
 const NOT_IN_PATHS: &AsciiSet = &CONTROLS
@@ -47,52 +48,9 @@ impl Display for Address {
 /// Splits a URL into address, path with query, and the login it holds. Errors are the end of a
 /// sentence about the URL and never quote it.
 pub fn parse(url: &str) -> Result<(Address, String, Option<Login>), String> {
-    const FORM: &str = "must be a URL such as \"http://192.168.1.20/snapshot.jpg\"";
-    const ESCAPE: &str = "; in a user or password write / as %2F, ? as %3F, # as %23 and @ as %40";
-    let url = url.trim();
-    let (scheme, rest) = url.split_once("://").ok_or(FORM)?;
-    let https = match scheme.to_ascii_lowercase().as_str() {
-        "http" => false,
-        "https" => true,
-        _ => return Err(FORM.into()),
-    };
-    let (rest, _) = rest.split_once('#').unwrap_or((rest, ""));
-    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let (login, host) = match authority.rsplit_once('@') {
-        None => (None, authority),
-        Some((login, host)) => (Some(login), host),
-    };
-    let authority: Authority = host.parse().map_err(|_| format!("{FORM}{ESCAPE}"))?;
-    let host = authority.host().trim_matches(['[', ']']).to_owned();
-    let port = match (authority.port_u16(), https) {
-        (Some(0), _) => return Err(format!("{FORM}, with a port of 1 to 65535")),
-        (Some(port), _) => port,
-        // A colon without a number of 16 bits behind it.
-        (None, _) if authority.host().len() != authority.as_str().len() => {
-            return Err(format!("{FORM}, with a port of 1 to 65535{ESCAPE}"));
-        }
-        (None, true) => 443,
-        (None, false) => 80,
-    };
-    if host.is_empty() {
-        return Err(FORM.into());
-    }
-    let login = match login {
-        None => None,
-        Some(login) => {
-            let (user, password) = login.split_once(':').unwrap_or((login, ""));
-            let decoded = |text: &str| {
-                let text = percent_decode_str(text).decode_utf8();
-                text.map(String::from)
-                    .map_err(|_| "must have a login in UTF-8")
-            };
-            Some(Login {
-                user: decoded(user)?,
-                password: decoded(password)?,
-            })
-        }
-    };
-    Ok((Address { https, host, port }, typed_path(path), login))
+    let (url, login) = Url::parse(url.trim())?;
+    let (address, path) = Address::of(&url)?;
+    Ok((address, path, login))
 }
 
 /// Returns a path as a request has it: from the root, with escapes for what is none of a path.
@@ -102,6 +60,30 @@ fn typed_path(path: &str) -> String {
 }
 
 impl Address {
+    /// Returns the address and the path of a URL. Errors are as `parse` has them.
+    pub fn of(url: &Url) -> Result<(Self, String), String> {
+        let https = match url.scheme.as_str() {
+            "http" => false,
+            "https" => true,
+            _ => return Err("must begin with http:// or https://".into()),
+        };
+        let authority: Authority = url
+            .host
+            .parse()
+            .map_err(|_| "must have a host in letters, digits, - and .".to_owned())?;
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let port = match authority.port_u16() {
+            Some(port @ 1..) => port,
+            // A colon with something else behind it.
+            _ if authority.as_str() != authority.host() => {
+                return Err("must have a port of 1 to 65535 after the colon".into());
+            }
+            _ if https => 443,
+            _ => 80,
+        };
+        Ok((Self { https, host, port }, typed_path(&url.path)))
+    }
+
     fn bracketed(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]", self.host)

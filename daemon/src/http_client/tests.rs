@@ -1,11 +1,10 @@
 //! Tests with small servers on sockets of their own, which say what real devices say.
 
-use std::sync::Mutex;
-
 use digest_auth::{AuthContext, AuthorizationHeader, HttpMethod};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
+use super::test_server::{Server, Then, address, field, request};
 use super::*;
 
 const TIMES: Timeouts = Timeouts {
@@ -22,105 +21,6 @@ fn login() -> Option<Login> {
     })
 }
 
-/// What a server does after its answer.
-#[derive(Clone, Copy, PartialEq)]
-enum Then {
-    Keep,
-    Close,
-    Hang,
-}
-
-/// A server and the requests it got: the number of the connection, and the head with the body.
-struct Server {
-    address: Address,
-    seen: Arc<Mutex<Vec<(usize, String)>>>,
-}
-
-impl Server {
-    /// Answers each request by `answer`.
-    async fn start(mut answer: impl FnMut(&str) -> (String, Then) + Send + 'static) -> Self {
-        Self::of_bytes(move |request| {
-            let (text, then) = answer(request);
-            (text.into_bytes(), then)
-        })
-        .await
-    }
-
-    async fn of_bytes(answer: impl FnMut(&str) -> (Vec<u8>, Then) + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let answer = Arc::new(Mutex::new(answer));
-        let told = seen.clone();
-        tokio::spawn(async move {
-            for connection in 0.. {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let (told, answer) = (told.clone(), answer.clone());
-                tokio::spawn(async move {
-                    while let Some(request) = request(&mut stream).await {
-                        told.lock().unwrap().push((connection, request.clone()));
-                        let (bytes, then) = {
-                            let mut answer = answer.lock().unwrap();
-                            (*answer)(&request)
-                        };
-                        let _ = stream.write_all(&bytes).await;
-                        match then {
-                            Then::Keep => {}
-                            Then::Close => return,
-                            Then::Hang => std::future::pending().await,
-                        }
-                    }
-                });
-            }
-        });
-        Self {
-            address: address(port),
-            seen,
-        }
-    }
-
-    fn client(&self, login: Option<Login>) -> Client {
-        Client::new(self.address.clone(), login, Trust::System, TIMES)
-    }
-
-    fn seen(&self) -> Vec<(usize, String)> {
-        std::mem::take(&mut self.seen.lock().unwrap())
-    }
-}
-
-fn address(port: u16) -> Address {
-    Address {
-        https: false,
-        host: "127.0.0.1".into(),
-        port,
-    }
-}
-
-/// Reads a head, and a body of its `content-length`.
-async fn request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
-    let mut read = Vec::new();
-    loop {
-        let text = String::from_utf8_lossy(&read);
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = field(head, "content-length").map_or(0, |value| value.parse().unwrap());
-            if body.len() >= length {
-                return Some(text.into_owned());
-            }
-        }
-        let mut byte = [0];
-        if stream.read(&mut byte).await.ok()? == 0 {
-            return None;
-        }
-        read.push(byte[0]);
-    }
-}
-
-fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
-    let mut lines = head.lines().filter_map(|line| line.split_once(": "));
-    let found = lines.find(|(field, _)| field.eq_ignore_ascii_case(name));
-    found.map(|(_, value)| value)
-}
-
 fn ok(body: &str) -> String {
     format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
@@ -130,6 +30,10 @@ fn ok(body: &str) -> String {
 
 fn unauthorised(challenges: &str) -> String {
     format!("HTTP/1.1 401 Unauthorized\r\n{challenges}\r\nContent-Length: 6\r\n\r\nlogin!")
+}
+
+fn client(server: &Server, login: Option<Login>) -> Client {
+    Client::new(server.address.clone(), login, Trust::System, TIMES)
 }
 
 async fn text(client: &mut Client, path: &str) -> Result<String, HttpError> {
@@ -162,7 +66,7 @@ fn a_url_is_split_into_address_path_and_login() {
     assert_eq!(address.to_string(), "http://cam.lan:80");
     assert_eq!((path.as_str(), login), ("/", None));
     let (address, path, login) =
-        parse(" HTTPS://a%40b:p%2Fw@x:y@[fe80::1]:8443/a b/ü?q=%20{1}#part ").unwrap();
+        parse(" HTTPS://a%40b:p%2Fw@x:y@[fe80::1]:8443/a%20b/ü?q=%20{1}#part ").unwrap();
     assert_eq!(address.to_string(), "https://[fe80::1]:8443");
     assert_eq!(address.host, "fe80::1");
     assert_eq!(path, "/a%20b/%C3%BC?q=%20%7B1%7D");
@@ -186,7 +90,10 @@ fn a_url_is_split_into_address_path_and_login() {
         "http://%ff:x@cam/",
     ] {
         let error = parse(wrong).unwrap_err();
-        assert!(error.starts_with("must"), "{wrong}: {error}");
+        assert!(
+            error.starts_with("must") || error.starts_with("has"),
+            "{wrong}: {error}"
+        );
         assert!(!error.contains("geh"), "{error}");
     }
 }
@@ -197,7 +104,7 @@ async fn no_login_path_or_query_stands_in_an_error() {
     assert!(!format!("{login:?}").contains("cam"));
     assert!(!format!("{login:?}").contains("geheim"));
     let server = Server::start(|_| ("HTTP/1.1 404 Not Found\r\n\r\n".into(), Then::Close)).await;
-    let mut client = server.client(login);
+    let mut client = client(&server, login);
     let error = text(&mut client, "/pfad?token=geheim").await.unwrap_err();
     let port = server.address.port;
     assert_eq!(
@@ -219,7 +126,7 @@ async fn a_connection_is_kept_and_a_dead_one_replaced() {
         (ok(&count.to_string()), then)
     })
     .await;
-    let mut client = server.client(None);
+    let mut client = client(&server, None);
     for expected in ["1", "2", "3", "4"] {
         assert_eq!(text(&mut client, "/a?b=c").await.unwrap(), expected);
     }
@@ -244,7 +151,7 @@ async fn a_request_that_died_on_a_kept_connection_is_sent_again() {
         }
     })
     .await;
-    let mut client = server.client(None);
+    let mut client = client(&server, None);
     assert_eq!(text(&mut client, "/").await.unwrap(), "1");
     assert_eq!(text(&mut client, "/").await.unwrap(), "3", "sent again");
     let body = Bytes::from_static(b"{}");
@@ -259,7 +166,7 @@ async fn a_request_that_died_on_a_kept_connection_is_sent_again() {
 #[tokio::test]
 async fn a_new_connection_without_an_answer_is_an_error_at_once() {
     let server = Server::start(|_| (String::new(), Then::Close)).await;
-    let error = text(&mut server.client(None), "/").await.unwrap_err();
+    let error = text(&mut client(&server, None), "/").await.unwrap_err();
     assert!(matches!(error, HttpError::Ended(_)), "{error}");
     assert_eq!(server.seen().len(), 1);
 }
@@ -292,7 +199,7 @@ async fn digest_is_counted_and_a_new_nonce_answered_once() {
             }
         })
         .await;
-        let mut client = server.client(login());
+        let mut client = client(&server, login());
         for expected in counts {
             let got = text(&mut client, "/snap.jpg?channel=1").await.unwrap();
             assert_eq!(got, expected.to_string(), "{fields}");
@@ -316,7 +223,7 @@ async fn a_wrong_password_is_tried_once() {
             (unauthorised(&challenge), Then::Close)
         })
         .await;
-        let mut client = server.client(login());
+        let mut client = client(&server, login());
         let error = text(&mut client, "/").await.unwrap_err();
         assert!(matches!(error, HttpError::Unauthorised(..)), "{error}");
         assert!(error.to_string().contains("refuses user and password"));
@@ -331,9 +238,9 @@ async fn without_a_login_or_a_known_scheme_it_says_so() {
         (unauthorised(challenge), Then::Keep)
     })
     .await;
-    let error = text(&mut server.client(None), "/").await.unwrap_err();
+    let error = text(&mut client(&server, None), "/").await.unwrap_err();
     assert!(error.to_string().contains("asks for a login; give"));
-    let error = text(&mut server.client(login()), "/").await.unwrap_err();
+    let error = text(&mut client(&server, login()), "/").await.unwrap_err();
     assert!(
         error
             .to_string()
@@ -370,7 +277,7 @@ async fn basic_is_sent_only_where_nothing_better_is_asked_for() {
             _ => (unauthorised(challenges), Then::Keep),
         })
         .await;
-        let mut client = server.client(login());
+        let mut client = client(&server, login());
         assert_eq!(text(&mut client, "/").await.unwrap(), "in", "{challenges}");
         assert_eq!(text(&mut client, "/").await.unwrap(), "in");
         let seen = server.seen();
@@ -398,14 +305,14 @@ async fn redirects_are_followed_on_the_same_host_only() {
         (answer, Then::Keep)
     })
     .await;
-    let mut client = server.client(login());
+    let mut client = client(&server, login());
     assert_eq!(text(&mut client, "/a/b?q").await.unwrap(), "here");
     let error = text(&mut client, "/loop").await.unwrap_err();
     assert!(matches!(error, HttpError::SentInCircles(_)), "{error}");
     for (path, other) in [
         ("/scheme", "sends on to https://127.0.0.1:"),
-        ("/other", "sends on to http://elsewhere.lan:80;"),
-        ("/port", "sends on to http://127.0.0.1:1;"),
+        ("/other", "sends on to http://elsewhere.lan:80 "),
+        ("/port", "sends on to http://127.0.0.1:1 "),
     ] {
         let error = text(&mut client, path).await.unwrap_err().to_string();
         assert!(error.contains(other), "{error}");
@@ -428,7 +335,7 @@ async fn answers_of_old_cameras_are_read() {
         "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbodyand more",
     ] {
         let server = Server::start(move |_| (answer.into(), Then::Close)).await;
-        let mut client = server.client(None);
+        let mut client = client(&server, None);
         for _ in 0..2 {
             let read = text(&mut client, "/").await;
             assert_eq!(read.unwrap(), "body", "{answer:?}");
@@ -442,7 +349,7 @@ async fn heads_and_bodies_have_a_limit() {
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(200));
     for head in [endless, many] {
         let server = Server::start(move |_| (head.clone(), Then::Hang)).await;
-        let error = text(&mut server.client(None), "/").await.unwrap_err();
+        let error = text(&mut client(&server, None), "/").await.unwrap_err();
         assert!(matches!(error, HttpError::TooLarge(..)), "{error}");
     }
     let body = "x".repeat(100_001);
@@ -452,7 +359,7 @@ async fn heads_and_bodies_have_a_limit() {
     );
     for answer in [ok(&body), chunked] {
         let server = Server::start(move |_| (answer.clone(), Then::Hang)).await;
-        let error = text(&mut server.client(None), "/").await.unwrap_err();
+        let error = text(&mut client(&server, None), "/").await.unwrap_err();
         assert!(matches!(error, HttpError::TooLarge(_, 100_000)), "{error}");
     }
 }

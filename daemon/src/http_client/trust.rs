@@ -36,18 +36,9 @@ impl Trust {
         Ok(Self::Ca(read))
     }
 
-    /// Parses a SHA-256 in hexadecimal digits, with or without colons, as browsers and `openssl`
-    /// show it.
+    /// Returns trust in the certificate with this SHA-256, as `fingerprint` parses it.
     pub fn of_fingerprint(text: &str) -> Option<Self> {
-        let digits: String = text.trim().chars().filter(|c| *c != ':').collect();
-        if digits.len() != 64 || !digits.is_ascii() {
-            return None;
-        }
-        let mut fingerprint = [0; 32];
-        for (at, byte) in fingerprint.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
-        }
-        Some(Self::Fingerprint(fingerprint))
+        fingerprint(text).map(Self::Fingerprint)
     }
 
     /// Returns the configuration of encrypted connections.
@@ -95,6 +86,17 @@ impl Trust {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
+}
+
+/// Parses a SHA-256 in hexadecimal digits, with or without colons, as browsers and `openssl` show
+/// it.
+pub fn fingerprint(text: &str) -> Option<[u8; 32]> {
+    let digits: String = text.chars().filter(|c| !":- ".contains(*c)).collect();
+    let mut fingerprint = [0; 32];
+    for (at, byte) in fingerprint.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    (digits.len() == 64).then_some(fingerprint)
 }
 
 fn sha256(certificate: &CertificateDer<'_>) -> [u8; 32] {
