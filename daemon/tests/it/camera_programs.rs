@@ -383,6 +383,24 @@ fn what_a_program_has_started_ends_with_its_camera() {
 }
 
 #[test]
+fn what_a_program_has_started_ends_with_a_killed_daemon() {
+    let mut board = Board::new();
+    let script = "sleep 1001 & sleep 1002";
+    let programs = [("front", board.program("front", script))];
+    board
+        .daemon
+        .configuration(&sections(&programs, "every = \"1h\""));
+    board.daemon.start();
+    let started = wait_for("the program's children", || {
+        let started = board.started("front");
+        let sleeping = started.iter().filter(|pid| program_of(**pid) == "sleep");
+        (sleeping.count() == 2).then_some(started)
+    });
+    board.daemon.kill();
+    are_gone(&started);
+}
+
+#[test]
 fn a_program_reads_no_secret_and_is_bounded() {
     let mut board = Board::new();
     fs::write(board.file("a.jpg"), frame()).unwrap();
@@ -458,7 +476,7 @@ fn a_program_reads_no_secret_and_is_bounded() {
 }
 
 #[test]
-fn a_camera_of_the_board_is_read_by_rpicam_vid_by_number_or_name() {
+fn rpicam_vid_reads_a_camera_by_number_or_name() {
     let mut board = Board::new();
     fs::copy(photo("obama_2.jpg"), board.file("a.jpg")).unwrap();
     let list = "case $1 in --list-cameras)\n\
