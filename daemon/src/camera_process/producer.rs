@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, bail};
-use rustix::process::{Resource, Rlimit, getppid, setrlimit};
+use rustix::process::{Resource, Rlimit, getpgrp, getpid, getppid, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::allocator::THIS_PROGRAM;
@@ -50,6 +50,7 @@ pub struct Args {
 /// Starts the process that writes the frames of this camera; returns its output and its words. It
 /// ends with this process.
 pub fn start(config: &Config, args: &Args) -> anyhow::Result<(ChildStdout, ChildStderr)> {
+    guard()?;
     let mut process = Command::new(THIS_PROGRAM)
         .arg0("kithd")
         .args(&config.arguments)
@@ -65,6 +66,28 @@ pub fn start(config: &Config, args: &Args) -> anyhow::Result<(ChildStdout, Child
     stdout
         .zip(stderr)
         .context("the frame producer has no output")
+}
+
+/// Starts a process that kills the whole group once this process is gone. The producer's own signal
+/// does not arrive where Landlock knows signals: this process, once confined, sends none. And the
+/// programs that a producer starts never get one. The daemon kills the group too, unless it was
+/// killed itself.
+fn guard() -> anyhow::Result<()> {
+    if getpgrp() != getpid() {
+        // Started by hand: the group is not ours.
+        return Ok(());
+    }
+    let guard = Command::new("/bin/sh")
+        .args(["-c", "read _; kill -KILL 0"])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("/bin/sh, which ends the frame producer, cannot be started")?;
+    // Its input stays open until this process has ended, its last words included.
+    std::mem::forget(guard.stdin);
+    Ok(())
 }
 
 /// Becomes the program that writes this camera's frames, or writes them itself if the camera speaks
