@@ -132,7 +132,11 @@ fn watch_frames(
         match next {
             Next::Frame(frame) => {
                 if std::mem::take(&mut first) {
-                    let codec = words.lock().codec.clone();
+                    let codec = {
+                        let mut words = words.lock();
+                        words.begin();
+                        words.codec.clone()
+                    };
                     let codec = codec.unwrap_or_else(|| "mjpeg".into());
                     let (width, height) = mjpeg::size(frame).unwrap_or_default();
                     tracing::info!(
@@ -146,7 +150,14 @@ fn watch_frames(
                 }
             }
             Next::Unchanged => _ = taking.wants(now)?,
-            Next::Broken(why) => taking.frame(Err(why), now)?,
+            Next::Broken(why) => {
+                // A sign of life of a camera that had begun well: the reason why only broken frames
+                // come is found here, not in the daemon.
+                if !first {
+                    taking.wants(now)?;
+                }
+                taking.frame(Err(why), now)?;
+            }
             Next::NotAStream(what) => bail!("not a stream: {what}"),
             Next::Ended => break,
         }
@@ -319,8 +330,9 @@ impl<'a, W: Write> Taking<'a, W> {
         }
         if now.duration_since(since) >= self.settings.stall_after {
             bail!(
-                "only broken frames came for {:?}, the last: {why}",
-                self.settings.stall_after
+                "only broken frames came for {:?}, the last: {}",
+                self.settings.stall_after,
+                why.trim_end_matches('.')
             );
         }
         Ok(())

@@ -37,6 +37,11 @@ impl Words {
         self.lines.push(line.chars().take(LENGTH).collect());
     }
 
+    /// Forgets what was said before the first frame: it explains no later end.
+    pub fn begin(&mut self) {
+        self.lines.clear();
+    }
+
     /// Explains the end of a producer that brought frames or not.
     pub fn explain(&self, producer: &Producer, frames: bool) -> String {
         if let Some(own) = self
@@ -201,6 +206,20 @@ mod tests {
         ] {
             assert!(!explained(&[line], true).contains("secret"));
         }
+    }
+
+    #[test]
+    fn troubles_before_the_first_frame_explain_no_later_end() {
+        let (url, _) = Url::parse("rtsp://10.0.0.9/a").unwrap();
+        let producer = Producer::Http {
+            url,
+            access: Access::Open,
+            trust: None,
+        };
+        let mut words = Words::default();
+        words.hear("[error] Device creation failed: -1313558101.");
+        words.begin();
+        assert_eq!(words.explain(&producer, true), "the stream ended");
     }
 
     #[test]

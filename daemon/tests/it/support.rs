@@ -143,6 +143,7 @@ pub struct TestDaemon {
     pub folder: tempfile::TempDir,
     settings: BTreeMap<String, String>,
     environment: BTreeMap<String, String>,
+    configuration: Option<PathBuf>,
     daemon: Option<Daemon>,
 }
 
@@ -163,6 +164,7 @@ impl TestDaemon {
             folder,
             settings: BTreeMap::new(),
             environment: BTreeMap::new(),
+            configuration: None,
             daemon: None,
         };
         let path = |name: &str| daemon.folder.path().join(name).display().to_string();
@@ -208,6 +210,13 @@ impl TestDaemon {
         self.environment.insert(name.into(), value.into());
     }
 
+    /// Writes a configuration file, for what must not stand among the arguments.
+    pub fn configuration(&mut self, text: &str) {
+        let file = self.folder.path().join("kithd.toml");
+        std::fs::write(&file, text).unwrap();
+        self.configuration = Some(file);
+    }
+
     /// Compiles a C file beside this one and preloads it into every process of kithd.
     pub fn preload(&mut self, source: &str) {
         let library = self.folder.path().join(source).with_extension("so");
@@ -247,6 +256,9 @@ impl TestDaemon {
 
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kithd"));
+        if let Some(file) = &self.configuration {
+            command.arg("--config").arg(file);
+        }
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }

@@ -1,5 +1,5 @@
 //! Seccomp filters: the system calls that a confined process may make (cpu, camera) or may not make
-//! (cuda). Files and network by name are Landlock's, in `confine`.
+//! (cuda, producer). Files and network by name are Landlock's, in `confine`.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ const REFUSED: SeccompAction = SeccompAction::Errno(libc::EPERM as u32);
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
 /// Installs the filter; returns the number of calls that are allowed (cpu, camera) or refused
-/// (cuda).
+/// (cuda, producer).
 pub(super) fn restrict(profile: &Profile) -> Result<usize, String> {
     match profile {
         Profile::Cpu | Profile::Camera => {
@@ -46,8 +46,11 @@ pub(super) fn restrict(profile: &Profile) -> Result<usize, String> {
             }
             Ok(count)
         }
-        // Unknown programs make unknown calls.
-        Profile::Producer { .. } => Ok(0),
+        Profile::Producer { .. } => {
+            let program = refusing(leaving()).map_err(|error| error.to_string())?;
+            seccompiler::apply_filter(&program).map_err(|error| error.to_string())?;
+            Ok(leaving().len())
+        }
         Profile::Cuda { .. } => {
             let rules = refused().map_err(|error| error.to_string())?;
             // x32's numbers are duplicates of these calls and are not counted.
@@ -340,6 +343,15 @@ fn refused() -> Result<Rules, BackendError> {
         rules.extend(again.into_iter().map(|number| (number, vec![])));
     }
     Ok(rules)
+}
+
+/// Calls with which a process leaves the group that is killed with its camera. Otherwise unknown
+/// programs make unknown calls.
+fn leaving() -> Rules {
+    [libc::SYS_setsid, libc::SYS_setpgid]
+        .into_iter()
+        .map(|number| (number, vec![]))
+        .collect()
 }
 
 type Condition = Result<SeccompCondition, BackendError>;
