@@ -13,13 +13,13 @@ use crate::support::{TestDaemon, full, part_is_ok, photo, text, wait_for};
 
 /// nginx with its defaults and these lines in its `http` section, on ports of its own; ended when
 /// dropped.
-struct Nginx {
+pub struct Nginx {
     folder: tempfile::TempDir,
     process: Child,
 }
 
 impl Nginx {
-    fn running(lines: &str, port: u16) -> Self {
+    pub fn running(lines: &str, port: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {}/{kind};", folder.path().display()));
@@ -65,7 +65,7 @@ impl Drop for Nginx {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
