@@ -167,6 +167,12 @@ impl Client {
         }
     }
 
+    /// Returns it so that it logs in by Digest only: for servers that may be anyone's.
+    pub fn without_basic(mut self) -> Self {
+        self.answers.basic = false;
+        self
+    }
+
     /// Fetches `path_and_query`, as `parse` returns it. Responses of every status are returned, but
     /// those that ask for a login or name another path.
     pub async fn get(

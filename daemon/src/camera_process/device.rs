@@ -14,7 +14,7 @@ use nokhwa::utils::{
     ApiBackend, CameraFormat, CameraIndex, FrameFormat, RequestedFormat, RequestedFormatType,
     Resolution,
 };
-use v4l::capability::Flags;
+use v4l::capability::{Capabilities, Flags};
 use v4l::frameinterval::FrameIntervalEnum;
 use v4l::framesize::FrameSizeEnum;
 use v4l::video::Capture;
@@ -158,7 +158,7 @@ fn number(path: &Path) -> Result<u32, CameraError> {
 }
 
 /// Opens a node and checks that it delivers frames: a camera has further nodes for other things.
-fn open(path: &Path, number: u32) -> Result<(v4l::Device, String), CameraError> {
+fn open(path: &Path, number: u32) -> Result<(v4l::Device, Capabilities), CameraError> {
     let system = |error| CameraError::system(path, &error);
     let device = v4l::Device::new(number as usize).map_err(system)?;
     let able = device.query_caps().map_err(system)?;
@@ -168,7 +168,7 @@ fn open(path: &Path, number: u32) -> Result<(v4l::Device, String), CameraError> 
     {
         return Err(CameraError::NoCamera(path.display().to_string()));
     }
-    Ok((device, able.card))
+    Ok((device, able))
 }
 
 /// Sets format, size and rate and returns what the camera accepted.
@@ -239,8 +239,39 @@ pub struct Found {
     pub links: Vec<PathBuf>,
     /// Name that the camera reports.
     pub name: String,
+    /// Name of its driver.
+    driver: String,
     /// Its formats, or why they cannot be read.
     pub offers: Result<Vec<Offer>, CameraError>,
+}
+
+/// Programs that make pictures of what a sensor's V4L2 nodes carry: raw data, or parts of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stack {
+    /// libcamera, as on a Raspberry Pi.
+    Libcamera,
+    /// NVIDIA's Argus, on a Jetson.
+    Argus,
+}
+
+impl Found {
+    /// Returns what reads this camera in place of V4L2; `None`: V4L2 does. The drivers of libcamera
+    /// list formats that they have only as parts of a pipeline.
+    pub fn stack(&self) -> Option<Stack> {
+        match self.driver.as_str() {
+            "unicam" | "bcm2835-isp" | "rp1-cfe" | "pispbe" | "rkisp1" | "ipu3-cio2"
+            | "ipu3-imgu" | "qcom-camss" | "mxc-isi" => Some(Stack::Libcamera),
+            "tegra-video" => {
+                // A camera with a processor of its own sends finished pictures.
+                let offers = self.offers.as_ref().is_ok_and(|offers| {
+                    let mut offers = offers.iter();
+                    offers.any(|offer| offer.usable)
+                });
+                (!offers).then_some(Stack::Argus)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Returns the cameras of this board, by number.
@@ -254,16 +285,17 @@ pub fn found() -> Vec<Found> {
         .map(|number| (number, PathBuf::from(format!("/dev/video{number}"))))
         .filter(|(_, device)| device.canonicalize().is_ok())
         .filter_map(|(number, device)| {
-            let (name, offers) = match open(&device, number) {
-                Ok((opened, name)) => (name, Ok(offers(&opened))),
+            let (name, driver, offers) = match open(&device, number) {
+                Ok((opened, able)) => (able.card, able.driver, Ok(offers(&opened))),
                 Err(CameraError::NoCamera(_)) => return None,
-                Err(error) => (String::new(), Err(error)),
+                Err(error) => (String::new(), String::new(), Err(error)),
             };
             let to_it = |link: &&PathBuf| link.canonicalize().is_ok_and(|node| node == device);
             Some(Found {
                 links: links.iter().filter(to_it).cloned().collect(),
                 device,
                 name,
+                driver,
                 offers,
             })
         })

@@ -16,6 +16,6 @@ mod producer;
 mod trouble;
 pub mod wire;
 
-pub use device::{Found, found};
+pub use device::{Found, Stack, found};
 pub use process::run;
-pub use producer::{Args, SECTION, run as produce};
+pub use producer::{Args, SECTION, installed, run as produce};

@@ -198,7 +198,7 @@ fn leave_half_of_the_cores() {
 }
 
 /// Returns where a program is installed.
-fn installed(program: &str) -> Option<PathBuf> {
+pub fn installed(program: &str) -> Option<PathBuf> {
     if program.contains('/') {
         return Some(PathBuf::from(program)).filter(|path| path.is_file());
     }

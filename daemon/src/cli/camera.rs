@@ -1,4 +1,8 @@
-//! `kithd camera`: lists the cameras with their formats, and takes one picture to look at.
+//! `kithd camera`: lists the cameras with their formats (`list`, and `onvif` for those of the
+//! network), takes one picture to look at, and tries an address.
+
+mod list;
+mod onvif;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -28,8 +32,8 @@ const USUAL: (u32, u32) = (1280, 720);
 /// Subcommands of `kithd camera`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Camera {
-    /// Lists the cameras of this board and what they offer
-    List,
+    /// Lists the cameras of this board and what they offer, or those of the network
+    List(list::ListArgs),
     /// Takes one picture into a file; the daemon must not be using a camera of this board
     Snapshot(SnapshotArgs),
     /// Says what a camera of the network sends, and what it costs
@@ -106,7 +110,7 @@ pub fn process(config: &Config, command: &Camera) -> anyhow::Result<()> {
 /// Executes a subcommand.
 pub async fn run(config: &Config, command: Camera) -> anyhow::Result<ExitCode> {
     match command {
-        Camera::List => list().await,
+        Camera::List(args) => list::run(&args).await,
         Camera::Snapshot(args) => snapshot(config, &args).await,
         Camera::Try(args) => attempt(config, &args).await,
         Camera::Run(_) | Camera::Produce(_) => unreachable!("it needs no runtime and has ended"),
@@ -225,44 +229,16 @@ async fn found() -> anyhow::Result<Vec<Found>> {
         .context("a camera does not answer; unplug it and plug it in again")??)
 }
 
-async fn list() -> anyhow::Result<ExitCode> {
-    let found = found().await?;
-    if found.is_empty() {
-        println!("No camera was found. A USB camera shows up here when it is plugged in.");
-        return Ok(ExitCode::SUCCESS);
-    }
-    for camera in found {
-        println!("{}  {}", camera.device.display(), camera.name);
-        for link in &camera.links {
-            println!("  {}", link.display());
-        }
-        match &camera.offers {
-            Err(error) => println!("  {error}"),
-            Ok(offers) => {
-                println!("  {:<10} {:<12} frames a second", "format", "resolution");
-                for offer in offers.iter().filter(|offer| offer.usable) {
-                    let (width, height) = offer.size;
-                    let rates: Vec<_> = offer.rates.iter().map(ToString::to_string).collect();
-                    println!(
-                        "  {:<10} {:<12} {}",
-                        offer.format,
-                        format!("{width}x{height}"),
-                        rates.join(" ")
-                    );
-                }
-                let mut others: Vec<_> = offers
-                    .iter()
-                    .filter(|offer| !offer.usable)
-                    .map(|offer| &offer.format)
-                    .collect();
-                others.dedup();
-                if !others.is_empty() {
-                    println!("  and {} formats that kithd cannot use", others.len());
-                }
-            }
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+/// Returns a text of a device for the terminal: one line of at most 200 characters, without control
+/// characters and those that turn or hide others.
+fn shown(text: &str) -> String {
+    use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let seen = words.chars().map(|c| match c.general_category_group() {
+        GeneralCategoryGroup::Other => '\u{FFFD}',
+        _ => c,
+    });
+    seen.take(200).collect()
 }
 
 async fn snapshot(config: &Config, args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
@@ -412,10 +388,10 @@ async fn unconfigured(device: Option<&Path>) -> anyhow::Result<String> {
             .canonicalize()
             .unwrap_or_else(|_| device.to_path_buf())
     });
-    let Some(found) = found
-        .into_iter()
-        .find(|found| node.as_ref().is_none_or(|node| found.device == *node))
-    else {
+    let Some(found) = found.into_iter().find(|found| match &node {
+        Some(node) => found.device == *node,
+        None => found.stack().is_none(),
+    }) else {
         match device {
             Some(device) => {
                 bail!(
@@ -423,7 +399,7 @@ async fn unconfigured(device: Option<&Path>) -> anyhow::Result<String> {
                     device.display()
                 )
             }
-            None => bail!("no camera was found"),
+            None => bail!("no V4L2 camera was found; kithd camera list shows the others"),
         }
     };
     let offers = found.offers?;

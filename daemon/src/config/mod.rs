@@ -22,7 +22,7 @@ use kith_vision::{Caution, Device, Matching, Pack, Precision};
 pub use mqtt::{HomeAssistant, Mqtt, MqttCommand, Shared};
 pub use raw::{Problem, Raw};
 pub use retention::{Caps, Retention};
-pub use url::{Url, without_secrets};
+pub use url::{PasswordFile, Url, without_secrets};
 
 /// Path of the packaged configuration; read if it exists and no other file is named.
 pub const SYSTEM_CONFIG: &str = "/etc/kithd/kithd.toml";

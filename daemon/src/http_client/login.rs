@@ -32,6 +32,8 @@ impl Debug for Login {
 pub(super) struct Answers {
     login: Option<Login>,
     challenge: Option<Challenge>,
+    /// True if the login may be sent readable.
+    pub(super) basic: bool,
 }
 
 enum Challenge {
@@ -44,6 +46,7 @@ impl Answers {
         Self {
             login,
             challenge: None,
+            basic: true,
         }
     }
 
@@ -89,6 +92,7 @@ impl Answers {
             .iter()
             .flat_map(|value| challenges(&String::from_utf8_lossy(value.as_bytes())))
             .filter_map(|(scheme, fields)| usable(&scheme, fields))
+            .filter(|challenge| self.basic || !matches!(challenge, Challenge::Basic))
             .max_by_key(Challenge::strength);
         self.challenge = best;
         match (&self.challenge, answered) {

@@ -36,6 +36,7 @@ mod hostile_broker; // sends whatever bytes it is told, for hostile
 mod lying_engine; // an engine that lies, for faults
 mod metrics; // promtool, and what is kept for the charts
 mod mqtt; // paths in, results out
+mod onvif; // cameras of the network and of other programs, found and listed
 mod origin; // the gRPC contract of the system it descends from
 mod page; // the status table in a real browser
 mod pictures; // the main job over HTTP
