@@ -16,12 +16,13 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 21] = texts![
+const TEXTS: [(&str, &str); 22] = texts![
     "docs/":
     "install",
     "configuration",
     "pictures-in",
     "cameras",
+    "frigate",
     "results-and-events",
     "people-and-strangers",
     "api",
