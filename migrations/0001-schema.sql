@@ -144,6 +144,16 @@ CREATE INDEX images_event ON images (event, id) WHERE event IS NOT NULL;
 CREATE INDEX images_files ON images (source, id, bytes) WHERE file IS NOT NULL;
 CREATE INDEX images_ended_files ON images (source, id, bytes) WHERE file IS NOT NULL AND state IN ('processed', 'failed');
 
+-- Images of one event of Frigate, and those whose person may become its sub label.
+CREATE INDEX images_event ON images (event) WHERE event IS NOT NULL;
+CREATE INDEX images_of_frigate ON images (id) WHERE source = 'frigate' AND outcome = 'known';
+
+-- An image that was considered for its event's sub label in Frigate.
+CREATE TABLE frigate_labels (
+  image_id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
+  score    REAL                                  -- that was sent; NULL: none, another image was better or it was too late
+) STRICT;
+
 -- The small picture of an image, for the page.
 CREATE TABLE thumbnails (
   image_id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,

@@ -53,12 +53,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .keep_gallery(judging, health.clone(), tasks.stop());
     tasks.work("gallery", gallery);
 
-    // Pictures come in by folders and cameras; by HTTP and MQTT further below.
+    // Pictures come in by folders, cameras and Frigate; by HTTP and MQTT further below.
     let (timers, pulse) = heartbeat();
     let capacity = sources::watch_capacity(services.intake.clone(), pulse, tasks.stop());
     tasks.work("capacity", capacity);
     awaited.extend(services.watch_folders(&mut tasks));
     awaited.extend(services.watch_cameras(&mut tasks));
+    services.watch_frigate(&mut tasks);
 
     // The pipeline takes them from the queue, and puts results into the database.
     let (dispatching, pulse) = heartbeat();

@@ -2,12 +2,14 @@
 //!
 //! No I/O and no rules here; the rules are in `queue`, `pipeline`, `engines` and `people`.
 
+mod certainty;
 mod engine_error;
 mod moment;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use self::certainty::Certainty;
 pub use self::engine_error::{EngineError, EngineErrorKind};
 pub use self::moment::{Moment, wall_clock_ms};
 

@@ -369,7 +369,7 @@ impl Client {
     }
 
     async fn begin(
-        &self,
+        &mut self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> Result<Kept, HttpError> {
         let (sender, connection) = http1::Builder::new()

@@ -117,11 +117,16 @@ fn own_subscriptions(config: &Config, topics: &Topics) -> Vec<Subscription> {
         .picture_topics
         .iter()
         .map(|filter| own(filter.clone(), Kind::Pictures));
+    // Before filters such as "frigate/#", which match these, too.
+    let events = config
+        .frigate
+        .iter()
+        .map(|frigate| own(frigate.events(), Kind::Events));
     let ours = [
         own(topics.paths(), Kind::Paths),
         own(topics.pictures(), Kind::Pictures),
     ];
-    ours.into_iter().chain(pictures).collect()
+    ours.into_iter().chain(events).chain(pictures).collect()
 }
 
 fn shared_subscriptions(shared: &Shared) -> Vec<Subscription> {

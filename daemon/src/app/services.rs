@@ -16,6 +16,7 @@ use crate::recovery;
 use crate::sources::Intake;
 use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
+use crate::sources::frigate::{self, Events, Frigate};
 use crate::sources::mqtt::Door;
 use crate::sources::rejected::Rejected;
 use crate::status::disk::Disk;
@@ -97,6 +98,7 @@ impl Services {
         let door = Door {
             intake: intake.clone(),
             rejected: Rejected::open(store.clone(), &state_dir, config.mqtt.rejected).await,
+            frigate: config.frigate.as_ref().map(Events::new),
             subscriptions: mqtt::subscriptions(&config, &topics),
         };
         health.set("engine", Condition::Starting, "loading the model pack");
@@ -193,5 +195,25 @@ impl Services {
             parts.push(part);
         }
         parts
+    }
+
+    /// Starts Frigate's task, if it is used. The start of the board does not wait for its answer.
+    pub fn watch_frigate(&self, tasks: &mut Supervisor) {
+        let Some((settings, events)) = self.config.frigate.clone().zip(self.door.frigate.clone())
+        else {
+            return;
+        };
+        self.keep(tasks, frigate::PART, move |services, stop| {
+            let people = services.people;
+            let running = Frigate {
+                settings: settings.clone(),
+                events: events.clone(),
+                intake: services.intake,
+                store: services.store,
+                health: services.health,
+                threshold: Arc::new(move || people.threshold()),
+            };
+            running.run(stop)
+        });
     }
 }

@@ -112,6 +112,7 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     }
     cameras(config, daemon.is_some(), &mut found).await;
     broker(config, &mut found).await;
+    frigate(config, &mut found).await;
     clock(&mut found);
     port(config, daemon.is_some(), &mut found).await;
     if let Some(status) = &daemon {
@@ -735,6 +736,26 @@ async fn broker(config: &Config, found: &mut Findings) {
     // The channel is closed if the daemon's loop has ended already.
     let _ = over.send(());
     let _ = timeout(Duration::from_secs(2), running).await;
+}
+
+/// Asks Frigate, as the daemon does.
+async fn frigate(config: &Config, found: &mut Findings) {
+    let Some(settings) = &config.frigate else {
+        return;
+    };
+    let part = "frigate server";
+    match timeout(PATIENCE, crate::sources::frigate::check(settings)).await {
+        Ok(Ok(text)) => found.ok(part, text),
+        Ok(Err(error)) => {
+            let advice =
+                "check frigate.url and the login; docs/frigate.md says what each answer means";
+            found.problem(part, error.to_string(), advice);
+        }
+        Err(_) => {
+            let text = format!("{} does not answer", settings.address);
+            found.problem(part, text, "is frigate.url right, and Frigate running?");
+        }
+    }
 }
 
 fn clock(found: &mut Findings) {

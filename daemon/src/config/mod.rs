@@ -4,6 +4,7 @@
 //! whatever is missing.
 
 mod camera;
+mod frigate;
 mod http;
 mod mqtt;
 mod raw;
@@ -17,6 +18,7 @@ use std::time::Duration;
 #[cfg(test)]
 pub use camera::Access;
 pub use camera::{Camera, Decoder, Producer, Size, Transport, Trust};
+pub use frigate::Frigate;
 pub use http::{Http, Tls};
 use kith_vision::{Caution, Device, Matching, Pack, Precision};
 pub use mqtt::{HomeAssistant, Mqtt, MqttCommand, Shared};
@@ -47,6 +49,8 @@ pub struct Config {
     pub folders: Vec<Folder>,
     /// Cameras of this board.
     pub cameras: Vec<Camera>,
+    /// Frigate, whose events bring pictures; `None` if it is not used.
+    pub frigate: Option<Frigate>,
     /// Model pack and its networks.
     pub models: Models,
     /// Settings of the recognition.
@@ -286,6 +290,7 @@ impl Config {
             intake: intake(&mut raw, &state_dir),
             folders: folders(&mut raw),
             cameras: camera::cameras(&mut raw),
+            frigate: frigate::frigate(&mut raw),
             models: models(&mut raw),
             recognition: recognition(&mut raw),
             engine: engine(&mut raw),

@@ -7,6 +7,7 @@
 pub mod camera;
 mod error;
 pub mod folder;
+pub mod frigate;
 pub mod http;
 mod incoming;
 pub mod mqtt;

@@ -1,5 +1,5 @@
-//! Pictures by MQTT: topics for paths (one, a list, or bare text) and topics for the bytes of
-//! pictures. Commands are handled elsewhere.
+//! Pictures by MQTT: topics for paths (one, a list, or bare text), topics for the bytes of pictures,
+//! and Frigate's events, which `frigate` follows. Commands are handled elsewhere.
 //!
 //! A message is acknowledged when its images are on disk, or when it is refused and kept for the
 //! operator. While the queue or the disk is full it is not acknowledged, so that the broker holds
@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use kith_mqtt::{Deliveries, Delivery, matches};
 use tokio_util::sync::CancellationToken;
 
+use super::frigate::Events;
 use super::paths::NoPaths;
 use super::rejected::{Rejected, RejectedError};
 use super::{Intake, IntakeError, PathSubmission, RETRY, paths};
@@ -28,6 +29,8 @@ pub enum Kind {
     Paths,
     /// Pictures.
     Pictures,
+    /// Events of Frigate.
+    Events,
 }
 
 /// A subscription of the intake.
@@ -46,6 +49,8 @@ pub struct Door {
     pub intake: Intake,
     /// Store of rejected messages.
     pub rejected: Rejected,
+    /// Frigate's events, if it is used.
+    pub frigate: Option<Events>,
     /// Subscriptions by topic filter.
     pub subscriptions: Vec<Subscription>,
 }
@@ -99,6 +104,7 @@ pub fn stream(deliveries: &mut Deliveries) -> impl futures_util::Stream<Item = D
 enum Meaning {
     Paths(Vec<PathSubmission>),
     Picture { topic: String, bytes: Bytes },
+    Event(Bytes),
 }
 
 impl Door {
@@ -197,6 +203,7 @@ impl Door {
                     bytes,
                 })
             }
+            Some(Kind::Events) => Ok(Meaning::Event(payload.clone())),
             None => Err(format!(
                 "no pictures or paths are taken from the topic {topic:?}; mqtt.picture_topics \
                  names those that are"
@@ -212,6 +219,14 @@ impl Door {
                     .picture(Source::Mqtt, topic, bytes.clone(), None, Origin::default())
                     .await?,
             ]),
+            Meaning::Event(message) => {
+                let noted = self
+                    .frigate
+                    .iter()
+                    .try_for_each(|events| events.message(message));
+                noted.map_err(IntakeError::Refused)?;
+                Ok(Vec::new())
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ mod facts;
 mod find;
 mod folders;
 mod foreign;
+mod frigate;
 mod history;
 mod images;
 mod journal;
@@ -53,6 +54,7 @@ pub use faces::{CounterExample, PersonBeside, Relabel, StoredFace, counter_examp
 pub use find::ImageFilter;
 pub use folders::EndedFile;
 pub use foreign::{ForeignError, LeftOut};
+pub use frigate::Unlabelled;
 pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, Limits, NotAccepted, PutBack};
 pub use journal::lost_in_journal;

@@ -1,6 +1,6 @@
 //! Formats durations, distances, ages and numbers for the page. The API gives the plain values.
 
-use crate::domain::Outcome;
+use crate::domain::{Certainty, Outcome};
 
 /// Formats a duration: "84 ms", "1.2 s", "2 min 3 s".
 pub fn duration(ms: i64) -> String {
@@ -36,13 +36,8 @@ pub fn number(value: u64) -> String {
 /// The words follow the outcome, so that a blurred face that happens to be near is "perhaps" too.
 /// Without a threshold (the model pack is not loaded yet) a known face is "likely".
 pub fn confidence(outcome: Outcome, distance: f64, threshold: Option<f32>) -> &'static str {
-    let share = threshold
-        .filter(|threshold| *threshold > 0.0)
-        .map(|threshold| distance / f64::from(threshold));
-    match (outcome, share) {
-        (Outcome::Known, Some(..0.7)) => "almost certain",
-        (Outcome::Known, Some(..0.85)) => "very likely",
-        (Outcome::Known, _) => "likely",
+    match (outcome, Certainty::share(distance, threshold)) {
+        (Outcome::Known, _) => Certainty::of(distance, threshold).as_str(),
         (Outcome::Uncertain, _) => "perhaps",
         (Outcome::Unknown, Some(..1.25)) => "unlikely",
         (Outcome::Unknown | Outcome::NoFace, _) => "no match",

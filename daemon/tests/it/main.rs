@@ -28,6 +28,7 @@ mod flips; // a bit turned anywhere in the database or its journal
 mod flood; // a long stream of messages while everything is killed
 mod folder; // watched folders: taken once, put away, dead mounts
 mod forget; // erased means erased; renamed and merged
+mod frigate; // events of an NVR in, their names out; versions, logins, outages
 mod gallery; // names and faces held against what it knows
 mod group_commit; // syncs counted and slowed from outside
 mod handing_broker; // hands a dead member's messages on, for shared

@@ -22,6 +22,7 @@ const TEXTS: [(&str, &str); 22] = texts![
     "configuration",
     "pictures-in",
     "cameras",
+    "frigate",
     "results-and-events",
     "people-and-strangers",
     "api",
