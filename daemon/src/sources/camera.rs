@@ -715,6 +715,21 @@ mod tests {
             text.starts_with("too slow for its rate: 2.0 frames"),
             "{text}"
         );
+        state.follows = true;
+        (state.looks.looked, state.looks.dropped, state.looks.tracks) = (90, 5, 2);
+        assert!(
+            state.line().1.ends_with(
+                ", 90 frames looked at (5 dropped while the engine was busy), 2 faces now"
+            )
+        );
+        let since = std::time::Instant::now();
+        state.blind = Some((since, "the engine is being started".into()));
+        assert_eq!(state.line().0, Condition::Ok, "it takes some time");
+        state.blind = since
+            .checked_sub(BLIND)
+            .map(|since| (since, "the breaker".into()));
+        let text = "frames come, but none is looked at: the breaker";
+        assert_eq!(state.line(), (Condition::Degraded, text.into()));
         state.paused = Some(("the disk is full".into(), 1));
         assert_eq!(
             state.line(),

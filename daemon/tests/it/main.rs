@@ -11,6 +11,7 @@ mod bad_input; // what cannot be read ends in words and disturbs nothing
 mod bench; // kithd bench board, for its results
 mod broker; // a real mosquitto
 mod camera; // every so often and on motion, bursts, cameras that stall, glitch and vanish
+mod camera_follow; // few pictures of each face that a followed camera sees
 mod command_line; // enroll, identify, status, check-config
 mod commands; // by MQTT, and their answers
 mod crash; // SIGTERM and kill -9 at any time
