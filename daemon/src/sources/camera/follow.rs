@@ -69,7 +69,8 @@ impl Newest {
         let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
         let moving = since(inner.moved).is_some_and(|passed| passed < STILL);
         let resting = since(inner.looked).is_none_or(|passed| passed >= RESTING);
-        if !moving && !(inner.face && resting) {
+        let due = moving || (inner.face && resting);
+        if !due {
             return;
         }
         let frame = Frame {
@@ -135,9 +136,8 @@ impl Camera {
                 let jpeg = look.as_ref().map(|look| look.frame.jpeg.clone());
                 jpeg.unwrap_or_default()
             });
-            let recognised = match stop.run_until_cancelled(looking).await {
-                None => break,
-                Some(recognised) => recognised,
+            let Some(recognised) = stop.run_until_cancelled(looking).await else {
+                break;
             };
             let faces = recognised.and_then(|recognised| (self.identify)(recognised));
             match (faces, look) {
