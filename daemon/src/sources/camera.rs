@@ -499,6 +499,13 @@ impl State {
                 ..
             } => (Condition::Degraded, format!("paused: {why}")),
             Self {
+                blind: Some((since, why)),
+                ..
+            } if since.elapsed() >= BLIND => {
+                let text = format!("frames come, but none is looked at: {why}");
+                (Condition::Degraded, text)
+            }
+            Self {
                 slow: Some((expected, comes)),
                 ..
             } => {
@@ -506,13 +513,6 @@ impl State {
                     "too slow for its rate: {comes:.1} frames a second come instead of {expected}; \
                      choose a smaller stream or a lower rate"
                 );
-                (Condition::Degraded, text)
-            }
-            Self {
-                blind: Some((since, why)),
-                ..
-            } if since.elapsed() >= BLIND => {
-                let text = format!("frames come, but none is looked at: {why}");
                 (Condition::Degraded, text)
             }
             Self { alive: false, .. } => {
@@ -708,13 +708,6 @@ mod tests {
         let text =
             "12 pictures taken, the last at 2026-11-23 07:21:05 UTC, 3 broken frames dropped";
         assert_eq!(state.line(), (Condition::Ok, text.into()));
-        state.slow = Some((5, 2.04));
-        let (condition, text) = state.line();
-        assert_eq!(condition, Condition::Degraded);
-        assert!(
-            text.starts_with("too slow for its rate: 2.0 frames"),
-            "{text}"
-        );
         state.follows = true;
         (state.looks.looked, state.looks.dropped, state.looks.tracks) = (90, 5, 2);
         assert!(
@@ -725,6 +718,13 @@ mod tests {
         let since = std::time::Instant::now();
         state.blind = Some((since, "the engine is being started".into()));
         assert_eq!(state.line().0, Condition::Ok, "it takes some time");
+        state.slow = Some((5, 2.04));
+        let (condition, text) = state.line();
+        assert_eq!(condition, Condition::Degraded);
+        assert!(
+            text.starts_with("too slow for its rate: 2.0 frames"),
+            "{text}"
+        );
         state.blind = since
             .checked_sub(BLIND)
             .map(|since| (since, "the breaker".into()));
