@@ -40,6 +40,7 @@ use crate::sources::mqtt::Door;
 use crate::sources::upload::Uploads;
 use crate::status::disk::Disk;
 use crate::status::health::Health;
+use crate::status::looks::Looks;
 use crate::status::thermal::Board;
 use crate::store::Store;
 
@@ -59,6 +60,8 @@ pub struct View {
     pub disk: Disk,
     /// Temperature and throttling.
     pub board: Board,
+    /// Counts of followed cameras.
+    pub looks: Looks,
     /// Name of this device.
     pub device: String,
     /// Names of the configured cameras.

@@ -21,6 +21,7 @@ use crate::sources::mqtt::Door;
 use crate::sources::rejected::Rejected;
 use crate::status::disk::Disk;
 use crate::status::health::{Condition, Health};
+use crate::status::looks::Looks;
 use crate::status::thermal::Board;
 use crate::store::Store;
 use crate::supervise::Supervisor;
@@ -53,6 +54,8 @@ pub struct Services {
     pub disk: Disk,
     /// Temperature and throttling.
     pub board: Board,
+    /// Counts of followed cameras.
+    pub looks: Looks,
 }
 
 impl Services {
@@ -133,6 +136,7 @@ impl Services {
             reader: Arc::new(reader),
             disk,
             board: Board::here(),
+            looks: Looks::default(),
         };
         Ok((services, supervisor))
     }
@@ -187,7 +191,12 @@ impl Services {
                     configuration: services.config.arguments.clone(),
                     intake: services.intake,
                     engines: services.engines,
+                    identify: Arc::new({
+                        let people = services.people;
+                        move |recognised| people.identify(recognised)
+                    }),
                     health: services.health,
+                    looks: services.looks,
                     state: Mutex::default(),
                 };
                 camera.run(stop)

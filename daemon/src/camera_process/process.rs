@@ -1,6 +1,8 @@
 //! `kithd camera run`: opens the camera or starts its frame producer, confines itself, and takes
 //! bursts of frames on schedule or on motion, until its parent is gone. It waits only for the
-//! camera, so the daemon knows from its silence that the camera stalls.
+//! camera, so the daemon knows from its silence that the camera stalls. Of a followed camera every
+//! frame at the rate of following is handed over, with what moves in it: the daemon knows whether
+//! there is a face.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::mem::ManuallyDrop;
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use kith_pictures::decode::DecodeLimits;
 use kith_pictures::mjpeg::{self, Buffers};
-use kith_pictures::shot::{PixelFormat, Shot};
+use kith_pictures::shot::{PixelFormat, Shot, is_cut};
 use parking_lot::Mutex;
 
 use super::device::Device;
@@ -188,17 +190,27 @@ struct Taking<'a, W: Write> {
     alive: Option<Instant>,
     gate: Option<Gate>,
     looked: Option<Instant>,
+    /// Time between pictures, or between looks.
+    every: Option<Duration>,
     due: Option<Instant>,
+    /// Cells of the last look.
+    cells: Vec<u8>,
     /// The burst in progress.
     burst: Option<Vec<(f32, Vec<u8>)>>,
 }
 
 impl<'a, W: Write> Taking<'a, W> {
     fn new(settings: &'a config::Camera, max_bytes: usize, out: W) -> Self {
-        let gate = settings
-            .motion
-            .then(|| Gate::new(settings.motion_area, settings.cool_down));
-        let due = settings.every.map(|_| Instant::now());
+        let follows = settings.follow.is_some();
+        let gate = (settings.motion || follows).then(|| {
+            let cool_down = match follows {
+                true => Duration::ZERO,
+                false => settings.cool_down,
+            };
+            Gate::new(settings.motion_area, cool_down)
+        });
+        let between_looks = settings.follow.map(|rate| Duration::from_secs(1) / rate);
+        let every = between_looks.or(settings.every);
         // Other cameras run before kithd comes.
         let warm_up = match settings.producer.size() {
             Some(_) => WARM_UP,
@@ -216,7 +228,9 @@ impl<'a, W: Write> Taking<'a, W> {
             alive: None,
             gate,
             looked: None,
-            due,
+            every,
+            due: every.map(|_| Instant::now()),
+            cells: Vec::new(),
             burst: None,
         }
     }
@@ -249,6 +263,7 @@ impl<'a, W: Write> Taking<'a, W> {
             )?;
         }
         let look = self.gate.is_some()
+            && self.settings.follow.is_none()
             && self
                 .looked
                 .is_none_or(|last| now.duration_since(last) >= LOOK);
@@ -263,7 +278,8 @@ impl<'a, W: Write> Taking<'a, W> {
             Err(why) => return self.broken(&why, now),
         };
         let mut moves = false;
-        if let Some(gate) = &mut self.gate
+        if self.settings.follow.is_none()
+            && let Some(gate) = &mut self.gate
             && self
                 .looked
                 .is_none_or(|last| now.duration_since(last) >= LOOK)
@@ -271,13 +287,19 @@ impl<'a, W: Write> Taking<'a, W> {
             self.looked = Some(now);
             moves = gate.opens(&shot.cells(), now);
         }
-        if let (Some(due), Some(every)) = (self.due, self.settings.every)
+        if let (Some(due), Some(every)) = (self.due, self.every)
             && now >= due
         {
             // Missed times are not made up for.
             let next = due + every;
             self.due = Some(if next > now { next } else { now + every });
             moves = true;
+        }
+        if self.settings.follow.is_some() {
+            return match moves {
+                true => self.look(shot, now),
+                false => Ok(()),
+            };
         }
         if moves && self.burst.is_none() {
             self.burst = Some(Vec::new());
@@ -292,14 +314,8 @@ impl<'a, W: Write> Taking<'a, W> {
         } else {
             0.0
         };
-        let jpeg = match shot.into_jpeg() {
-            Ok(jpeg) if jpeg.len() <= self.max_bytes => jpeg,
-            Ok(jpeg) => {
-                return self.broken(
-                    &format!("the frame has {} bytes, more than allowed", jpeg.len()),
-                    now,
-                );
-            }
+        let jpeg = match jpeg(shot, self.max_bytes) {
+            Ok(jpeg) => jpeg,
             Err(why) => return self.broken(&why, now),
         };
         self.broken_since = None;
@@ -318,6 +334,27 @@ impl<'a, W: Write> Taking<'a, W> {
             }
         }
         Ok(())
+    }
+
+    /// Hands a frame of a followed camera over.
+    fn look(&mut self, shot: Shot, now: Instant) -> anyhow::Result<()> {
+        let cells = shot.cells();
+        let look = Message::Look {
+            sharpness: shot.sharpness(),
+            cut: !self.cells.is_empty() && is_cut(&self.cells, &cells),
+            moves: self
+                .gate
+                .as_mut()
+                .is_some_and(|gate| gate.opens(&cells, now)),
+        };
+        self.cells = cells;
+        match jpeg(shot, self.max_bytes) {
+            Ok(jpeg) => {
+                self.broken_since = None;
+                self.say(look, &jpeg)
+            }
+            Err(why) => self.broken(&why, now),
+        }
     }
 
     /// Drops a frame, counts and reports it; gives up if the camera sends only broken frames.
@@ -341,6 +378,18 @@ impl<'a, W: Write> Taking<'a, W> {
     fn say(&mut self, message: Message, bytes: &[u8]) -> anyhow::Result<()> {
         wire::write(&mut self.out, &message, bytes)
             .context("the daemon no longer reads the pictures")
+    }
+}
+
+/// Returns the JPEG that is handed over.
+fn jpeg(shot: Shot, max_bytes: usize) -> Result<Vec<u8>, String> {
+    let jpeg = shot.into_jpeg()?;
+    match jpeg.len() <= max_bytes {
+        true => Ok(jpeg),
+        false => Err(format!(
+            "the frame has {} bytes, more than allowed",
+            jpeg.len()
+        )),
     }
 }
 

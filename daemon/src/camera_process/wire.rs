@@ -36,6 +36,15 @@ pub enum Message {
         /// True for the last frame of this burst.
         last: bool,
     },
+    /// A frame of a followed camera; its JPEG follows.
+    Look {
+        /// Sharpness, comparable only between frames of this camera.
+        sharpness: f32,
+        /// True if it shows another scene than the look before.
+        cut: bool,
+        /// True if something moves.
+        moves: bool,
+    },
 }
 
 /// Reasons why nothing could be read.

@@ -16,7 +16,15 @@ use crate::http_client::{self, Login};
 const SHORTEST: Duration = Duration::from_millis(100);
 
 /// Keys that say when pictures are taken.
-const OCCASION: &[&str] = &["every", "motion", "motion_area", "cool_down", "burst"];
+const OCCASION: &[&str] = &[
+    "every",
+    "motion",
+    "motion_area",
+    "cool_down",
+    "burst",
+    "follow",
+    "follow_rate",
+];
 
 /// A camera.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +47,9 @@ pub struct Camera {
     pub cool_down: Duration,
     /// Number of frames of which the best becomes the picture.
     pub burst: usize,
+    /// Frames a second in which faces are followed; `None`: they are not, and pictures are taken by
+    /// `every` and `motion`.
+    pub follow: Option<u32>,
     /// Time without a frame after which the camera process is killed and started again.
     pub stall_after: Duration,
     /// The keys that say which camera it is and how it is read, as TOML: a command opens the same
@@ -308,11 +319,20 @@ fn camera(raw: &mut Raw) -> Camera {
     };
     let every = raw.duration("every", secs(0), secs(0)..=secs(86_400));
     let motion = raw.flag("motion", false);
-    if every.is_zero() && !motion {
+    let follow = raw.flag("follow", false);
+    let follow_rate = raw.number("follow_rate", 5, 1..=30) as u32;
+    if follow && (motion || !every.is_zero()) {
+        let key = if motion { "motion" } else { "every" };
+        raw.problem(
+            key,
+            "",
+            "has no place beside follow = true, which chooses the pictures by the faces; leave it out",
+        );
+    } else if every.is_zero() && !motion && !follow {
         raw.problem(
             "every",
             "",
-            "must be a time such as \"10s\", or motion must be true; otherwise the camera never takes a picture",
+            "must be a time such as \"10s\", or motion or follow must be true; otherwise the camera never takes a picture",
         );
     } else if !every.is_zero() && every < SHORTEST {
         raw.problem(
@@ -345,6 +365,7 @@ fn camera(raw: &mut Raw) -> Camera {
         motion_area: raw.number("motion_area", 2, 1..=100) as u32,
         cool_down: raw.duration("cool_down", secs(10), secs(0)..=secs(86_400)),
         burst: raw.number("burst", 3, 1..=20) as usize,
+        follow: follow.then_some(follow_rate.min(rate)),
         stall_after,
         section,
     }
@@ -615,6 +636,23 @@ mod tests {
             format: PixelFormat::Mjpeg,
         };
         assert_eq!(camera.producer, v4l2);
+    }
+
+    #[test]
+    fn a_followed_camera_needs_no_occasion_and_takes_none() {
+        let camera = |lines: &str| {
+            let text = format!("[[camera]]\nname = \"front\"\nfollow = true\n{lines}");
+            Config::check(Raw::parse(&text))
+                .0
+                .map(|mut config| config.cameras.remove(0).follow)
+        };
+        assert_eq!(camera(""), Ok(Some(5)));
+        assert_eq!(camera("follow_rate = 12\nrate = 10"), Ok(Some(10)));
+        for line in ["every = \"10s\"", "motion = true"] {
+            let problems = camera(line).unwrap_err();
+            let text = Config::problems_text(None, &problems);
+            assert!(text.contains("has no place beside follow = true"), "{text}");
+        }
     }
 
     #[test]

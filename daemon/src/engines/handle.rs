@@ -169,7 +169,6 @@ impl Engines {
     /// Looks for the faces of a camera's frame, once the engine has a thread that nobody else
     /// wants. `newest` gives the frame then. Counts for the breaker as any picture does, and is
     /// never repeated.
-    #[allow(dead_code)]
     pub async fn look(&self, newest: impl FnOnce() -> Bytes) -> Result<Recognised, Failure> {
         let frame = || Picture {
             bytes: newest(),

@@ -24,7 +24,10 @@ pub use matcher::Matcher;
 pub use relabel::{NamedStranger, RelabelError};
 pub use strangers::Strangers;
 
-use crate::engines::Engines;
+use crate::domain::{EngineError, EngineErrorKind, IdentifiedFace};
+use crate::engines::client::EngineReply;
+use crate::engines::{Engines, Recognised};
+use crate::queue::Failure;
 use crate::store::Store;
 
 /// People and the gallery. All changes of people go through here; clones share it.
@@ -73,6 +76,21 @@ impl People {
     /// Returns the gallery in memory.
     pub fn matcher(&self) -> Result<Arc<Matcher>, GalleryNotLoaded> {
         self.matcher.borrow().clone().ok_or(GalleryNotLoaded)
+    }
+
+    /// Identifies the faces that an engine found in a frame of which nothing is stored.
+    pub fn identify(&self, recognised: Recognised) -> Result<Vec<IdentifiedFace>, Failure> {
+        let matcher = self.matcher();
+        let matcher = matcher.map_err(|error| Failure::engine_away(error.to_string()))?;
+        match recognised.answer {
+            EngineReply::Faces(reply) => matcher.identify(reply.faces).map_err(|error| {
+                let kind = EngineErrorKind::Malformed;
+                Failure::Engine(EngineError::new(kind, error.to_string()))
+            }),
+            EngineReply::Name(_) => Err(Failure::engine_away(
+                "the configured engine does not return faces; set engine.protocol to recognizer",
+            )),
+        }
     }
 
     /// Waits until the gallery is in memory.

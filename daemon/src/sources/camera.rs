@@ -1,13 +1,13 @@
 //! The daemon's side of a camera: keeps its process running, chooses the best frame of each burst,
-//! and queues it.
+//! and queues it. Or follows faces (`follow`), and queues a few frames of each.
 //!
 //! The process may hang, even in its driver: it is watched, killed and restarted, and blocks no
 //! other part. Frames are not kept in memory for later: a frame that the queue refuses is dropped,
 //! and the loss is reported.
 
 mod assignment;
-#[allow(dead_code)]
-pub mod tracks;
+mod follow;
+mod tracks;
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -19,6 +19,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+pub use self::follow::Identify;
+use self::follow::Newest;
 use super::{Intake, IntakeError};
 use crate::camera_process::wire::{self, Message, WireError};
 use crate::child::Child;
@@ -27,6 +29,7 @@ use crate::domain::{Moment, Origin, Source, wall_clock_ms};
 use crate::engines::Engines;
 use crate::queue::Failure;
 use crate::status::health::{Condition, Health};
+use crate::status::looks::{LookCounts, Looks};
 
 /// Interval between checks for an unplugged camera.
 const LOOK: Duration = Duration::from_millis(500);
@@ -36,6 +39,9 @@ const OPENING: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Deadline for all engine calls of one burst.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time without a look at a followed camera's frames after which that is reported: an engine takes
+/// some to start.
+const BLIND: Duration = Duration::from_secs(10);
 /// Shortest interval between updates of health, each of which notifies other parts.
 const SHOWN_FOR: Duration = Duration::from_secs(10);
 
@@ -53,8 +59,12 @@ pub struct Camera {
     pub intake: Intake,
     /// Engines, to look for faces.
     pub engines: Engines,
+    /// Identifies the faces of a followed camera's frames.
+    pub identify: Identify,
     /// Health of the camera.
     pub health: Health,
+    /// Counts of followed cameras.
+    pub looks: Looks,
     /// Current state.
     pub state: Mutex<State>,
 }
@@ -79,6 +89,10 @@ pub struct State {
     /// Broken frames of this run of the process, and of earlier runs.
     broken: (u64, u64),
     lost: u64,
+    /// Time since which no frame of a followed camera is looked at, and the reason.
+    blind: Option<(std::time::Instant, String)>,
+    looks: LookCounts,
+    follows: bool,
     shown: Option<Instant>,
 }
 
@@ -106,11 +120,13 @@ impl Camera {
             Condition::Starting,
             format!("opening {}", self.settings.producer),
         );
+        let newest = self.settings.follow.map(|_| Newest::default());
+        self.state().follows = newest.is_some();
         // A burst may wait while another is judged; a third is dropped.
         let (bursts, mut taken) = mpsc::channel(1);
         let watching = async {
             tokio::select! {
-                () = self.watch(&bursts) => {}
+                () = self.watch(&bursts, newest.as_ref()) => {}
                 () = stop.cancelled() => {}
             }
             // Ends the judging once the channel is empty.
@@ -121,12 +137,17 @@ impl Camera {
                 self.take(burst).await;
             }
         };
-        tokio::join!(watching, judging);
+        let following = async {
+            if let Some(newest) = &newest {
+                self.follow(newest, &stop).await;
+            }
+        };
+        tokio::join!(watching, judging, following);
         Ok(())
     }
 
     /// Keeps a process running while the camera is plugged in; never returns.
-    async fn watch(&self, bursts: &mpsc::Sender<Vec<Frame>>) {
+    async fn watch(&self, bursts: &mpsc::Sender<Vec<Frame>>, newest: Option<&Newest>) {
         let mut back_off = BackOff::default();
         let mut attempt = 0;
         loop {
@@ -140,7 +161,7 @@ impl Camera {
                 continue;
             }
             let begun = Instant::now();
-            let (why, frames) = self.one_run(bursts, attempt).await;
+            let (why, frames) = self.one_run(bursts, newest, attempt).await;
             attempt = if frames { 0 } else { attempt + 1 };
             let pause = back_off.after(begun.elapsed());
             // An unplugged camera is handled at the top of the loop.
@@ -162,7 +183,12 @@ impl Camera {
 
     /// Runs the process until it exits or must be killed; returns the reason, and true if frames
     /// came.
-    async fn one_run(&self, bursts: &mpsc::Sender<Vec<Frame>>, attempt: u32) -> (String, bool) {
+    async fn one_run(
+        &self,
+        bursts: &mpsc::Sender<Vec<Frame>>,
+        newest: Option<&Newest>,
+        attempt: u32,
+    ) -> (String, bool) {
         let attempt = attempt.to_string();
         let name = &self.settings.name;
         let arguments = ["camera", "run", "--name", name, "--attempt", &attempt];
@@ -178,7 +204,7 @@ impl Camera {
             Ok((_, None)) => return ("the camera process has no output".into(), false),
             Err(why) => return (why, false),
         };
-        let why = match self.listen(stdout, bursts).await {
+        let why = match self.listen(stdout, bursts, newest).await {
             End::Ended => None,
             End::Stalled => Some(format!(
                 "stalled: no frame came for {:?}, the camera process was killed",
@@ -219,7 +245,12 @@ impl Camera {
     }
 
     /// Forwards bursts until the process must be abandoned; returns the reason.
-    async fn listen(&self, mut stdout: ChildStdout, bursts: &mpsc::Sender<Vec<Frame>>) -> End {
+    async fn listen(
+        &self,
+        mut stdout: ChildStdout,
+        bursts: &mpsc::Sender<Vec<Frame>>,
+        newest: Option<&Newest>,
+    ) -> End {
         let limit = self.intake.max_bytes().min(self.max_frame_bytes);
         let mut burst = Vec::new();
         loop {
@@ -232,6 +263,20 @@ impl Camera {
                 Err(_) => return End::Stalled,
             };
             match message {
+                (
+                    Message::Look {
+                        sharpness,
+                        cut,
+                        moves,
+                    },
+                    jpeg,
+                ) => match newest {
+                    Some(newest) => {
+                        let now = std::time::Instant::now();
+                        newest.offer(sharpness, cut, moves, jpeg.into(), now);
+                    }
+                    None => return End::Misbehaved("it sent looks unasked".into()),
+                },
                 (Message::Begins { codec, .. }, _) => self.state().codec = codec,
                 (Message::Alive { frames, broken }, _) => self.alive(frames, broken).await,
                 (Message::Frame { sharpness, last }, jpeg) => {
@@ -267,7 +312,19 @@ impl Camera {
         let Some(best) = self.best(&burst).await else {
             return self.lost("the engine can read no frame of the last burst");
         };
-        let jpeg = best.jpeg.clone();
+        self.accept(best.jpeg.clone()).await;
+    }
+
+    /// Queues a frame of a followed camera, or reports why not.
+    async fn queue(&self, jpeg: Bytes) {
+        if let Err(error) = self.intake.check_camera_capacity(jpeg.len()).await {
+            return self.pause(&error, jpeg.len());
+        }
+        self.accept(jpeg).await;
+    }
+
+    async fn accept(&self, jpeg: Bytes) {
+        let size = jpeg.len();
         let now = wall_clock_ms();
         let moment = Moment::from_ms(now);
         let name = format!(
@@ -442,6 +499,13 @@ impl State {
                 ..
             } => (Condition::Degraded, format!("paused: {why}")),
             Self {
+                blind: Some((since, why)),
+                ..
+            } if since.elapsed() >= BLIND => {
+                let text = format!("frames come, but none is looked at: {why}");
+                (Condition::Degraded, text)
+            }
+            Self {
                 slow: Some((expected, comes)),
                 ..
             } => {
@@ -459,6 +523,8 @@ impl State {
                 last,
                 broken,
                 lost,
+                follows,
+                looks,
                 ..
             } => {
                 let mut text = match taken {
@@ -472,6 +538,22 @@ impl State {
                 }
                 if *lost > 0 {
                     text.push_str(&format!(", {lost} times without a picture"));
+                }
+                if *follows {
+                    let LookCounts {
+                        looked,
+                        dropped,
+                        tracks,
+                    } = looks;
+                    text.push_str(&format!(", {looked} frames looked at"));
+                    if *dropped > 0 {
+                        text.push_str(&format!(" ({dropped} dropped while the engine was busy)"));
+                    }
+                    text.push_str(&match tracks {
+                        0 => ", no face now".into(),
+                        1 => ", 1 face now".into(),
+                        faces => format!(", {faces} faces now"),
+                    });
                 }
                 (Condition::Ok, text)
             }
@@ -626,6 +708,16 @@ mod tests {
         let text =
             "12 pictures taken, the last at 2026-11-23 07:21:05 UTC, 3 broken frames dropped";
         assert_eq!(state.line(), (Condition::Ok, text.into()));
+        state.follows = true;
+        (state.looks.looked, state.looks.dropped, state.looks.tracks) = (90, 5, 2);
+        assert!(
+            state.line().1.ends_with(
+                ", 90 frames looked at (5 dropped while the engine was busy), 2 faces now"
+            )
+        );
+        let since = std::time::Instant::now();
+        state.blind = Some((since, "the engine is being started".into()));
+        assert_eq!(state.line().0, Condition::Ok, "it takes some time");
         state.slow = Some((5, 2.04));
         let (condition, text) = state.line();
         assert_eq!(condition, Condition::Degraded);
@@ -633,6 +725,11 @@ mod tests {
             text.starts_with("too slow for its rate: 2.0 frames"),
             "{text}"
         );
+        state.blind = since
+            .checked_sub(BLIND)
+            .map(|since| (since, "the breaker".into()));
+        let text = "frames come, but none is looked at: the breaker";
+        assert_eq!(state.line(), (Condition::Degraded, text.into()));
         state.paused = Some(("the disk is full".into(), 1));
         assert_eq!(
             state.line(),

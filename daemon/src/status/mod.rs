@@ -4,5 +4,6 @@ pub mod disk;
 pub mod health;
 pub mod heartbeat;
 pub mod history;
+pub mod looks;
 pub mod notify;
 pub mod thermal;

@@ -18,6 +18,7 @@ use crate::engines::status::{EngineReport, ReasonCount, StateTime};
 use crate::problem::Problem;
 use crate::status::disk::DiskReport;
 use crate::status::health::{Condition, Health};
+use crate::status::looks::LookCounts;
 use crate::status::thermal::BoardReport;
 use crate::store::Counts;
 
@@ -86,6 +87,7 @@ pub async fn metrics(State(view): State<View>) -> Result<impl IntoResponse, Prob
     register_cameras(&mut registry, &view);
     register_disk(&mut registry, &view.disk.report().await?);
     register_board(&mut registry, &view.board.report().await);
+    register_looks(&mut registry, view.looks.all());
     let _ = encode_registry(&mut open_metrics, &registry);
     Ok((
         [(
@@ -255,6 +257,39 @@ fn register_board(registry: &mut Registry, board: &BoardReport) {
             ConstGauge::new(i64::from(throttled)),
         );
     }
+}
+
+/// Registers followed cameras, by the names of the configuration.
+fn register_looks(registry: &mut Registry, cameras: Vec<(String, LookCounts)>) {
+    if cameras.is_empty() {
+        return;
+    }
+    let (looked, dropped) = (
+        Family::<CameraLabel, Counter>::default(),
+        Family::<CameraLabel, Counter>::default(),
+    );
+    let tracks = Family::<CameraLabel, Gauge>::default();
+    for (camera, counts) in cameras {
+        let label = CameraLabel { camera };
+        looked.get_or_create(&label).inc_by(counts.looked);
+        dropped.get_or_create(&label).inc_by(counts.dropped);
+        tracks.get_or_create(&label).set(counts.tracks as i64);
+    }
+    registry.register(
+        "camera_looks",
+        "Frames of a followed camera in which the engine looked for faces, since start",
+        looked,
+    );
+    registry.register(
+        "camera_looks_dropped",
+        "Frames of a followed camera that the engine had no room for, since start",
+        dropped,
+    );
+    registry.register(
+        "camera_tracks",
+        "Faces of a followed camera that are followed now",
+        tracks,
+    );
 }
 
 /// Registers breaker and engines; every label is a word of a fixed set, or reported by one of at

@@ -53,6 +53,7 @@ impl Site {
             people,
             disk,
             board: crate::status::thermal::Board::at(folder.path()),
+            looks: crate::status::looks::Looks::default(),
             health: Health::default(),
             device: "board-7".into(),
             cameras: Arc::new(["yard".into()]),

@@ -11,6 +11,7 @@ mod bad_input; // what cannot be read ends in words and disturbs nothing
 mod bench; // kithd bench board, for its results
 mod broker; // a real mosquitto
 mod camera; // every so often and on motion, bursts, cameras that stall, glitch and vanish
+mod camera_follow; // few pictures of each face that a followed camera sees
 mod camera_http; // lighttpd with Digest, nginx with TLS, a server with quirks
 mod camera_programs; // rpicam-vid, GStreamer and programs of the operator, the worst ones too
 mod camera_stream; // RTSP by ffmpeg: servers that end, stall and refuse

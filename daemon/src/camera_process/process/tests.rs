@@ -107,3 +107,32 @@ fn broken_frames_leave_the_burst_and_only_they_end_the_process() {
         "only broken frames came for 5s, the last: torn"
     );
 }
+
+/// Returns the looks that were written.
+async fn looks(written: &[u8]) -> Vec<(bool, bool)> {
+    let (mut written, mut looks) = (written, Vec::new());
+    while let Ok((message, jpeg)) = wire::read(&mut written, 1 << 20).await {
+        if let Message::Look { cut, moves, .. } = message {
+            assert!(jpeg.starts_with(b"\xff\xd8"));
+            looks.push((cut, moves));
+        }
+    }
+    looks
+}
+
+#[tokio::test]
+async fn a_followed_camera_hands_frames_over_with_what_moves() {
+    let settings = settings("follow = true\nfollow_rate = 5\n");
+    let mut taking = Taking::new(&settings, 1 << 20, Vec::new());
+    let mut now = Instant::now();
+    assert_eq!(
+        pictures(&mut taking, &mut now, std::iter::repeat_n(0, 105)),
+        0
+    );
+    // Ten frames a second came, of which the first five warm up.
+    assert_eq!(looks(&taking.out).await, [(false, false); 50]);
+    pictures(&mut taking, &mut now, 1..40);
+    let looks = looks(&taking.out).await;
+    assert_eq!(looks.len(), 20);
+    assert!(looks[2..].iter().all(|(_, moves)| *moves), "{looks:?}");
+}

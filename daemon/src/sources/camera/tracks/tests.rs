@@ -318,7 +318,7 @@ fn a_good_face_seen_once_is_a_track_with_a_picture() {
 }
 
 #[test]
-fn poor_looks_give_a_picture_after_a_while_and_the_good_one_at_once() {
+fn poor_looks_give_a_picture_late_and_a_good_one_at_once() {
     let mut scene = Scene::new();
     for n in 1..=12_u8 {
         let size = if n == 3 { 90.0 } else { 80.0 };
