@@ -18,7 +18,6 @@ mod engine_process;
 mod engines;
 mod files;
 pub mod for_bench;
-#[allow(dead_code, unused_imports)] // until each of its users is there
 mod http_client;
 mod http_server;
 mod names;

@@ -72,7 +72,7 @@ impl<R: Read> Frames<R> {
     pub fn next(&mut self) -> std::io::Result<Next<'_>> {
         self.buffer.drain(..std::mem::take(&mut self.used));
         loop {
-            if let Some(broken) = self.to_the_start() {
+            if let Some(broken) = self.skip_to_start() {
                 return Ok(broken);
             }
             match self.scan.end(&self.buffer) {
@@ -116,7 +116,7 @@ impl<R: Read> Frames<R> {
     }
 
     /// Drops bytes before the start of a JPEG.
-    fn to_the_start(&mut self) -> Option<Next<'static>> {
+    fn skip_to_start(&mut self) -> Option<Next<'static>> {
         if self.scan.at > 0 {
             return None;
         }

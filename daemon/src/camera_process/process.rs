@@ -243,7 +243,7 @@ impl<'a, W: Write> Taking<'a, W> {
             width,
             height,
         };
-        self.say(begins, &[])
+        self.say(&begins, &[])
     }
 
     /// Reports that frames come; returns true if this frame is to be read.
@@ -255,7 +255,7 @@ impl<'a, W: Write> Taking<'a, W> {
         {
             self.alive = Some(now);
             self.say(
-                Message::Alive {
+                &Message::Alive {
                     frames: self.frames,
                     broken: self.broken,
                 },
@@ -325,7 +325,7 @@ impl<'a, W: Write> Taking<'a, W> {
             let last = burst.len() - 1;
             for (n, (sharpness, jpeg)) in burst.into_iter().enumerate() {
                 self.say(
-                    Message::Frame {
+                    &Message::Frame {
                         sharpness,
                         last: n == last,
                     },
@@ -351,7 +351,7 @@ impl<'a, W: Write> Taking<'a, W> {
         match jpeg(shot, self.max_bytes) {
             Ok(jpeg) => {
                 self.broken_since = None;
-                self.say(look, &jpeg)
+                self.say(&look, &jpeg)
             }
             Err(why) => self.broken(&why, now),
         }
@@ -375,8 +375,8 @@ impl<'a, W: Write> Taking<'a, W> {
         Ok(())
     }
 
-    fn say(&mut self, message: Message, bytes: &[u8]) -> anyhow::Result<()> {
-        wire::write(&mut self.out, &message, bytes)
+    fn say(&mut self, message: &Message, bytes: &[u8]) -> anyhow::Result<()> {
+        wire::write(&mut self.out, message, bytes)
             .context("the daemon no longer reads the pictures")
     }
 }

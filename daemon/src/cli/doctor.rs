@@ -611,7 +611,7 @@ async fn cameras(config: &Config, running: bool, found: &mut Findings) {
                 found.ok(&part, format!("{} can be opened", camera.producer));
             }
             Ok(Ok(Ok(false))) => {
-                found.problem(&part, format!("{} is no camera", camera.producer), plug)
+                found.problem(&part, format!("{} is no camera", camera.producer), plug);
             }
             Ok(Ok(Err(error))) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 let advice = "join the group video: sudo usermod -aG video kithd";

@@ -152,7 +152,9 @@ impl Raw {
     /// Returns the table as TOML, without these keys.
     pub fn without(&self, keys: &[&str]) -> String {
         let mut table = self.table.clone();
-        table.retain(|key, _| !keys.iter().any(|left_out| *left_out == key));
+        for key in keys {
+            table.remove(*key);
+        }
         table.to_string()
     }
 

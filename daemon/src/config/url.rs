@@ -122,7 +122,7 @@ pub fn without_secrets(text: &str) -> String {
             Ok((url, _)) => shown.push_str(&url.to_string()),
             // A scheme by itself, as in "must begin with rtsp://, …".
             Err(_) if matches!(&rest[at..end], "://" | "://," | "://.") => {
-                shown.push_str(&rest[scheme..end])
+                shown.push_str(&rest[scheme..end]);
             }
             Err(_) => shown.push('…'),
         }

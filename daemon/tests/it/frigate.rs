@@ -342,11 +342,10 @@ impl State {
         }
         match (file, event.end) {
             ("snapshot.jpg", Some(_)) if !event.has_snapshot => failed(404),
-            ("snapshot.jpg", Some(_)) => said(200, event.painted.clone()),
             ("snapshot.jpg", None) if query.contains("bbox=0&timestamp=0") => {
                 said(200, event.best.clone())
             }
-            ("snapshot.jpg", None) => said(200, event.painted.clone()),
+            ("snapshot.jpg", _) => said(200, event.painted.clone()),
             _ => failed(404),
         }
     }

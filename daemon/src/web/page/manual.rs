@@ -16,7 +16,7 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 22] = texts![
+const TEXTS: [(&str, &str); 23] = texts![
     "docs/":
     "install",
     "configuration",
