@@ -144,8 +144,7 @@ CREATE INDEX images_event ON images (event, id) WHERE event IS NOT NULL;
 CREATE INDEX images_files ON images (source, id, bytes) WHERE file IS NOT NULL;
 CREATE INDEX images_ended_files ON images (source, id, bytes) WHERE file IS NOT NULL AND state IN ('processed', 'failed');
 
--- Images of one event of Frigate, and those whose person may become its sub label.
-CREATE INDEX images_event ON images (event) WHERE event IS NOT NULL;
+-- Images whose person may become the sub label of their event.
 CREATE INDEX images_of_frigate ON images (id) WHERE source = 'frigate' AND outcome = 'known';
 
 -- An image that was considered for its event's sub label in Frigate.
