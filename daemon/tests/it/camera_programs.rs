@@ -545,8 +545,8 @@ fn without_rpicam_vid_gstreamer_reads_the_cameras_of_a_board() {
         "name not found: there is no camera argus 1 on this board",
     );
     let arguments = fs::read_to_string(board.file("out/arguments")).unwrap();
-    let raw = "! video/x-raw,width=640,height=480,framerate=10/1 ! videoconvert ! jpegenc ! fdsink \
-               fd=1 sync=false\n";
+    let raw = "! video/x-raw,width=640,height=480,framerate=10/1 ! queue max-size-buffers=2 \
+               leaky=downstream ! videoconvert ! jpegenc ! fdsink fd=1 sync=false\n";
     for line in [
         format!("-q libcamerasrc {raw}"),
         format!("-q libcamerasrc camera-name=/base/soc/ov5647@36 {raw}"),
