@@ -120,6 +120,8 @@ async fn load(subject: &Subject, args: &Cameras) -> anyhow::Result<()> {
     }
     let seconds = begun.elapsed().as_secs_f64();
     let after = costs(&daemon)?;
+    // The daemon has closed the idle connection.
+    let mut client = connect(&daemon.address).await?;
     let status = request(&mut client, "GET", "/v1/status", Vec::new()).await?;
     let metrics = daemon.metrics().await?;
     daemon.stop().await?;
