@@ -196,6 +196,20 @@ fn kill_group(pid: u32) {
     }
 }
 
+/// Returns the processor time of a process so far, and its group; `None` when it is gone.
+pub fn cpu_and_group(pid: u32) -> Option<(Duration, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may contain blanks. After it: state, parent, group, …
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    let ticks = number(11)? + number(12)?;
+    let seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+    Some((
+        Duration::from_secs_f64(seconds),
+        u32::try_from(number(2)?).ok()?,
+    ))
+}
+
 /// Copies its standard error to our log; the last line may be the reason of its end.
 async fn pass_on(name: &str, stderr: Option<ChildStderr>, last_words: &mut String) {
     let Some(stderr) = stderr else { return };

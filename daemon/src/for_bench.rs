@@ -9,6 +9,8 @@ pub use crate::cli::bench::stages::{
 };
 pub use crate::engine_process::{Engine, Recogniser, load_pack};
 pub use crate::engines::{Picture, client::Client};
+// The cost of processes.
+pub use crate::child::cpu_and_group;
 // The precision, the pack and the device of a configuration.
 pub use crate::config::Config;
 // A database as after years.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use image::{ImageFormat, Rgb};
-use kithd::for_bench::median;
+use kithd::for_bench::{cpu_and_group, load_pack, median};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -66,7 +66,7 @@ pub async fn cameras(mut subject: Subject, args: Cameras) -> anyhow::Result<()> 
     // Choosing a precision by measurement would restart the engine during the count.
     let config = &mut subject.config;
     if config.models.precision.is_none() {
-        let pack = kithd::for_bench::load_pack(&config.models)?;
+        let pack = load_pack(&config.models)?;
         config.models.precision = Some(pack.default_precision(config.engine.device));
     }
     if args.url.is_empty() {
@@ -208,20 +208,9 @@ fn costs(daemon: &Daemon) -> anyhow::Result<BTreeMap<&'static str, Cost>> {
             () if command.contains("kithd\0") && !command.contains("\0camera\0produce") => "daemon",
             () => "frame producers",
         };
-        let stat = read("stat");
-        let fields: Vec<_> = stat
-            .rsplit_once(')')
-            .map(|(_, rest)| rest.split_whitespace().collect())
-            .unwrap_or_default();
-        let ticks = |at: usize| {
-            let field: Option<u64> = fields.get(at)?.parse().ok();
-            field
-        };
-        let cpu = ticks(11).unwrap_or_default() + ticks(12).unwrap_or_default();
         let cost = costs.entry(kind).or_default();
         cost.processes += 1;
-        cost.cpu +=
-            Duration::from_secs_f64(cpu as f64 / rustix::param::clock_ticks_per_second() as f64);
+        cost.cpu += cpu_and_group(pid).map_or(Duration::ZERO, |(cpu, _)| cpu);
         cost.pss_kib += Daemon::pss_of(pid)?;
     }
     Ok(costs)

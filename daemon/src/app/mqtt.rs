@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Services;
 use crate::commands::Commands;
-use crate::config::{Config, Shared};
+use crate::config::{Config, Shared, read_password};
 use crate::sinks::former_names::{self, FormerNames};
 use crate::sinks::health::HealthReport;
 use crate::sinks::homeassistant::{HomeAssistant, birth_topic};
@@ -161,8 +161,7 @@ struct Broker<'a> {
 impl<'a> Broker<'a> {
     fn new(config: &'a Config) -> anyhow::Result<Self> {
         let password = config.mqtt.password_file.as_ref().map(|file| {
-            std::fs::read_to_string(file)
-                .map(|text| text.trim_end_matches(['\r', '\n']).to_string())
+            read_password(file)
                 .with_context(|| format!("mqtt.password_file = {} cannot be read", file.display()))
         });
         Ok(Self {

@@ -1,7 +1,7 @@
 //! JPEGs out of a stream of bytes: what frame producers write to their pipe. A frame that is cut
 //! off, too long or no JPEG costs only itself.
 //!
-//! Whether a frame can be decoded is not decided here.
+//! Not for decoding frames (`kith_pictures`).
 
 use std::io::Read;
 
@@ -12,7 +12,7 @@ const MOST_BETWEEN: usize = 1 << 20;
 /// A JPEG of nothing: start, end. A frame producer writes it if the picture has not changed.
 pub const UNCHANGED: [u8; 4] = [0xFF, 0xD8, 0xFF, 0xD9];
 
-/// What came.
+/// A piece of the stream.
 #[derive(Debug, PartialEq)]
 pub enum Next<'a> {
     /// A whole JPEG.
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_cut_off_costs_only_itself() {
-        // One is cut off in its scan, one in the length of a segment.
+        // Frames that are cut off: in the scan, and in the length of a segment.
         let many = SMALL.repeat(20);
         let stream = [&SMALL[..16], &many, &SMALL[..5], &many].concat();
         let whole = format!("frame {}", SMALL.len());

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, bail};
-use rustix::process::{Resource, Rlimit, getpgrp, getpid, getppid, setrlimit};
+use rustix::process::{Resource, Rlimit, getpgrp, getpid, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::allocator::THIS_PROGRAM;
@@ -42,9 +42,6 @@ pub struct Args {
     /// Number of starts that brought no frame: each tries another way
     #[arg(long, default_value_t = 0)]
     pub attempt: u32,
-    /// Number of the process that reads the frames
-    #[arg(long)]
-    pub parent: Option<u32>,
 }
 
 /// Starts the process that writes the frames of this camera; returns its output and its words. It
@@ -56,7 +53,6 @@ pub fn start(config: &Config, args: &Args) -> anyhow::Result<(ChildStdout, Child
         .args(&config.arguments)
         .args(["camera", "produce", "--name", &args.name])
         .args(["--attempt", &args.attempt.to_string()])
-        .args(["--parent", &std::process::id().to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -94,14 +90,6 @@ fn guard() -> anyhow::Result<()> {
 /// HTTP; returns only when that has failed.
 pub fn run(config: &Config, camera: &config::Camera, args: &Args) -> anyhow::Result<()> {
     child::die_with_parent()?;
-    // A parent that died before gives no signal.
-    let parent = getppid().map(|parent| parent.as_raw_nonzero().get().unsigned_abs());
-    if args
-        .parent
-        .is_some_and(|started_by| Some(started_by) != parent)
-    {
-        bail!("the camera process has ended");
-    }
     child::give_way();
     leave_half_of_the_cores();
     let login = match &camera.producer {

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::camera_process::wire::{self, Message, WireError};
 use crate::camera_process::{self, Found};
-use crate::child::Child;
+use crate::child::{self, Child};
 use crate::config::{self, Config};
 
 /// Time for all cameras of a board to report their formats.
@@ -296,7 +296,7 @@ fn of_address(url: &str, login: &LoginArgs) -> String {
 /// Watches a camera for a while and says what came.
 async fn attempt(config: &Config, args: &TryArgs) -> anyhow::Result<ExitCode> {
     let section = if args.camera.contains("://") {
-        // As many pictures as most cameras send.
+        // The rate of most cameras.
         format!("rate = 30\n{}", of_address(&args.camera, &args.login))
     } else {
         configured(config, &args.camera)?.section.0.clone()
@@ -368,15 +368,12 @@ async fn attempt(config: &Config, args: &TryArgs) -> anyhow::Result<ExitCode> {
 /// Returns the processor time of a process and of those it has started.
 fn cpu_of_group(group: u32) -> Duration {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let ticks = processes.filter_map(|entry| {
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // The name, in parentheses, may contain blanks. After it: state, parent, group, …
-        let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-        (number(2)? == u64::from(group)).then_some(number(11)? + number(12)?)
+    let used = processes.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let (cpu, its_group) = child::cpu_and_group(pid)?;
+        (its_group == group).then_some(cpu)
     });
-    let ticks: u64 = ticks.sum();
-    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    used.sum()
 }
 
 /// Returns the section of a camera of this board that is not configured, with its best settings.

@@ -31,7 +31,7 @@ const OCCASION: &[&str] = &[
 pub struct Camera {
     /// Name on the page and in its pictures' names.
     pub name: String,
-    /// Where its frames come from.
+    /// Source of its frames.
     pub producer: Producer,
     /// Frames a second; of a V4L2 camera the nearest rate that it offers.
     pub rate: u32,
@@ -85,11 +85,11 @@ pub enum Producer {
         url: Url,
         /// Login, if the camera wants one.
         access: Access,
-        /// How the stream travels.
+        /// Transport of the stream.
         transport: Transport,
         /// True if only key frames are decoded.
         key_frames: bool,
-        /// What decodes it.
+        /// Its decoder.
         decoder: Decoder,
     },
     /// Pictures over HTTP, one for each request or as `multipart/x-mixed-replace`.
@@ -161,7 +161,7 @@ impl Access {
     }
 }
 
-/// How a stream travels.
+/// Transport of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// TCP; UDP if that fails.
@@ -172,7 +172,7 @@ pub enum Transport {
     Udp,
 }
 
-/// What decodes a stream.
+/// Decoder of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoder {
     /// The board's decoder if ffmpeg finds one; the processor if that fails.
@@ -186,7 +186,7 @@ pub enum Decoder {
 /// The certificate that a camera must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// One signed by this authority.
+    /// A certificate that this authority has signed.
     Ca(PathBuf),
     /// The one with this SHA-256.
     Fingerprint([u8; 32]),

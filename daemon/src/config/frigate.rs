@@ -15,7 +15,7 @@ const PASSWORD_CREDENTIAL: &str = "kithd.frigate-password";
 /// Settings of one Frigate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frigate {
-    /// Where it is.
+    /// Its address.
     pub address: Address,
     /// Path below which its API is, without the last slash.
     pub base: String,
@@ -208,6 +208,17 @@ mod tests {
         let below = below.unwrap();
         assert_eq!((below.base.as_str(), below.sub_label), ("/cameras", None));
         assert_eq!(below.events(), "site/nvr/events");
+    }
+
+    #[test]
+    fn frigates_password_is_hidden_from_programs_of_cameras() {
+        let text = "[frigate]\nurl = \"http://frigate\"\nusername = \"kithd\"\n\
+                    password_file = \"/etc/frigate.password\"\n";
+        let config = Config::check(Raw::parse(text)).0.unwrap();
+        assert_eq!(
+            config.secret_files(),
+            [PathBuf::from("/etc/frigate.password")]
+        );
     }
 
     #[test]

@@ -24,7 +24,7 @@ use kith_vision::{Caution, Device, Matching, Pack, Precision};
 pub use mqtt::{HomeAssistant, Mqtt, MqttCommand, Shared};
 pub use raw::{Problem, Raw};
 pub use retention::{Caps, Retention};
-pub use url::{PasswordFile, Url, without_secrets};
+pub use url::{PasswordFile, Url, read_password, without_secrets};
 
 /// Path of the packaged configuration; read if it exists and no other file is named.
 pub const SYSTEM_CONFIG: &str = "/etc/kithd/kithd.toml";
@@ -348,10 +348,12 @@ impl Config {
             Tls::Files { key, .. } => Some(key),
             Tls::Off | Tls::SelfSigned => None,
         };
+        let frigate = self.frigate.as_ref();
         let files = self
             .mqtt
             .password_file
             .iter()
+            .chain(frigate.and_then(|frigate| frigate.password_file.as_ref()))
             .chain(client.map(|(_, key)| key))
             .chain(page_key)
             .map(PathBuf::as_path)

@@ -4,7 +4,7 @@
 //! contain passwords too.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
@@ -146,21 +146,24 @@ impl PasswordFile {
     pub fn login(&self) -> Result<Login, String> {
         let password = match &self.file {
             None => String::new(),
-            Some(file) => std::fs::read_to_string(file)
-                .map_err(|error| {
-                    format!(
-                        "the password cannot be read from {}: {error}",
-                        file.display()
-                    )
-                })?
-                .trim_end_matches(['\r', '\n'])
-                .to_string(),
+            Some(file) => read_password(file).map_err(|error| {
+                format!(
+                    "the password cannot be read from {}: {error}",
+                    file.display()
+                )
+            })?,
         };
         Ok(Login {
             user: self.user.clone(),
             password,
         })
     }
+}
+
+/// Reads a password from its file, without the end of the line.
+pub fn read_password(file: &Path) -> std::io::Result<String> {
+    let text = std::fs::read_to_string(file)?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_string())
 }
 
 #[cfg(test)]

@@ -78,8 +78,6 @@ pub struct State {
     trouble: Option<String>,
     /// Reason why frames are not accepted, and the size of the last refused one.
     paused: Option<(String, usize)>,
-    /// Codec of the stream, if the camera process knows it.
-    codec: String,
     /// Rate of the frames.
     pace: Pace,
     /// Expected and real rate of a camera that is too slow.
@@ -277,7 +275,8 @@ impl Camera {
                     }
                     None => return End::Misbehaved("it sent looks unasked".into()),
                 },
-                (Message::Begins { codec, .. }, _) => self.state().codec = codec,
+                // For `kithd camera try`.
+                (Message::Begins { .. }, _) => {}
                 (Message::Alive { frames, broken }, _) => self.alive(frames, broken).await,
                 (Message::Frame { sharpness, last }, jpeg) => {
                     burst.push(Frame {

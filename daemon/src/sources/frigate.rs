@@ -193,7 +193,7 @@ impl Frigate {
             // Before the first list ever, nothing was missed.
             (None, Some(clock)) => clock,
             (None, None) => return Ok(()),
-            // What is older is no news any more.
+            // Older events are no news any more.
             (Some(known), Some(clock)) => {
                 let oldest = clock - self.settings.news.as_secs_f64();
                 known.max(oldest).min(clock)

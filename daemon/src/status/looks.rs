@@ -1,4 +1,4 @@
-//! What becomes of the frames of followed cameras, for the metrics.
+//! Counts of the frames of followed cameras, for the metrics.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

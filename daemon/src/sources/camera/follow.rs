@@ -62,7 +62,7 @@ impl Newest {
         let mut inner = self.inner.lock();
         inner.number += 1;
         inner.cut |= cut;
-        // Of a face that was there from the start no motion tells.
+        // No motion tells of a face that was there from the start.
         if moves || inner.moved.is_none() {
             inner.moved = Some(now);
         }

@@ -104,7 +104,7 @@ pub struct Frame {
     pub jpeg: Bytes,
 }
 
-/// Who a track is, by its looks so far.
+/// Identity of a track, by its looks so far.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Who {
     /// Known, uncertain or unknown.

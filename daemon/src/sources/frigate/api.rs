@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::event::Event;
 use super::tracker::Shot;
-use crate::config;
+use crate::config::{self, read_password};
 use crate::http_client::{Client, HttpError, Response, Timeouts};
 
 /// Times within which Frigate must answer. It makes pictures while it is asked.
@@ -307,14 +307,17 @@ impl Api {
         }
         token.value = None;
         let user = session.settings.username.clone().unwrap_or_default();
-        let password = match &session.settings.password_file {
+        let password = match session.settings.password_file.clone() {
             None => String::new(),
             // Read each time: it may have been replaced.
-            Some(file) => tokio::fs::read_to_string(file)
-                .await
-                .map_err(|error| ApiError::NoPassword(file.clone(), error))?,
+            Some(file) => {
+                let read = file.clone();
+                tokio::task::spawn_blocking(move || read_password(&read))
+                    .await
+                    .unwrap_or_else(|error| Err(error.into()))
+                    .map_err(|error| ApiError::NoPassword(file, error))?
+            }
         };
-        let password = password.trim_end_matches(['\r', '\n']);
         let body = json!({ "user": user, "password": password }).to_string();
         let path = format!("{}/api/login", session.settings.base);
         let answer = request(&mut self.client, &path, Some(body.into()), &[]).await;
