@@ -2,8 +2,8 @@
 -- strangers, what is remembered about files and messages, and the board itself.
 --
 -- Times ending in _ms are wall clock, in milliseconds since 1970: for people to read, never for
--- order. Only due_ms and missing_since_ms are queue clock: milliseconds this database has been in
--- use, unaffected by a wrong board clock. Order is by id.
+-- order. Only due_ms, came_ms, last_came_ms and missing_since_ms are queue clock: milliseconds this
+-- database has been in use, unaffected by a wrong board clock. Order is by id.
 -- Every vector ends with the first four bytes of the sha256 of the numbers before them: SQLite would
 -- not notice a bit flipped on the disk.
 
@@ -108,6 +108,7 @@ CREATE TABLE images (
   alone            INTEGER NOT NULL DEFAULT 0,   -- 1: it was in flight when an engine died, run it by itself
   due_ms           INTEGER NOT NULL DEFAULT 0,   -- queue clock
   missing_since_ms INTEGER,                      -- queue clock of the first time the file was not there
+  came_ms          INTEGER NOT NULL DEFAULT 0,   -- queue clock at accepted_at_ms
   accepted_at_ms   INTEGER NOT NULL,
   dated            INTEGER NOT NULL DEFAULT 0,   -- 1: the clock was synchronised at accepted_at_ms
   finished_at_ms   INTEGER,
@@ -299,6 +300,63 @@ CREATE TRIGGER face_is_no_stranger AFTER UPDATE OF outcome, embedding ON faces
   WHEN new.outcome <> 'unknown' OR length(new.embedding) = 0 BEGIN
   DELETE FROM stranger_faces WHERE image_id = new.image_id AND number = new.number;
 END;
+
+-- Sightings
+
+-- One person, or one unknown face, seen by one source without a gap; made of faces of images and of
+-- looks of followed cameras.
+CREATE TABLE sightings (
+  id          INTEGER PRIMARY KEY AUTOINCREMENT,
+  uid         TEXT    NOT NULL UNIQUE,           -- random; names the sighting wherever it goes
+  source      TEXT    NOT NULL,                  -- name of the camera, or the way its images came in
+  began_ms    INTEGER NOT NULL,                  -- when the first look came in
+  last_ms     INTEGER NOT NULL,                  -- when the last one came in
+  last_came_ms INTEGER NOT NULL,                 -- the same by the queue clock, by which the gap is measured
+  ended_ms    INTEGER,                           -- when its end was found; NULL: it is open
+  -- Who it is, by all its looks.
+  outcome     TEXT    NOT NULL CHECK (outcome IN ('known', 'uncertain', 'unknown')),
+  person_id   INTEGER REFERENCES person (id) ON DELETE SET NULL,
+  stranger_id INTEGER,                           -- group of its faces, if it is unknown
+  distance    REAL,                              -- of all looks as one, to the nearest person
+  margin      REAL,                              -- how much farther the next person is
+  looks       INTEGER NOT NULL,
+  space       TEXT    NOT NULL,                  -- embedding space of `total`
+  total       BLOB    NOT NULL,                  -- sum of the embeddings by weight, little-endian float32; empty: none or erased
+  weight      REAL    NOT NULL,                  -- sum of the weights
+  -- Its best face; NULL: it is gone.
+  image_id    INTEGER,
+  number      INTEGER,
+  merit       REAL    NOT NULL,                  -- of the best face, to compare others with
+  told        TEXT,                              -- JSON of the state that the last message told; NULL: none was made
+  changed     INTEGER NOT NULL                   -- number of its last told change, counted over all sightings
+) STRICT;
+CREATE INDEX sightings_open ON sightings (source) WHERE ended_ms IS NULL;
+CREATE INDEX sightings_changed ON sightings (changed);
+-- The timeline, newest first, whatever the filter.
+CREATE INDEX sightings_source ON sightings (source, id);
+CREATE INDEX sightings_person ON sightings (person_id, id) WHERE person_id IS NOT NULL;
+CREATE INDEX sightings_stranger ON sightings (stranger_id, id) WHERE stranger_id IS NOT NULL;
+
+-- A face's place in a sighting.
+CREATE TABLE sighting_faces (
+  image_id    INTEGER NOT NULL,
+  number      INTEGER NOT NULL,
+  sighting_id INTEGER NOT NULL REFERENCES sightings (id) ON DELETE CASCADE,
+  PRIMARY KEY (image_id, number),
+  FOREIGN KEY (image_id, number) REFERENCES faces (image_id, number) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sighting_faces_sighting ON sighting_faces (sighting_id, image_id, number);
+
+-- A message about a sighting that no broker has acknowledged, with the exact bytes, as `outbox`.
+CREATE TABLE sighting_outbox (
+  id          INTEGER PRIMARY KEY AUTOINCREMENT,
+  sighting_id INTEGER NOT NULL REFERENCES sightings (id) ON DELETE CASCADE,
+  at_ms       INTEGER NOT NULL,                  -- when the look that caused it came in, from which its age counts
+  tried       INTEGER NOT NULL DEFAULT 0,        -- 1: it may have left the board
+  people      TEXT    NOT NULL,                  -- JSON [person id, …]: the people that the message names
+  payload     TEXT    NOT NULL
+) STRICT;
+CREATE INDEX sighting_outbox_sighting ON sighting_outbox (sighting_id);
 
 -- Folders and messages
 

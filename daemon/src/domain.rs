@@ -12,6 +12,11 @@ use sha2::{Digest, Sha256};
 pub use self::certainty::Certainty;
 pub use self::engine_error::{EngineError, EngineErrorKind};
 pub use self::moment::{Moment, wall_clock_ms};
+// For the parts that follow.
+#[allow(unused_imports)]
+pub use self::sighting::{
+    FaceAddress, SeenStranger, SightingId, SightingMessage, SightingState, SightingStep, StrangerId,
+};
 
 /// Row number of an image; grows with acceptance order.
 pub type ImageId = i64;
@@ -54,6 +59,9 @@ macro_rules! spelled {
         }
     };
 }
+
+// Below the macro, which it uses.
+mod sighting;
 
 spelled! {
     /// The state of an image in the queue.

@@ -463,9 +463,9 @@ fn insert(
     connection
         .prepare_cached(
             "INSERT INTO images (source, path, file, bytes, idempotency_key, picture_key, due_ms, accepted_at_ms, dated,
-                                 file_size, file_mtime_ns, file_inode, camera, event)
+                                 file_size, file_mtime_ns, file_inode, camera, event, came_ms)
              VALUES (?1, ?2, ?3 || '.' || (SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'images'),
-                     ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                     ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?7)",
         )?
         .execute(params![
             image.source.as_str(),

@@ -8,7 +8,7 @@ use super::{Store, StoreError};
 use crate::domain::ImageId;
 
 /// Number of a group; never used twice.
-pub type StrangerId = i64;
+pub use crate::domain::StrangerId;
 
 /// A group of unknown faces.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
