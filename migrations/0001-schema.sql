@@ -335,7 +335,7 @@ CREATE INDEX sightings_changed ON sightings (changed);
 -- The timeline, newest first, whatever the filter.
 CREATE INDEX sightings_source ON sightings (source, id);
 CREATE INDEX sightings_person ON sightings (person_id, id) WHERE person_id IS NOT NULL;
-CREATE INDEX sightings_stranger ON sightings (stranger_id, id) WHERE stranger_id IS NOT NULL;
+CREATE INDEX sightings_stranger ON sightings (stranger_id, id, began_ms) WHERE stranger_id IS NOT NULL;
 
 -- A face's place in a sighting.
 CREATE TABLE sighting_faces (

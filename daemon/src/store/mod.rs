@@ -30,6 +30,7 @@ mod retention;
 mod sources;
 mod spool;
 mod strangers;
+mod timeline;
 mod verification;
 mod writer;
 
@@ -74,6 +75,9 @@ use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
 use sources::CameraCounts;
 pub use strangers::{StrangerFace, StrangerId, StrangerRow};
+// For the task that tells sightings.
+#[allow(unused_imports)]
+pub use timeline::seen_stranger;
 use writer::{Commit, Writer};
 
 /// File name of the database inside the state folder.
