@@ -16,3 +16,9 @@ pub use crate::config::Config;
 // A database as after years.
 pub use crate::domain::wall_clock_ms;
 pub use crate::store::{DATABASE, complete_names, open_writable, vector_to_blob};
+// Sightings of simulated visits.
+pub use crate::config::Judging;
+pub use crate::domain::{Outcome, PersonId};
+pub use crate::people::Matcher;
+pub use crate::sightings::{identity, joining};
+pub use crate::store::GalleryRow;

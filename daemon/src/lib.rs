@@ -6,6 +6,7 @@
 mod allocator;
 mod api;
 mod app;
+mod assignment;
 mod backup;
 mod camera_process;
 mod child;
@@ -28,6 +29,7 @@ mod queue;
 mod recovery;
 mod result;
 mod rpc;
+mod sightings;
 mod sinks;
 mod sources;
 mod spool;

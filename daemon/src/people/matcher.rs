@@ -176,15 +176,28 @@ impl Matcher {
         there: &[PersonId],
     ) -> Result<Judgement, VisionError> {
         let snapshot = self.snapshot();
+        self.judge_within(&snapshot, &snapshot.limits, embedding, quality, there)
+    }
+
+    /// Judges a face by these limits: those of a gallery of this size, for as many looks as the
+    /// embedding is the mean of.
+    pub fn judge_within(
+        &self,
+        snapshot: &Snapshot,
+        limits: &Limits,
+        embedding: &[f32],
+        quality: f32,
+        there: &[PersonId],
+    ) -> Result<Judgement, VisionError> {
         let there = if self.mirrors { &[] } else { there };
-        let nearest = self.nearest(&snapshot, embedding, CANDIDATES + there.len())?;
-        let mut judgement = self.judge_by(&snapshot, &nearest, quality);
+        let nearest = self.nearest(snapshot, embedding, CANDIDATES + there.len())?;
+        let mut judgement = self.judge_by(snapshot, limits, &nearest, quality);
         if judgement
             .person
             .as_ref()
             .is_some_and(|person| there.contains(&person.person_id))
         {
-            judgement = self.judge_without(&snapshot, &nearest, quality, there, judgement);
+            judgement = self.judge_without(snapshot, limits, &nearest, quality, there, judgement);
         }
         Ok(judgement)
     }
@@ -204,7 +217,7 @@ impl Matcher {
         let mut judged = Vec::with_capacity(found.len());
         for face in &found {
             let people = self.nearest(&snapshot, &face.embedding, top)?;
-            judged.push(self.judge_by(&snapshot, &people, face.quality));
+            judged.push(self.judge_by(&snapshot, &snapshot.limits, &people, face.quality));
             nearest.push(people);
         }
         if !self.mirrors {
@@ -251,6 +264,7 @@ impl Matcher {
                     let alone = judged[at].clone();
                     judged[at] = self.judge_without(
                         snapshot,
+                        &snapshot.limits,
                         &nearest[at],
                         found[at].quality,
                         &given,
@@ -266,6 +280,7 @@ impl Matcher {
     fn judge_without(
         &self,
         snapshot: &Snapshot,
+        limits: &Limits,
         nearest: &[Candidate],
         quality: f32,
         there: &[PersonId],
@@ -276,9 +291,9 @@ impl Matcher {
             .filter(|one| !there.contains(&one.person))
             .copied()
             .collect();
-        let mut judged = self.judge_by(snapshot, &others, quality);
+        let mut judged = self.judge_by(snapshot, limits, &others, quality);
         if judged.outcome == Outcome::Unknown {
-            let known = snapshot.limits.known_below;
+            let known = limits.known_below;
             let as_known = nearest
                 .first()
                 .is_some_and(|one| there.contains(&one.person) && one.distance < known);
@@ -327,8 +342,14 @@ impl Matcher {
     }
 
     /// Judges a face by its nearest people.
-    fn judge_by(&self, snapshot: &Snapshot, nearest: &[Candidate], quality: f32) -> Judgement {
-        let verdict = snapshot.limits.judge(nearest);
+    fn judge_by(
+        &self,
+        snapshot: &Snapshot,
+        limits: &Limits,
+        nearest: &[Candidate],
+        quality: f32,
+    ) -> Judgement {
+        let verdict = limits.judge(nearest);
         let matched = nearest
             .iter()
             .find(|candidate| Some(candidate.person) == verdict.person);

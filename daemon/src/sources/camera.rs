@@ -5,7 +5,6 @@
 //! other part. Frames are not kept in memory for later: a frame that the queue refuses is dropped,
 //! and the loss is reported.
 
-mod assignment;
 mod follow;
 mod tracks;
 

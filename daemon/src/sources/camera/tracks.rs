@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kith_vision::{Metric, Pack};
 
-use super::assignment::assign;
+use crate::assignment::assign;
 use crate::domain::{IdentifiedFace, NamedCandidate, Outcome, PersonId};
 
 /// Tracks at a time; each keeps one frame. Further faces are not followed.

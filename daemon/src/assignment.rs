@@ -1,4 +1,4 @@
-//! Optimal one-to-one assignment of rows to columns (tracks to faces), by shortest augmenting
+//! Optimal one-to-one assignment of rows to columns (tracks or sightings, and faces), by shortest augmenting
 //! paths.
 //!
 //! H. W. Kuhn, "The Hungarian method for the assignment problem" (1955); R. Jonker and A. Volgenant,
@@ -8,7 +8,7 @@
 /// Returns the column of each row such that no column is taken twice and the sum of the costs is
 /// the least. `costs` has a slice of equal length for each row, at least as many columns as rows,
 /// and finite numbers only.
-pub(super) fn assign(costs: &[Vec<f64>]) -> Vec<usize> {
+pub fn assign(costs: &[Vec<f64>]) -> Vec<usize> {
     let columns = costs.first().map_or(0, Vec::len);
     debug_assert!(costs.len() <= columns || costs.is_empty());
     // Prices of rows and columns: no cost is below the sum of its two prices, and the cost of an
