@@ -178,6 +178,10 @@ pub struct Matching {
     /// point. Without points the limits are the threshold's bands, for any size of gallery.
     #[serde(default)]
     pub curve: Vec<(f64, f32)>,
+    /// Points (number of looks, distance) by which the limits fall for the mean of several looks at
+    /// one face; neither falls from point to point. Without points a mean is judged as a single look.
+    #[serde(default)]
+    pub looks: Vec<(u32, f32)>,
 }
 
 /// The limits between known, uncertain and unknown.
@@ -221,7 +225,10 @@ impl Matching {
     /// number of pictures: to keep that share, the limits fall as the gallery grows. A mean is
     /// closer to strangers than one picture, but counts for fewer comparisons than its pictures
     /// (models/benches/identification.md), so the number of pictures is on the safe side for both.
-    pub fn limits(&self, caution: Caution, pictures: usize) -> Limits {
+    ///
+    /// The face is the mean of this number of `looks`, at least 1. A mean is closer to everybody
+    /// than a single look, and to strangers too, so the limits fall with the number of looks.
+    pub fn limits(&self, caution: Caution, pictures: usize, looks: u32) -> Limits {
         let Self {
             threshold,
             band_below,
@@ -229,21 +236,36 @@ impl Matching {
             min_margin,
             ..
         } = *self;
-        if self.curve.is_empty() {
-            return Limits {
-                known_below: threshold - band_below,
-                unknown_above: threshold + band_above,
-                min_margin,
-            };
-        }
-        let comparisons = pictures.max(FEWEST_COMPARISONS) as f64;
-        let [known_below, unknown_above] = [caution.known_strangers(), caution.named_strangers()]
-            .map(|share| self.distance_at(share / comparisons));
+        let single = if self.curve.is_empty() {
+            [threshold - band_below, threshold + band_above]
+        } else {
+            let comparisons = pictures.max(FEWEST_COMPARISONS) as f64;
+            [caution.known_strangers(), caution.named_strangers()]
+                .map(|share| self.distance_at(share / comparisons))
+        };
+        let nearer = self.nearer_by(looks);
+        let [known_below, unknown_above] = single.map(|limit| (limit - nearer).max(0.0));
         Limits {
             known_below,
             unknown_above,
             min_margin,
         }
+    }
+
+    /// Returns the distance by which the limits fall for the mean of several looks, interpolated
+    /// linearly over the logarithm of their number. One look is at 0, and beyond the last point its
+    /// distance applies.
+    fn nearer_by(&self, looks: u32) -> f32 {
+        let mut before = (1, 0.0);
+        for &(count, nearer) in &self.looks {
+            if looks < count {
+                let [from, to, at] =
+                    [before.0, count, looks.max(1)].map(|count: u32| (count as f32).log2());
+                return before.1 + (nearer - before.1) * (at - from) / (to - from);
+            }
+            before = (count, nearer);
+        }
+        before.1
     }
 
     /// Returns the same rules with a fixed threshold instead of the curve.
@@ -326,6 +348,7 @@ mod tests {
             linking: None,
             templates: Templates::Mean,
             curve: curve.to_vec(),
+            looks: Vec::new(),
         }
     }
 
@@ -336,7 +359,7 @@ mod tests {
     #[test]
     fn without_a_curve_the_lines_are_the_bands_for_any_gallery() {
         for (caution, pictures) in [(Caution::Strict, 1), (Caution::Lenient, 10_000)] {
-            let limits = matching(&[]).limits(caution, pictures);
+            let limits = matching(&[]).limits(caution, pictures, 1);
             assert!(near(limits.known_below, 0.55) && near(limits.unknown_above, 0.63));
         }
     }
@@ -345,18 +368,18 @@ mod tests {
     fn the_lines_fall_as_the_gallery_grows_and_with_caution() {
         let matching = matching(&[(1e-3, 0.63), (1e-4, 0.57), (1e-5, 0.53)]);
         // Balanced: 4 in 1000 known, 20 in 1000 named. 200 pictures: rates of 2e-5 and 1e-4.
-        let limits = matching.limits(Caution::Balanced, 200);
+        let limits = matching.limits(Caution::Balanced, 200, 1);
         assert!(
             near(limits.unknown_above, 0.57)
                 && near(limits.known_below, 0.53 + 0.04 * 2_f32.log10())
         );
         // 40 000 pictures: 1e-7, two decades past the last point.
         assert!(near(
-            matching.limits(Caution::Balanced, 40_000).known_below,
+            matching.limits(Caution::Balanced, 40_000, 1).known_below,
             0.45
         ));
         let sizes = [0, 20, 100, 1000, 100_000];
-        let at = |caution, pictures| matching.limits(caution, pictures);
+        let at = |caution, pictures| matching.limits(caution, pictures, 1);
         assert!(sizes.is_sorted_by(|a, b| {
             let [a, b] = [a, b].map(|pictures| at(Caution::Balanced, *pictures));
             a.known_below >= b.known_below && a.unknown_above >= b.unknown_above
@@ -386,9 +409,33 @@ mod tests {
     }
 
     #[test]
+    fn the_lines_fall_with_the_looks_between_the_points() {
+        let many = |curve| Matching {
+            looks: vec![(2, 0.01), (8, 0.03)],
+            ..matching(curve)
+        };
+        for curve in [&[][..], &[(1e-3, 0.63), (1e-4, 0.57)]] {
+            let at = |looks| many(curve).limits(Caution::Balanced, 100, looks);
+            let single = matching(curve).limits(Caution::Balanced, 100, 1);
+            assert_eq!([at(0), at(1)], [single; 2]);
+            for (looks, nearer) in [(2, 0.01), (4, 0.02), (8, 0.03), (1000, 0.03)] {
+                let limits = at(looks);
+                assert!(near(single.known_below - limits.known_below, nearer));
+                assert!(near(single.unknown_above - limits.unknown_above, nearer));
+            }
+        }
+        let single = matching(&[]).limits(Caution::Balanced, 100, 1);
+        assert_eq!(
+            matching(&[]).limits(Caution::Balanced, 100, 8),
+            single,
+            "without points any number of looks is as one"
+        );
+    }
+
+    #[test]
     fn a_threshold_of_ones_own_follows_no_gallery() {
         let own = matching(&[(1e-3, 0.63), (1e-4, 0.57)]).with_threshold(0.5);
-        let limits = own.limits(Caution::Balanced, 1000);
+        let limits = own.limits(Caution::Balanced, 1000, 1);
         assert!(near(limits.known_below, 0.45) && near(limits.unknown_above, 0.53));
     }
 

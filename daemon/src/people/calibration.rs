@@ -196,7 +196,7 @@ fn in_words(snapshot: &Snapshot, person: PersonId, threshold: f32) -> Vec<(i64, 
 /// Calibrates the threshold by a gallery, or the limits that follow its size.
 pub fn calibrate(gallery: &Gallery, matching: &Matching, caution: Caution) -> Calibration {
     let follows = !matching.curve.is_empty();
-    let limits = matching.limits(caution, gallery.len());
+    let limits = matching.limits(caution, gallery.len(), 1);
     let threshold = if follows {
         limits.known_below
     } else {

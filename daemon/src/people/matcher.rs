@@ -66,7 +66,7 @@ impl Matcher {
         let matching = judging.of(pack);
         let snapshot = Snapshot {
             gallery: Gallery::of(&matching, pack.dimension()),
-            limits: matching.limits(caution, 0),
+            limits: matching.limits(caution, 0, 1),
             not_them: Gallery::new(matching.metric, pack.dimension()),
             names: HashMap::new(),
             images: HashMap::new(),
@@ -145,7 +145,7 @@ impl Matcher {
                 left_out.counter_examples.push(example.id);
             }
         }
-        let limits = self.matching.limits(self.caution, gallery.len());
+        let limits = self.matching.limits(self.caution, gallery.len(), 1);
         let snapshot = Snapshot {
             gallery,
             limits,

@@ -102,7 +102,7 @@ impl Searches {
                 enrolled.push(picture.person.into(), at, picture.embedding)?;
             }
             pictures += enrolled.len();
-            let limits = Caution::ALL.map(|caution| matching.limits(caution, enrolled.len()));
+            let limits = Caution::ALL.map(|caution| matching.limits(caution, enrolled.len(), 1));
             for probe in probes {
                 let nearest = if probe.embedding.is_empty() {
                     Vec::new()
@@ -297,6 +297,7 @@ mod tests {
             linking: None,
             templates: Templates::Nearest,
             curve: Vec::new(),
+            looks: Vec::new(),
         }
     }
 

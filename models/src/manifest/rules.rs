@@ -266,6 +266,17 @@ impl Manifest {
             points.len() != 1 && sound && falls,
             "two or more points [false match rate, distance], both falling from point to point, rates below 1, all above 0",
         )?;
+        let looks = &matching.looks;
+        let rises = |a: &(u32, f32), b: &(u32, f32)| a.0 < b.0 && a.1 <= b.1;
+        rule(
+            "matching.looks",
+            looks,
+            looks
+                .iter()
+                .all(|(count, nearer)| *count > 1 && not_negative(*nearer))
+                && looks.is_sorted_by(rises),
+            "points [number of looks, distance], numbers above 1 and rising, distances 0 or more and not falling",
+        )?;
         let limits = &self.quality;
         rule(
             "quality.min_size_px",

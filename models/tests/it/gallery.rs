@@ -191,11 +191,12 @@ fn matching() -> Matching {
         linking: None,
         templates: Templates::Nearest,
         curve: Vec::new(),
+        looks: Vec::new(),
     }
 }
 
 fn limits() -> Limits {
-    matching().limits(Caution::Balanced, 1)
+    matching().limits(Caution::Balanced, 1, 1)
 }
 
 fn at(distances: &[f32]) -> Vec<Candidate> {
@@ -411,6 +412,7 @@ fn more_pictures_of_a_person_name_no_more_strangers() {
     ];
     let matching = Matching {
         curve: tail.to_vec(),
+        looks: Vec::new(),
         ..by_mean(0.6)
     };
     let mut random = Random(37);
@@ -425,7 +427,7 @@ fn more_pictures_of_a_person_name_no_more_strangers() {
                     .unwrap();
             }
         }
-        let limits = matching.limits(Caution::Balanced, gallery.len());
+        let limits = matching.limits(Caution::Balanced, gallery.len(), 1);
         let outcome = |face: &Vec<f32>| limits.judge(&gallery.nearest(face, 2).unwrap()).outcome;
         strangers
             .iter()

@@ -72,7 +72,7 @@ impl Enrolled {
                     .map(|(face, picture)| (person, picture, face)),
             );
         }
-        let limits = matching.limits(Caution::default(), gallery.len());
+        let limits = matching.limits(Caution::default(), gallery.len(), 1);
         Self {
             gallery,
             limits,

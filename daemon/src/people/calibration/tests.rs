@@ -30,6 +30,7 @@ fn matching(threshold: f32, curve: &[(f64, f32)]) -> Matching {
         linking: None,
         templates,
         curve,
+        looks: Vec::new(),
     }
 }
 

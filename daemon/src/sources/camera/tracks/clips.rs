@@ -43,7 +43,7 @@ fn follow(clip: &Path, enrolled: &Path) -> (Vec<Sight>, Vec<(u64, Why)>) {
     let mut gallery = Gallery::of(pack.matching(), pack.dimension());
     let enrolled = find(&std::fs::read(enrolled).unwrap());
     gallery.push(1, 1, &enrolled[0].embedding).unwrap();
-    let limits = pack.matching().limits(Caution::Balanced, 1);
+    let limits = pack.matching().limits(Caution::Balanced, 1, 1);
     let known_from = pack.quality_limits().known_from;
     let identified = |face: kith_vision::Face| {
         let verdict = limits.judge(&gallery.nearest(&face.embedding, 3).unwrap());
