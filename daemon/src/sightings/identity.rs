@@ -83,9 +83,9 @@ pub fn judge(
     Ok(Some(kept.unwrap_or(judged)))
 }
 
-fn limits(matcher: &Matcher, snapshot: &Snapshot, _looks: u32) -> Limits {
+fn limits(matcher: &Matcher, snapshot: &Snapshot, looks: u32) -> Limits {
     let pictures = snapshot.gallery().len();
-    matcher.matching().limits(matcher.caution(), pictures)
+    matcher.matching().limits(matcher.caution(), pictures, looks)
 }
 
 /// Returns the judgement that `present` is known still, unless the evidence against it is clear:
