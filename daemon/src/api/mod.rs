@@ -38,9 +38,9 @@ use crate::problem::{Problem, ProblemDetails};
 use crate::queue::Queue;
 use crate::sources::mqtt::Door;
 use crate::sources::upload::Uploads;
+use crate::status::cameras::Cameras;
 use crate::status::disk::Disk;
 use crate::status::health::Health;
-use crate::status::looks::Looks;
 use crate::status::thermal::Board;
 use crate::store::Store;
 
@@ -60,8 +60,8 @@ pub struct View {
     pub disk: Disk,
     /// Temperature and throttling.
     pub board: Board,
-    /// Counts of followed cameras.
-    pub looks: Looks,
+    /// Counts of cameras.
+    pub camera_counts: Cameras,
     /// Name of this device.
     pub device: String,
     /// Names of the configured cameras.

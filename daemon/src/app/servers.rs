@@ -34,7 +34,7 @@ pub fn start(services: &Services, tasks: &mut Supervisor) -> anyhow::Result<Hear
         people: services.people.clone(),
         disk: services.disk.clone(),
         board: services.board.clone(),
-        looks: services.looks.clone(),
+        camera_counts: services.cameras.clone(),
         device: config.device.clone(),
         cameras: config
             .cameras

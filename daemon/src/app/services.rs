@@ -19,9 +19,9 @@ use crate::sources::folder::Folder;
 use crate::sources::frigate::{self, Events, Frigate};
 use crate::sources::mqtt::Door;
 use crate::sources::rejected::Rejected;
+use crate::status::cameras::Cameras;
 use crate::status::disk::Disk;
 use crate::status::health::{Condition, Health};
-use crate::status::looks::Looks;
 use crate::status::thermal::Board;
 use crate::store::Store;
 use crate::supervise::Supervisor;
@@ -54,8 +54,8 @@ pub struct Services {
     pub disk: Disk,
     /// Temperature and throttling.
     pub board: Board,
-    /// Counts of followed cameras.
-    pub looks: Looks,
+    /// Counts of cameras.
+    pub cameras: Cameras,
 }
 
 impl Services {
@@ -136,7 +136,7 @@ impl Services {
             reader: Arc::new(reader),
             disk,
             board: Board::here(),
-            looks: Looks::default(),
+            cameras: Cameras::default(),
         };
         Ok((services, supervisor))
     }
@@ -196,7 +196,7 @@ impl Services {
                         move |recognised| people.identify(recognised)
                     }),
                     health: services.health,
-                    looks: services.looks,
+                    cameras: services.cameras,
                     state: Mutex::default(),
                 };
                 camera.run(stop)

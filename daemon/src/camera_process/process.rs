@@ -155,8 +155,9 @@ fn watch_frames(
             Next::Broken(why) => {
                 // A sign of life of a camera that had begun well: the reason why only broken frames
                 // come is found here, not in the daemon.
-                if !first {
-                    taking.wants(now)?;
+                match first {
+                    true => taking.frames += 1,
+                    false => _ = taking.wants(now)?,
                 }
                 taking.frame(Err(why), now)?;
             }
@@ -378,6 +379,15 @@ impl<'a, W: Write> Taking<'a, W> {
     fn say(&mut self, message: &Message, bytes: &[u8]) -> anyhow::Result<()> {
         wire::write(&mut self.out, message, bytes)
             .context("the daemon no longer reads the pictures")
+    }
+}
+
+/// Reports the frames since the last sign of life, and of a camera that never gave one.
+impl<W: Write> Drop for Taking<'_, W> {
+    fn drop(&mut self) {
+        let (frames, broken) = (self.frames, self.broken);
+        // The daemon may have gone.
+        let _ = self.say(&Message::Ends { frames, broken }, &[]);
     }
 }
 

@@ -29,6 +29,13 @@ pub enum Message {
         /// Number of broken frames so far.
         broken: u64,
     },
+    /// The process ends; the same numbers, up to its end.
+    Ends {
+        /// Number of frames.
+        frames: u64,
+        /// Number of broken frames.
+        broken: u64,
+    },
     /// A frame of a burst; its JPEG follows.
     Frame {
         /// Sharpness, comparable only within its burst.

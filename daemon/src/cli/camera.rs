@@ -353,7 +353,11 @@ async fn attempt(config: &Config, args: &TryArgs) -> anyhow::Result<ExitCode> {
         "  rate              {:.1} frames a second",
         frames as f64 / seconds
     );
-    println!("  first frame       after {:.1} s", first.as_secs_f64());
+    // No stream says when a frame was taken by a clock that could be compared with the board's.
+    println!(
+        "  latency           {:.1} s to the first frame",
+        first.as_secs_f64()
+    );
     let kib = bytes.checked_div(pictures as usize).unwrap_or_default() / 1024;
     println!("  JPEG              {kib} KiB");
     if let Some(each) = used.checked_div(frames.try_into().unwrap_or(0)) {

@@ -5,6 +5,7 @@
 //! other part. Frames are not kept in memory for later: a frame that the queue refuses is dropped,
 //! and the loss is reported.
 
+mod back_off;
 mod follow;
 mod tracks;
 
@@ -15,9 +16,10 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::process::ChildStdout;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use self::back_off::BackOff;
 pub use self::follow::Identify;
 use self::follow::Newest;
 use super::{Intake, IntakeError};
@@ -27,10 +29,10 @@ use crate::config::{self, Producer};
 use crate::domain::{Moment, Origin, Source, wall_clock_ms};
 use crate::engines::Engines;
 use crate::queue::Failure;
+use crate::status::cameras::{CameraCounts, Cameras, FollowCounts, trouble};
 use crate::status::health::{Condition, Health};
-use crate::status::looks::{LookCounts, Looks};
 
-/// Interval between checks for an unplugged camera.
+/// Interval between checks for an unplugged camera, and for a changed password.
 const LOOK: Duration = Duration::from_millis(500);
 /// Minimum time allowed from opening a camera to its first frame.
 const OPENING: Duration = Duration::from_secs(10);
@@ -41,6 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Time without a look at a followed camera's frames after which that is reported: an engine takes
 /// some to start.
 const BLIND: Duration = Duration::from_secs(10);
+/// Name of the trouble of a login that the camera refuses.
+const UNAUTHORISED: &str = "unauthorised";
 /// Shortest interval between updates of health, each of which notifies other parts.
 const SHOWN_FOR: Duration = Duration::from_secs(10);
 
@@ -62,8 +66,8 @@ pub struct Camera {
     pub identify: Identify,
     /// Health of the camera.
     pub health: Health,
-    /// Counts of followed cameras.
-    pub looks: Looks,
+    /// Counts of all cameras.
+    pub cameras: Cameras,
     /// Current state.
     pub state: Mutex<State>,
 }
@@ -83,13 +87,13 @@ pub struct State {
     slow: Option<(u32, f64)>,
     taken: u64,
     last: String,
-    /// Broken frames of this run of the process, and of earlier runs.
-    broken: (u64, u64),
+    /// Counts for the metrics.
+    counts: CameraCounts,
+    /// Frames and broken frames of earlier runs of the process.
+    before: (u64, u64),
     lost: u64,
     /// Time since which no frame of a followed camera is looked at, and the reason.
     blind: Option<(std::time::Instant, String)>,
-    looks: LookCounts,
-    follows: bool,
     shown: Option<Instant>,
 }
 
@@ -118,7 +122,11 @@ impl Camera {
             format!("opening {}", self.settings.producer),
         );
         let newest = self.settings.follow.map(|_| Newest::default());
-        self.state().follows = newest.is_some();
+        {
+            let mut state = self.state();
+            state.counts.follow = newest.is_some().then(FollowCounts::default);
+            self.cameras.set(&self.settings.name, state.counts);
+        }
         // A burst may wait while another is judged; a third is dropped.
         let (bursts, mut taken) = mpsc::channel(1);
         let watching = async {
@@ -146,7 +154,9 @@ impl Camera {
     /// Keeps a process running while the camera is plugged in; never returns.
     async fn watch(&self, bursts: &mpsc::Sender<Vec<Frame>>, newest: Option<&Newest>) {
         let mut back_off = BackOff::default();
+        let mut refused = BackOff::of_login();
         let mut attempt = 0;
+        let mut started = false;
         loop {
             if self.is_unplugged() {
                 self.trouble(format!(
@@ -157,9 +167,27 @@ impl Camera {
                 sleep(LOOK).await;
                 continue;
             }
+            if std::mem::replace(&mut started, true) {
+                self.state().counts.restarts += 1;
+            }
+            let password = self.password().await;
             let begun = Instant::now();
             let (why, frames) = self.one_run(bursts, newest, attempt).await;
             attempt = if frames { 0 } else { attempt + 1 };
+            if frames {
+                refused = BackOff::of_login();
+            }
+            if trouble(&why) == UNAUTHORISED {
+                let pause = refused.pause();
+                self.trouble(format!(
+                    "{why}; tried again in {} s, or when its password changes",
+                    pause.as_secs()
+                ));
+                if self.password_changes(password, pause).await {
+                    refused = BackOff::of_login();
+                }
+                continue;
+            }
             let pause = back_off.after(begun.elapsed());
             // An unplugged camera is handled at the top of the loop.
             if !self.is_unplugged() {
@@ -176,6 +204,26 @@ impl Camera {
             Producer::V4l2 { device, .. } => device.canonicalize().is_err(),
             _ => false,
         }
+    }
+
+    /// Returns the contents of the password's file, if there is one.
+    async fn password(&self) -> Option<Vec<u8>> {
+        let file = self.settings.producer.secret_files()?;
+        tokio::fs::read(file).await.ok()
+    }
+
+    /// Waits for another password than `before`; false: none came within this time.
+    async fn password_changes(&self, before: Option<Vec<u8>>, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        while Instant::now() < until {
+            let now = self.password().await;
+            // A file that is being written is empty for a moment.
+            if now.as_ref().is_some_and(|now| !now.is_empty()) && now != before {
+                return true;
+            }
+            sleep_until(until.min(Instant::now() + LOOK)).await;
+        }
+        false
     }
 
     /// Runs the process until it exits or must be killed; returns the reason, and true if frames
@@ -212,7 +260,7 @@ impl Camera {
         let frames = {
             let mut state = self.state();
             state.pace = Pace::default();
-            state.broken = (0, state.broken.0 + state.broken.1);
+            state.before = (state.counts.frames, state.counts.broken);
             std::mem::take(&mut state.alive)
         };
         // A process that closed its output and exits reports its own reason.
@@ -277,6 +325,7 @@ impl Camera {
                 // For `kithd camera try`.
                 (Message::Begins { .. }, _) => {}
                 (Message::Alive { frames, broken }, _) => self.alive(frames, broken).await,
+                (Message::Ends { frames, broken }, _) => self.state().came(frames, broken),
                 (Message::Frame { sharpness, last }, jpeg) => {
                     burst.push(Frame {
                         sharpness,
@@ -288,7 +337,8 @@ impl Camera {
                             self.settings.burst
                         ));
                     }
-                    if last && bursts.try_send(std::mem::take(&mut burst)).is_err() {
+                    if last && let Err(dropped) = bursts.try_send(std::mem::take(&mut burst)) {
+                        self.dropped(dropped.into_inner().len());
                         self.lost("pictures come faster than kithd can judge them; take fewer");
                     }
                 }
@@ -305,6 +355,7 @@ impl Camera {
             .max()
             .unwrap_or_default();
         if let Err(error) = self.intake.check_camera_capacity(size).await {
+            self.dropped(burst.len());
             return self.pause(&error, size);
         }
         let Some(best) = self.best(&burst).await else {
@@ -399,7 +450,7 @@ impl Camera {
         let recovered = {
             let mut state = self.state();
             state.alive = true;
-            state.broken.0 = broken;
+            state.came(frames, broken);
             state.pace.tell(frames, Instant::now());
             state.slow = self
                 .expected_rate()
@@ -444,6 +495,11 @@ impl Camera {
         self.show();
     }
 
+    /// Counts frames that nothing looked at.
+    fn dropped(&self, frames: usize) {
+        self.state().counts.dropped += frames as u64;
+    }
+
     fn trouble(&self, why: String) {
         self.state().trouble = Some(why);
         self.show();
@@ -470,6 +526,8 @@ impl Camera {
     fn show(&self) {
         let mut state = self.state();
         let (condition, text) = state.line();
+        state.counts.trouble = (condition == Condition::Degraded).then(|| trouble(&text));
+        self.cameras.set(&self.settings.name, state.counts);
         if condition == Condition::Ok {
             if state.shown.is_some_and(|shown| shown.elapsed() < SHOWN_FOR) && state.taken != 1 {
                 return;
@@ -487,6 +545,13 @@ impl Camera {
 }
 
 impl State {
+    /// Counts the frames of this run of the process so far.
+    fn came(&mut self, frames: u64, broken: u64) {
+        let counts = &mut self.counts;
+        counts.frames = counts.frames.max(self.before.0.saturating_add(frames));
+        counts.broken = counts.broken.max(self.before.1.saturating_add(broken));
+    }
+
     fn line(&self) -> (Condition, String) {
         match self {
             Self {
@@ -519,10 +584,8 @@ impl State {
             Self {
                 taken,
                 last,
-                broken,
+                counts,
                 lost,
-                follows,
-                looks,
                 ..
             } => {
                 let mut text = match taken {
@@ -530,19 +593,16 @@ impl State {
                     1 => format!("1 picture taken, at {last}"),
                     _ => format!("{taken} pictures taken, the last at {last}"),
                 };
-                let broken = broken.0 + broken.1;
-                if broken > 0 {
+                let CameraCounts {
+                    broken, dropped, ..
+                } = counts;
+                if *broken > 0 {
                     text.push_str(&format!(", {broken} broken frames dropped"));
                 }
                 if *lost > 0 {
                     text.push_str(&format!(", {lost} times without a picture"));
                 }
-                if *follows {
-                    let LookCounts {
-                        looked,
-                        dropped,
-                        tracks,
-                    } = looks;
+                if let Some(FollowCounts { looked, tracks, .. }) = &counts.follow {
                     text.push_str(&format!(", {looked} frames looked at"));
                     if *dropped > 0 {
                         text.push_str(&format!(" ({dropped} dropped while the engine was busy)"));
@@ -611,31 +671,6 @@ fn choose(sharpness: &[f32], judged: &[Judged]) -> Option<usize> {
     })
 }
 
-/// Exponential backoff for a process that exits; resets after a good run.
-struct BackOff(Duration);
-
-impl BackOff {
-    const FIRST: Duration = Duration::from_secs(1);
-    const LONGEST: Duration = Duration::from_secs(60);
-    /// Shortest run that counts as good.
-    const WELL: Duration = Duration::from_secs(60);
-
-    fn after(&mut self, ran: Duration) -> Duration {
-        if ran >= Self::WELL {
-            self.0 = Self::FIRST;
-        }
-        let pause = self.0;
-        self.0 = (2 * self.0).min(Self::LONGEST);
-        pause
-    }
-}
-
-impl Default for BackOff {
-    fn default() -> Self {
-        Self(Self::FIRST)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -669,18 +704,6 @@ mod tests {
         );
     }
 
-    /// The backoff resets after a process that ran well.
-    #[test]
-    fn a_process_that_keeps_ending_is_restarted_with_backoff() {
-        let mut back_off = BackOff::default();
-        let pauses: Vec<_> = (0..8)
-            .map(|_| back_off.after(Duration::from_secs(3)).as_secs())
-            .collect();
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(back_off.after(BackOff::WELL).as_secs(), 1);
-        assert_eq!(back_off.after(Duration::ZERO).as_secs(), 2);
-    }
-
     #[test]
     fn a_rate_is_measured_over_a_whole_window() {
         let (mut pace, now) = (Pace::default(), Instant::now());
@@ -702,12 +725,21 @@ mod tests {
             state.line(),
             (Condition::Ok, "frames come, no picture taken yet".into())
         );
-        (state.taken, state.last, state.broken) = (12, "2026-11-23 07:21:05 UTC".into(), (1, 2));
+        (state.taken, state.last) = (12, "2026-11-23 07:21:05 UTC".into());
+        state.before = (100, 1);
+        state.came(50, 2);
         let text =
             "12 pictures taken, the last at 2026-11-23 07:21:05 UTC, 3 broken frames dropped";
         assert_eq!(state.line(), (Condition::Ok, text.into()));
-        state.follows = true;
-        (state.looks.looked, state.looks.dropped, state.looks.tracks) = (90, 5, 2);
+        // A process that counts backwards changes nothing.
+        state.came(0, 0);
+        assert_eq!((state.counts.frames, state.counts.broken), (150, 3));
+        state.counts.dropped = 5;
+        state.counts.follow = Some(FollowCounts {
+            looked: 90,
+            tracks: 2,
+            ..FollowCounts::default()
+        });
         assert!(
             state.line().1.ends_with(
                 ", 90 frames looked at (5 dropped while the engine was busy), 2 faces now"

@@ -16,9 +16,9 @@ use crate::api::{VERSION, View};
 use crate::domain::{BreakerReason, BreakerState, EngineRole, State as ImageState};
 use crate::engines::status::{EngineReport, ReasonCount, StateTime};
 use crate::problem::Problem;
+use crate::status::cameras::{CameraCounts, TRACK_OUTCOMES};
 use crate::status::disk::DiskReport;
 use crate::status::health::{Condition, Health};
-use crate::status::looks::LookCounts;
 use crate::status::thermal::BoardReport;
 use crate::store::Counts;
 
@@ -66,6 +66,18 @@ struct CameraLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TroubleLabels {
+    camera: String,
+    trouble: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TrackLabels {
+    camera: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct InfoLabels {
     version: &'static str,
     device: String,
@@ -84,10 +96,10 @@ pub async fn metrics(State(view): State<View>) -> Result<impl IntoResponse, Prob
         report.as_ref(),
         view.device.clone(),
     );
-    register_cameras(&mut registry, &view);
+    register_pictures(&mut registry, &view);
     register_disk(&mut registry, &view.disk.report().await?);
     register_board(&mut registry, &view.board.report().await);
-    register_looks(&mut registry, view.looks.all());
+    register_cameras(&mut registry, &view.camera_counts.all());
     let _ = encode_registry(&mut open_metrics, &registry);
     Ok((
         [(
@@ -183,7 +195,7 @@ fn gather(
 }
 
 /// Registers the pictures of each camera, configured or named by another system.
-fn register_cameras(registry: &mut Registry, view: &View) {
+fn register_pictures(registry: &mut Registry, view: &View) {
     let pictures = Family::<CameraLabel, Counter>::default();
     let configured = view.cameras.iter().map(|camera| (camera.clone(), 0));
     for (camera, count) in configured.chain(view.store.camera_pictures()) {
@@ -259,36 +271,80 @@ fn register_board(registry: &mut Registry, board: &BoardReport) {
     }
 }
 
-/// Registers followed cameras, by the names of the configuration.
-fn register_looks(registry: &mut Registry, cameras: Vec<(String, LookCounts)>) {
-    if cameras.is_empty() {
-        return;
-    }
-    let (looked, dropped) = (
-        Family::<CameraLabel, Counter>::default(),
-        Family::<CameraLabel, Counter>::default(),
+/// Registers the frames of the configured cameras, and the faces of those that are followed.
+fn register_cameras(registry: &mut Registry, cameras: &[(String, CameraCounts)]) {
+    let by_camera = |count: fn(&CameraCounts) -> Option<u64>| {
+        let family = Family::<CameraLabel, Counter>::default();
+        for (camera, counts) in cameras {
+            if let Some(count) = count(counts) {
+                let camera = camera.clone();
+                family.get_or_create(&CameraLabel { camera }).inc_by(count);
+            }
+        }
+        family
+    };
+    registry.register(
+        "camera_frames",
+        "Frames that came, broken ones included, since start",
+        by_camera(|counts| Some(counts.frames)),
     );
-    let tracks = Family::<CameraLabel, Gauge>::default();
-    for (camera, counts) in cameras {
-        let label = CameraLabel { camera };
-        looked.get_or_create(&label).inc_by(counts.looked);
-        dropped.get_or_create(&label).inc_by(counts.dropped);
-        tracks.get_or_create(&label).set(counts.tracks as i64);
-    }
+    registry.register(
+        "camera_frames_broken",
+        "Frames that were no whole JPEG or too large, since start",
+        by_camera(|counts| Some(counts.broken)),
+    );
+    registry.register(
+        "camera_frames_dropped",
+        "Frames to look at for which engine, queue or disk had no room, since start",
+        by_camera(|counts| Some(counts.dropped)),
+    );
+    registry.register(
+        "camera_restarts",
+        "Times that the camera's process was started again, since start",
+        by_camera(|counts| Some(counts.restarts)),
+    );
     registry.register(
         "camera_looks",
         "Frames of a followed camera in which the engine looked for faces, since start",
-        looked,
+        by_camera(|counts| counts.follow.map(|follow| follow.looked)),
     );
-    registry.register(
-        "camera_looks_dropped",
-        "Frames of a followed camera that the engine had no room for, since start",
-        dropped,
-    );
+    let troubles = Family::<TroubleLabels, Gauge>::default();
+    let tracks = Family::<CameraLabel, Gauge>::default();
+    let ended = Family::<TrackLabels, Counter>::default();
+    for (camera, counts) in cameras {
+        let labels = TroubleLabels {
+            camera: camera.clone(),
+            trouble: counts.trouble.unwrap_or("none"),
+        };
+        troubles.get_or_create(&labels).set(1);
+        let Some(follow) = counts.follow else {
+            continue;
+        };
+        let camera = camera.clone();
+        tracks
+            .get_or_create(&CameraLabel {
+                camera: camera.clone(),
+            })
+            .set(follow.tracks as i64);
+        for (outcome, count) in TRACK_OUTCOMES.iter().zip(follow.ended) {
+            let labels = TrackLabels {
+                camera: camera.clone(),
+                outcome: outcome.as_str(),
+            };
+            ended.get_or_create(&labels).inc_by(count);
+        }
+    }
+    let help = "Always 1; the label says which trouble the camera has now, or none";
+    registry.register("camera_trouble", help, troubles);
     registry.register(
         "camera_tracks",
         "Faces of a followed camera that are followed now",
         tracks,
+    );
+    registry.register(
+        "camera_tracks_ended",
+        "Tracks of a followed camera that have ended since start, by outcome",
+        ended,
     );
 }
 

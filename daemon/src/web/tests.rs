@@ -22,6 +22,7 @@ use crate::domain::{
 };
 use crate::engines::{self, Engines};
 use crate::people::People;
+use crate::status::cameras::{CameraCounts, Cameras, FollowCounts};
 use crate::status::disk::Disk;
 use crate::status::health::{Condition, Health};
 use crate::store::{End, EnrolledPicture, Limits, NewRejected, Store};
@@ -53,7 +54,7 @@ impl Site {
             people,
             disk,
             board: crate::status::thermal::Board::at(folder.path()),
-            looks: crate::status::looks::Looks::default(),
+            camera_counts: Cameras::default(),
             health: Health::default(),
             device: "board-7".into(),
             cameras: Arc::new(["yard".into()]),
@@ -388,11 +389,35 @@ async fn metrics_name_every_state_and_counters_end_in_total() {
         .health
         .set("mqtt", Condition::Degraded, "no broker");
     site.accept_of("front").await;
+    let follow = FollowCounts {
+        looked: 4,
+        tracks: 1,
+        ended: [3, 0, 2],
+    };
+    let counts = CameraCounts {
+        frames: 90,
+        broken: 1,
+        dropped: 7,
+        restarts: 2,
+        trouble: Some("too slow for its rate"),
+        follow: Some(follow),
+    };
+    site.web.camera_counts.set("front", counts);
+    site.web.camera_counts.set("yard", CameraCounts::default());
     let (_, metrics) = site.get("/metrics").await;
     for line in [
         "# TYPE kithd_camera_pictures_total counter",
         "kithd_camera_pictures_total{camera=\"front\"} 1",
         "kithd_camera_pictures_total{camera=\"yard\"} 0",
+        "kithd_camera_frames_total{camera=\"front\"} 90",
+        "kithd_camera_frames_broken_total{camera=\"front\"} 1",
+        "kithd_camera_frames_dropped_total{camera=\"front\"} 7",
+        "kithd_camera_restarts_total{camera=\"front\"} 2",
+        "kithd_camera_trouble{camera=\"front\",trouble=\"too slow for its rate\"} 1",
+        "kithd_camera_trouble{camera=\"yard\",trouble=\"none\"} 1",
+        "kithd_camera_looks_total{camera=\"front\"} 4",
+        "kithd_camera_tracks{camera=\"front\"} 1",
+        "kithd_camera_tracks_ended_total{camera=\"front\",outcome=\"unknown\"} 2",
         "# TYPE kithd_store_commits_total counter",
         "kithd_store_commits_total 2",
         "kithd_images{state=\"pending\"} 2",

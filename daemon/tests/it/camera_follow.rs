@@ -56,7 +56,12 @@ impl Followed {
 
     /// Returns a metric of the camera.
     fn metric(&self, name: &str) -> u64 {
-        let start = format!("kithd_camera_{name}{{camera=\"front\"}} ");
+        self.labelled(name, "")
+    }
+
+    /// The same with a further label.
+    fn labelled(&self, name: &str, label: &str) -> u64 {
+        let start = format!("kithd_camera_{name}{{camera=\"front\"{label}}} ");
         let metrics = self.daemon.get_text("/metrics");
         let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
         line.map_or(0, |number| number.parse().unwrap())
@@ -133,6 +138,8 @@ fn one_who_comes_and_two_who_stay_give_few_pictures_each() {
     wait_for("the queue", || {
         (camera.count("state <> 'processed'") == 0).then_some(())
     });
+    let known = camera.labelled("tracks_ended_total", ",outcome=\"known\"");
+    assert!(known >= 2, "{known} tracks of known people have ended");
     let pictures = camera.count("source = 'camera' and camera = 'front'");
     assert!(
         (2..=8).contains(&pictures),

@@ -10,6 +10,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 
+use crate::metrics::check;
 use crate::support::{TestDaemon, photo, text, wait_for};
 
 /// A board with cameras. Programs may write to its folder `out`.
@@ -65,6 +66,25 @@ impl Board {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Value of a metric of a camera.
+    pub fn metric(&self, camera: &str, name: &str) -> u64 {
+        let start = format!("kithd_camera_{name}{{camera=\"{camera}\"");
+        let metrics = self.daemon.get_text("/metrics");
+        let line = metrics.lines().find(|line| line.starts_with(&start));
+        let value = line.and_then(|line| line.rsplit(' ').next());
+        let value = value.unwrap_or_else(|| panic!("no {start} in {metrics}"));
+        value.parse().unwrap()
+    }
+
+    /// Name of the trouble that the metrics tell of a camera.
+    pub fn trouble(&self, camera: &str) -> String {
+        let start = format!("kithd_camera_trouble{{camera=\"{camera}\",trouble=\"");
+        let metrics = self.daemon.get_text("/metrics");
+        let mut lines = metrics.lines();
+        let trouble = lines.find_map(|line| line.strip_prefix(&start)?.strip_suffix("\"} 1"));
+        trouble.unwrap_or_default().into()
     }
 
     /// Number of pictures of a camera.
@@ -318,6 +338,20 @@ fn no_bad_program_changes_another_cameras_figures() {
     let said = board.says("good", "ok", "pictures taken, the last at");
     assert!(!said.contains("broken"), "{said}");
     assert_eq!(board.process("good"), Some(process));
+    for camera in ["mixed", "bomb", "header"] {
+        let (frames, broken) = ["frames_total", "frames_broken_total"]
+            .map(|name| board.metric(camera, name))
+            .into();
+        assert!(
+            frames >= broken && broken > 0,
+            "{camera}: {broken} of {frames}"
+        );
+    }
+    assert!(board.metric("good", "frames_total") > 4);
+    assert_eq!(board.metric("good", "frames_broken_total"), 0);
+    assert_eq!(board.metric("good", "restarts_total"), 0);
+    assert!(board.metric("bomb", "restarts_total") > 0);
+    check(&board.daemon.get_text("/metrics"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use image::ImageFormat;
 use serde_json::Value;
@@ -323,9 +324,92 @@ fn a_changed_password_is_named_and_read_anew() {
     );
     let said = board.says("front", "degraded", "unauthorised: rtsp://127.0.0.1:");
     assert!(!said.contains("first-pw"), "{said}");
+    // Cameras lock accounts.
+    assert!(
+        said.ends_with("; tried again in 60 s, or when its password changes"),
+        "{said}"
+    );
+    assert_eq!(board.trouble("front"), "unauthorised");
+    let begun = Instant::now();
     fs::write(board.file("password"), "second-pw").unwrap();
     board.says("front", "ok", "taken");
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_secs(45), "after {waited:?}");
     board.more_pictures("front", 1);
+    assert_eq!(board.trouble("front"), "none");
+}
+
+#[test]
+fn one_cameras_death_changes_no_other_ones_figures() {
+    let mut dying = Rtsp::start(clip("h264"), "pw");
+    let other = Rtsp::start(clip("h264"), "pw");
+    let password = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&password, "pw\n").unwrap();
+    // Slow enough for any machine to keep up.
+    let yard = format!(
+        "[[camera]]\nname = \"yard\"\nurl = \"{}\"\nusername = \"cam\"\npassword_file = \"{}\"\n\
+         rate = 2\nevery = \"1s\"\nburst = 1\n",
+        other.url(),
+        password.path().display()
+    );
+    let mut board = front(&dying, "pw", &yard);
+    board.daemon.start();
+    board.more_pictures("front", 1);
+    board.more_pictures("yard", 1);
+    let processes = |board: &Board| (board.process("yard"), board.started("yard"));
+    let before = processes(&board);
+    let mut frames = 0;
+    // The other camera goes on as if nothing had happened.
+    let mut goes_on = |board: &Board, when: &str| {
+        wait_for("frames of the other camera", || {
+            let now = board.metric("yard", "frames_total");
+            (now >= frames + 4).then(|| frames = now)
+        });
+        board.more_pictures("yard", 1);
+        for count in [
+            "frames_broken_total",
+            "frames_dropped_total",
+            "restarts_total",
+        ] {
+            assert_eq!(board.metric("yard", count), 0, "{count}, {when}");
+        }
+        assert_eq!(board.trouble("yard"), "none", "{when}");
+        assert_eq!(processes(board), before, "{when}");
+    };
+    goes_on(&board, "before");
+
+    let ffmpeg = |board: &Board| {
+        let mut started = board.started("front").into_iter();
+        started.find(|pid| program_of(*pid) == "ffmpeg")
+    };
+    signal("-KILL", wait_for("ffmpeg", || ffmpeg(&board)));
+    board.says("front", "degraded", "the stream ended");
+    goes_on(&board, "the producer killed");
+    board.says("front", "ok", "taken");
+
+    signal("-STOP", dying.pid());
+    board.says("front", "degraded", "stalled");
+    goes_on(&board, "the server stopped");
+    signal("-CONT", dying.pid());
+    board.says("front", "ok", "taken");
+
+    signal("-KILL", board.process("front").unwrap());
+    board.says("front", "degraded", "ended by signal 9");
+    goes_on(&board, "the camera process killed");
+
+    dying.kill();
+    board.says("front", "degraded", "refused");
+    assert_eq!(board.trouble("front"), "refused");
+    goes_on(&board, "the server gone");
+
+    assert!(board.metric("front", "restarts_total") >= 4);
+    // A part that is degraded for a moment is in the log.
+    let log = board.daemon.log();
+    let warned: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("camera yard: ") && !line.contains(" INFO "))
+        .collect();
+    assert!(warned.is_empty(), "{warned:#?}");
 }
 
 #[test]
@@ -513,5 +597,7 @@ fn snapshot_and_try_say_what_a_stream_is() {
     let rate = number(value("rate"));
     assert!((7.0..=13.0).contains(&rate), "{said}");
     assert!(number(value("processor")) < 200.0, "{said}");
-    assert!(number(value("first frame")) < 10.0, "{said}");
+    let latency = value("latency");
+    assert!(latency.ends_with("to the first frame"), "{said}");
+    assert!(number(latency) < 10.0, "{said}");
 }

@@ -5,13 +5,8 @@ use std::process::{Command, Stdio};
 
 use crate::support::{TestDaemon, text, wait_for};
 
-#[test]
-fn metrics_of_a_board_at_work_are_valid_and_name_nobody() {
-    let mut daemon = TestDaemon::new();
-    daemon.start_with_everybody();
-    let id = daemon.post_path(&daemon.put("obama_2.jpg", "a.jpg"));
-    assert_eq!(daemon.ended(id)["outcome"], "known");
-    let metrics = daemon.get_text("/metrics");
+/// Has Prometheus's own program check metrics.
+pub fn check(metrics: &str) {
     let mut check = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -31,6 +26,16 @@ fn metrics_of_a_board_at_work_are_valid_and_name_nobody() {
         "{}\n{metrics}",
         text(&output)
     );
+}
+
+#[test]
+fn metrics_of_a_board_at_work_are_valid_and_name_nobody() {
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    let id = daemon.post_path(&daemon.put("obama_2.jpg", "a.jpg"));
+    assert_eq!(daemon.ended(id)["outcome"], "known");
+    let metrics = daemon.get_text("/metrics");
+    check(&metrics);
     assert!(
         metrics
             .lines()

@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::Camera;
+use super::back_off::BackOff;
 use super::tracks::{Event, Frame, Likeness, Tracks};
-use super::{BackOff, Camera};
 use crate::domain::IdentifiedFace;
 use crate::engines::Recognised;
 use crate::queue::Failure;
@@ -144,7 +145,9 @@ impl Camera {
                 (Ok(faces), Some(Look { frame, came })) => {
                     {
                         let mut state = self.state();
-                        state.looks.looked += 1;
+                        if let Some(follow) = &mut state.counts.follow {
+                            follow.looked += 1;
+                        }
                         state.blind = None;
                     }
                     let events = tracks.look(&frame, &faces, came);
@@ -183,6 +186,9 @@ impl Camera {
                 }
                 Event::Ended(sight) => {
                     let (outcome, looks) = (sight.who.outcome, sight.looks);
+                    if let Some(follow) = &mut self.state().counts.follow {
+                        follow.end(outcome);
+                    }
                     tracing::debug!(
                         "{}: track {} ends, {outcome} by {looks} looks of which the best has \
                          quality {:.2}, {:.1} s long, at {:.0?}",
@@ -203,12 +209,12 @@ impl Camera {
             inner.face = tracks.count() > 0;
             inner.dropped
         };
-        let counts = {
-            let mut state = self.state();
-            (state.looks.dropped, state.looks.tracks) = (dropped, tracks.count());
-            state.looks
-        };
-        self.looks.set(&self.settings.name, counts);
+        let mut state = self.state();
+        state.counts.dropped = dropped;
+        if let Some(follow) = &mut state.counts.follow {
+            follow.tracks = tracks.count();
+        }
+        self.cameras.set(&self.settings.name, state.counts);
     }
 
     /// Notes why no frame is looked at.
