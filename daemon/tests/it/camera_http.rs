@@ -161,7 +161,11 @@ fn snapshots_with_digest_come_through_restarts_and_passwords() {
 
     server.lock(second);
     let said = board.says("yard", "degraded", "unauthorised: http://127.0.0.1:");
-    assert!(said.contains("refuses user and password"), "{said}");
+    assert_eq!(
+        said.matches("refuses user and password").count(),
+        1,
+        "{said}"
+    );
     assert_eq!(is_shown(&board), Vec::<String>::new());
     let begun = Instant::now();
     fs::write(&password, second).unwrap();
@@ -170,9 +174,10 @@ fn snapshots_with_digest_come_through_restarts_and_passwords() {
     board.says("yard", "ok", "taken");
     let waited = begun.elapsed();
     assert!(waited < Duration::from_secs(45), "after {waited:?}");
-    // One on the connection that was open, and one with a new nonce.
+    // Two on the connection that was open, since its nonce could have been too old, and one by the
+    // process after that: lighttpd delays its refusal for longer than `stall_after`.
     let refused = server.log().matches("wrong password").count();
-    assert!(refused <= 2, "cameras lock accounts: {refused} tries");
+    assert!(refused <= 3, "cameras lock accounts: {refused} tries");
     let log = board.daemon.log();
     assert!(!log.contains("pw-digest") && !log.contains(USER), "{log}");
     let sends = format!("http://127.0.0.1:{} sends ", server.port);

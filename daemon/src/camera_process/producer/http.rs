@@ -51,13 +51,20 @@ pub struct HttpCamera {
 pub enum HttpCameraError {
     /// No answer, or one that is an error.
     #[error("{name}: {0}", name = name(.0))]
-    Http(#[from] HttpError),
+    Http(HttpError),
     /// Answers without a picture.
     #[error("not a stream: {0} answers without a picture: {1}; check the path")]
     NoPicture(Address, String),
     /// The camera process has gone.
     #[error("the pictures cannot be passed on: {0}")]
     Output(#[from] std::io::Error),
+}
+
+// By hand, so that it is no `source`, whose words would be said twice.
+impl From<HttpError> for HttpCameraError {
+    fn from(error: HttpError) -> Self {
+        Self::Http(error)
+    }
 }
 
 fn name(error: &HttpError) -> &'static str {
