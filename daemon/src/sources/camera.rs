@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-pub use self::follow::Identify;
 use self::follow::Newest;
+pub use self::follow::{Identify, Tell};
 use super::{Intake, IntakeError};
 use crate::camera_process::wire::{self, Message, WireError};
 use crate::child::Child;
@@ -60,6 +60,8 @@ pub struct Camera {
     pub engines: Engines,
     /// Identifies the faces of a followed camera's frames.
     pub identify: Identify,
+    /// Takes what a followed camera sees, for sightings.
+    pub tell: Tell,
     /// Health of the camera.
     pub health: Health,
     /// Counts of followed cameras.

@@ -54,6 +54,7 @@ impl Site {
             disk,
             board: crate::status::thermal::Board::at(folder.path()),
             looks: crate::status::looks::Looks::default(),
+            sightings: crate::sightings::Counts::default(),
             health: Health::default(),
             device: "board-7".into(),
             cameras: Arc::new(["yard".into()]),
