@@ -2,8 +2,8 @@
 -- strangers, what is remembered about files and messages, and the board itself.
 --
 -- Times ending in _ms are wall clock, in milliseconds since 1970: for people to read, never for
--- order. Only due_ms, came_ms, last_came_ms and missing_since_ms are queue clock: milliseconds this
--- database has been in use, unaffected by a wrong board clock. Order is by id.
+-- order. Only due_ms, missing_since_ms and those that end in came_ms are queue clock: milliseconds
+-- this database has been in use, unaffected by a wrong board clock. Order is by id.
 -- Every vector ends with the first four bytes of the sha256 of the numbers before them: SQLite would
 -- not notice a bit flipped on the disk.
 
@@ -131,6 +131,10 @@ CREATE TABLE images (
 -- The queue: the next due image, and those that run alone.
 CREATE INDEX images_state_due ON images (state, due_ms);
 CREATE INDEX images_alone ON images (state, due_ms) WHERE alone = 1;
+-- Images that were put back after they came, on which the end of a sighting may have to wait. Due
+-- images that were not are found by images_state_due: theirs is the time they came.
+CREATE INDEX images_put_back ON images (came_ms)
+  WHERE state = 'pending' AND missing_since_ms IS NULL AND due_ms > came_ms;
 -- Images that wait for their file or its root, which are counted separately.
 CREATE INDEX images_missing ON images (source, id) WHERE state = 'pending' AND missing_since_ms IS NOT NULL;
 -- The same picture sent again: by key, or by an unfinished path from MQTT.
@@ -311,8 +315,11 @@ CREATE TABLE sightings (
   source      TEXT    NOT NULL,                  -- name of the camera, or the way its images came in
   began_ms    INTEGER NOT NULL,                  -- when the first look came in
   last_ms     INTEGER NOT NULL,                  -- when the last one came in
-  last_came_ms INTEGER NOT NULL,                 -- the same by the queue clock, by which the gap is measured
+  began_came_ms INTEGER NOT NULL DEFAULT 0,      -- both by the queue clock, by which the gap is measured
+  last_came_ms INTEGER NOT NULL,
+  until_came_ms INTEGER,                         -- looks that came later do not join; NULL: the gap decides
   ended_ms    INTEGER,                           -- when its end was found; NULL: it is open
+  bounds      TEXT    NOT NULL DEFAULT '[]',     -- JSON [left, top, right, bottom] of the last look, pixels
   -- Who it is, by all its looks.
   outcome     TEXT    NOT NULL CHECK (outcome IN ('known', 'uncertain', 'unknown')),
   person_id   INTEGER REFERENCES person (id) ON DELETE SET NULL,
@@ -321,17 +328,22 @@ CREATE TABLE sightings (
   margin      REAL,                              -- how much farther the next person is
   looks       INTEGER NOT NULL,
   space       TEXT    NOT NULL,                  -- embedding space of `total`
-  total       BLOB    NOT NULL,                  -- sum of the embeddings by weight, little-endian float32; empty: none or erased
+  total       BLOB    NOT NULL,                  -- sum of the embeddings by weight, little-endian float32; empty: none, erased or ended
   weight      REAL    NOT NULL,                  -- sum of the weights
   -- Its best face; NULL: it is gone.
   image_id    INTEGER,
   number      INTEGER,
   merit       REAL    NOT NULL,                  -- of the best face, to compare others with
   told        TEXT,                              -- JSON of the state that the last message told; NULL: none was made
-  changed     INTEGER NOT NULL                   -- number of its last told change, counted over all sightings
+  named       TEXT    NOT NULL DEFAULT '[]',     -- JSON [person id, …]: those whose event was made while it is open
+  changed     INTEGER NOT NULL,                  -- number of its last told change, counted over all sightings
+  stale       INTEGER NOT NULL DEFAULT 0         -- how often others changed its faces or people since it was judged
 ) STRICT;
 CREATE INDEX sightings_open ON sightings (source) WHERE ended_ms IS NULL;
 CREATE INDEX sightings_changed ON sightings (changed);
+CREATE INDEX sightings_stale ON sightings (id) WHERE stale > 0;
+-- Ended sightings that a late look may belong to.
+CREATE INDEX sightings_late ON sightings (source, last_came_ms) WHERE ended_ms IS NOT NULL;
 -- The timeline, newest first, whatever the filter.
 CREATE INDEX sightings_source ON sightings (source, id);
 CREATE INDEX sightings_person ON sightings (person_id, id) WHERE person_id IS NOT NULL;
@@ -346,6 +358,41 @@ CREATE TABLE sighting_faces (
   FOREIGN KEY (image_id, number) REFERENCES faces (image_id, number) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sighting_faces_sighting ON sighting_faces (sighting_id, image_id, number);
+-- A sighting is judged again when one of its faces is named, is not that person, or is done again;
+-- an ended one only if it says something else. It stays as it is when retention removes the image.
+CREATE TRIGGER sighting_face_renamed AFTER UPDATE OF outcome, person_id ON faces
+  WHEN old.outcome <> new.outcome OR old.person_id IS NOT new.person_id BEGIN
+  UPDATE sightings SET stale = stale + 1
+   WHERE id = (SELECT sighting_id FROM sighting_faces WHERE image_id = new.image_id AND number = new.number)
+     AND (ended_ms IS NULL OR person_id IS NOT new.person_id);
+END;
+CREATE TRIGGER sighting_face_left AFTER DELETE ON sighting_faces BEGIN
+  UPDATE sightings SET image_id = NULL, number = NULL
+   WHERE id = old.sighting_id AND image_id = old.image_id AND number = old.number;
+  UPDATE sightings SET stale = stale + 1
+   WHERE id = old.sighting_id AND EXISTS (SELECT 1 FROM images WHERE id = old.image_id);
+END;
+-- An embedding that is erased leaves the sum of its sighting as well, and its crop shows nothing.
+CREATE TRIGGER sighting_face_erased AFTER UPDATE OF embedding ON faces
+  WHEN length(new.embedding) = 0 AND length(old.embedding) > 0 BEGIN
+  UPDATE sightings SET total = x'', weight = 0, stale = stale + (ended_ms IS NULL)
+   WHERE id = (SELECT sighting_id FROM sighting_faces WHERE image_id = new.image_id AND number = new.number)
+     AND (ended_ms IS NULL OR length(total) > 0);
+  UPDATE sightings SET image_id = NULL, number = NULL
+   WHERE id = (SELECT sighting_id FROM sighting_faces WHERE image_id = new.image_id AND number = new.number)
+     AND image_id = new.image_id AND number = new.number;
+END;
+-- The group of a sighting's faces is its stranger, also when two groups become one. A sighting keeps
+-- the number when the group is gone.
+CREATE TRIGGER sighting_of_stranger AFTER INSERT ON stranger_faces BEGIN
+  UPDATE sightings SET stranger_id = new.stranger_id, stale = stale + (ended_ms IS NULL)
+   WHERE id = (SELECT sighting_id FROM sighting_faces WHERE image_id = new.image_id AND number = new.number)
+     AND outcome <> 'known' AND stranger_id IS NULL;
+END;
+CREATE TRIGGER sighting_of_merged_stranger AFTER UPDATE OF stranger_id ON stranger_faces BEGIN
+  UPDATE sightings SET stranger_id = new.stranger_id, stale = stale + (ended_ms IS NULL)
+   WHERE stranger_id = old.stranger_id;
+END;
 
 -- A message about a sighting that no broker has acknowledged, with the exact bytes, as `outbox`.
 CREATE TABLE sighting_outbox (
@@ -354,7 +401,9 @@ CREATE TABLE sighting_outbox (
   at_ms       INTEGER NOT NULL,                  -- when the look that caused it came in, from which its age counts
   tried       INTEGER NOT NULL DEFAULT 0,        -- 1: it may have left the board
   people      TEXT    NOT NULL,                  -- JSON [person id, …]: the people that the message names
-  payload     TEXT    NOT NULL
+  payload     TEXT    NOT NULL,
+  person_id   INTEGER,                           -- the person of the event that follows it; NULL: none
+  event       TEXT                               -- its exact bytes
 ) STRICT;
 CREATE INDEX sighting_outbox_sighting ON sighting_outbox (sighting_id);
 

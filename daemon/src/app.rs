@@ -4,6 +4,8 @@ mod mqtt;
 mod servers;
 mod services;
 
+use std::sync::Arc;
+
 use kith_pictures::decode::DecodeLimits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
@@ -13,12 +15,13 @@ use crate::engine_process::EngineSettings;
 use crate::http_server;
 use crate::people::Strangers;
 use crate::pipeline::{Dispatcher, Looker};
+use crate::sightings::Sightings;
 use crate::state_dir::StateDir;
 use crate::status::health::{Condition, Health};
 use crate::status::heartbeat::heartbeat;
 use crate::status::history;
 use crate::status::notify::Notifier;
-use crate::store::Store;
+use crate::store::{Store, Telling};
 use crate::supervise::Supervisor;
 use crate::{queue, sources};
 use services::Services;
@@ -81,13 +84,29 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         looker.run(stop)
     });
 
-    // People: unknown faces in groups, erasures to their end, a backup of the gallery.
+    // People: unknown faces in groups, sightings, erasures to their end, a backup of the gallery.
     services.keep(&mut tasks, "strangers", |services, stop| {
         let strangers = Strangers {
             people: services.people,
             health: services.health,
         };
         strangers.run(stop)
+    });
+    services.keep(&mut tasks, "sightings", |services, stop| {
+        let telling = Telling {
+            device: services.config.device.clone(),
+            publish: services.config.mqtt.enabled,
+        };
+        let sightings = Sightings {
+            people: services.people,
+            clock: services.queue.clock(),
+            gap: services.config.sighting_gap,
+            telling: Arc::new(telling),
+            counts: services.sightings,
+            sights: services.sights,
+            health: services.health,
+        };
+        sightings.run(stop)
     });
     services.keep(&mut tasks, "erasure", |services, stop| {
         services.people.keep_forgetting(services.health, stop)

@@ -12,10 +12,9 @@ use sha2::{Digest, Sha256};
 pub use self::certainty::Certainty;
 pub use self::engine_error::{EngineError, EngineErrorKind};
 pub use self::moment::{Moment, wall_clock_ms};
-// For the parts that follow.
-#[allow(unused_imports)]
 pub use self::sighting::{
-    FaceAddress, SeenStranger, SightingId, SightingMessage, SightingState, SightingStep, StrangerId,
+    CameraLook, FaceAddress, SeenStranger, SightingId, SightingMessage, SightingState,
+    SightingStep, StrangerId, TrackedFace,
 };
 
 /// Row number of an image; grows with acceptance order.

@@ -56,6 +56,11 @@ impl Topics {
         self.below("result")
     }
 
+    /// Out: a sighting began, changed or ended.
+    pub fn sightings(&self) -> String {
+        self.below("sighting")
+    }
+
     /// Out: a person was recognised.
     pub fn person(&self, level: &str) -> String {
         self.below(&format!("person/{level}"))

@@ -62,6 +62,8 @@ pub struct View {
     pub board: Board,
     /// Counts of cameras.
     pub camera_counts: Cameras,
+    /// Counts of sightings.
+    pub sightings: crate::sightings::Counts,
     /// Name of this device.
     pub device: String,
     /// Names of the configured cameras.

@@ -13,6 +13,7 @@ use crate::people::People;
 use crate::pipeline::Reader;
 use crate::queue::{Queue, Rules};
 use crate::recovery;
+use crate::sightings::{Counts, Sights};
 use crate::sources::Intake;
 use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
@@ -56,6 +57,10 @@ pub struct Services {
     pub board: Board,
     /// Counts of cameras.
     pub cameras: Cameras,
+    /// Counts of sightings.
+    pub sightings: Counts,
+    /// What followed cameras see, on its way to its sightings.
+    pub sights: Sights,
 }
 
 impl Services {
@@ -77,7 +82,7 @@ impl Services {
             max_missing: config.intake.max_missing,
             max_camera_bytes: config.retention.camera.bytes,
             device: config.device.clone(),
-            publish: config.mqtt.enabled,
+            publish: config.mqtt.enabled && config.mqtt.results,
         };
         let queue = Queue::open(store.clone(), rules).await?;
         match queue.recover_spool(&state_dir).await? {
@@ -137,6 +142,8 @@ impl Services {
             disk,
             board: Board::here(),
             cameras: Cameras::default(),
+            sightings: Counts::default(),
+            sights: Sights::default(),
         };
         Ok((services, supervisor))
     }
@@ -194,6 +201,10 @@ impl Services {
                     identify: Arc::new({
                         let people = services.people;
                         move |recognised| people.identify(recognised)
+                    }),
+                    tell: Arc::new({
+                        let sights = services.sights;
+                        move |look| sights.send(look)
                     }),
                     health: services.health,
                     cameras: services.cameras,

@@ -63,6 +63,8 @@ pub struct Config {
     pub facerecog_listen: Option<SocketAddr>,
     /// Retries and their end.
     pub retry: Retry,
+    /// Time without a look after which a sighting ends.
+    pub sighting_gap: Duration,
     /// Limits for kept data.
     pub retention: Retention,
     /// Time that a stop may take.
@@ -299,6 +301,7 @@ impl Config {
                 .text("facerecog.listen")
                 .and_then(|text| address(&mut raw, "facerecog.listen", &text)),
             retry: retry(&mut raw),
+            sighting_gap: raw.duration("sighting.gap", secs(60), secs(1)..=secs(3600)),
             retention: Retention::check(&mut raw),
             drain: raw.duration("stop.drain", secs(10), secs(1)..=secs(600)),
             arguments: Vec::new(),

@@ -44,6 +44,8 @@ pub struct Mqtt {
     pub picture_topics: Vec<String>,
     /// Commands that clients may use to change something.
     pub commands: Vec<MqttCommand>,
+    /// False if the results of single images are not published.
+    pub results: bool,
     /// Time after which an event about a person expires.
     pub event_expiry: Duration,
     /// Limits for kept messages that were refused.
@@ -146,6 +148,7 @@ pub(super) fn mqtt(raw: &mut Raw) -> Mqtt {
             count: raw.number("mqtt.rejected_count", 100, 1..=100_000),
             bytes: raw.size("mqtt.rejected_bytes", 64 << 20, 1 << 20..=1 << 40),
         },
+        results: raw.flag("mqtt.results", true),
         event_expiry: raw.duration("mqtt.event_expiry", secs(600), secs(1)..=secs(7 * 86_400)),
         shared: shared(raw, version),
         home_assistant: home_assistant(raw),

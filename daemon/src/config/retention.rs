@@ -20,6 +20,8 @@ pub struct Retention {
     pub camera: Caps,
     /// Bytes that came by HTTP or MQTT, of images that failed.
     pub uploads: Caps,
+    /// Ended sightings.
+    pub sightings: Caps,
     /// Age after which embedding and crop of unknown faces are deleted.
     pub strangers: Option<Duration>,
 }
@@ -52,6 +54,12 @@ impl Retention {
             thumbnails: caps("thumbnails", 20_000, 512),
             camera: caps("camera", 10_000, 512),
             uploads: caps("uploads", 100, 256),
+            sightings: Caps {
+                age: age(raw, "retention.sightings.age", 365),
+                count: Some(raw.number("retention.sightings.count", 1_000_000, 0..=10_000_000))
+                    .filter(|count| *count > 0),
+                bytes: None,
+            },
             strangers: age(raw, "retention.strangers", 14),
         }
     }

@@ -1,12 +1,10 @@
 //! The words of sightings as types: state, message, address of a face. No rules here; those are in
 //! `sightings`.
 
-#![allow(dead_code)]
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ImageId, NamedCandidate, Outcome};
+use super::{ImageId, NamedCandidate, Outcome, PersonId};
 
 /// Row number of a sighting.
 pub type SightingId = i64;
@@ -90,4 +88,34 @@ pub struct SightingMessage {
     pub before: Option<SightingState>,
     /// State now.
     pub after: SightingState,
+}
+
+/// The faces of a followed camera's frame, of which nothing is stored.
+#[derive(Debug, Clone)]
+pub struct CameraLook {
+    /// Name of the camera.
+    pub camera: String,
+    /// When the frame came.
+    pub came: std::time::Instant,
+    /// Its faces that belong to a track.
+    pub faces: Vec<TrackedFace>,
+    /// Every track that has not ended.
+    pub live: Vec<u64>,
+}
+
+/// A face of such a frame.
+#[derive(Debug, Clone)]
+pub struct TrackedFace {
+    /// Number of its track.
+    pub track: u64,
+    /// Left, top, right, bottom in pixels.
+    pub bounds: [f32; 4],
+    /// Quality, 0 to 1.
+    pub quality: f32,
+    /// Known, uncertain or unknown, by itself.
+    pub outcome: Outcome,
+    /// The person it is (known) or may be (uncertain).
+    pub person: Option<PersonId>,
+    /// Embedding in the space of the gallery.
+    pub embedding: Vec<f32>,
 }

@@ -37,6 +37,11 @@ impl QueueClock {
         self.base_ms + i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX / 2)
     }
 
+    /// Returns the reading at the start of this run.
+    pub fn started_ms(&self) -> i64 {
+        self.base_ms
+    }
+
     /// Returns the time left until `due_ms`.
     pub fn until(&self, due_ms: i64) -> Duration {
         Duration::from_millis(u64::try_from(due_ms - self.now_ms()).unwrap_or(0))

@@ -115,6 +115,7 @@ impl Sweeper {
             camera,
             uploads,
             images,
+            sightings,
             strangers,
         } = self.retention.clone();
         let (mut age, mut old) = (strangers, self.known_older(strangers, steady).await?);
@@ -133,6 +134,7 @@ impl Sweeper {
             }
             self.keep_below(kind, &caps, old).await?;
         }
+        self.keep_sightings(&sightings, steady).await?;
         // A file that cannot be deleted does not hold up the others, and is reported until it is
         // gone.
         match self.store.delete_discarded().await? {
@@ -207,6 +209,31 @@ impl Sweeper {
                 return Ok(());
             }
             tracing::debug!("retention removed {} of the oldest {kind:?}", gone.rows);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Removes the oldest ended sightings beyond their caps.
+    async fn keep_sightings(
+        &self,
+        caps: &Caps,
+        steady: Option<Duration>,
+    ) -> Result<(), StoreError> {
+        let before_ms = match (caps.age, steady) {
+            (Some(age), Some(steady)) if steady >= STEADY.min(age) => {
+                let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+                Some(wall_clock_ms().saturating_sub(age_ms))
+            }
+            _ => None,
+        };
+        loop {
+            let gone = self
+                .store
+                .remove_sightings(caps.count, before_ms, BATCH)
+                .await?;
+            if gone < BATCH {
+                return Ok(());
+            }
             tokio::time::sleep(PAUSE).await;
         }
     }

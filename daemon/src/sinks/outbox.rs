@@ -1,8 +1,9 @@
-//! Publishes results and the messages that follow from them (events about known people, the last
-//! face): oldest first, each until the broker has acknowledged it, never retained.
+//! Publishes results, and what happened to sightings with the event about a person that follows:
+//! each kind oldest first, each message until the broker has acknowledged it, never retained.
 //!
-//! A result is sent again only byte for byte. Its events are derived from the rows of its image each
-//! time. Recognitions are moments: a retained one would unlock doors tomorrow.
+//! A message is sent again only byte for byte. Results wait for the broker however long it is away;
+//! sightings and events expire. Recognitions are moments: a retained one would unlock doors
+//! tomorrow. The last face is read anew each time, and goes before what it shows.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +15,9 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{NamedCandidate, Outcome, wall_clock_ms};
-use crate::result::ResultMessage;
+use crate::domain::{FaceAddress, ImageId, Origin, SightingMessage, wall_clock_ms};
 use crate::status::health::{Condition, Health};
-use crate::store::{Store, UnsentResult};
+use crate::store::{Store, UnsentResult, UnsentSighting};
 use crate::topics::Topics;
 
 const BATCH: usize = 64;
@@ -41,13 +41,13 @@ pub struct Outbox {
     pub topics: Topics,
     /// Name of the board.
     pub device: String,
-    /// Lifetime of an event about a person.
+    /// Lifetime of sightings and of events about people.
     pub event_expiry: Duration,
     /// Publish the crop of the best face as well.
     pub last_face: bool,
     /// Health report of the part.
     pub health: Health,
-    /// Topics of events that the broker refused at the last attempt, and why.
+    /// Topics of sightings and events that the broker refused at the last attempt, and why.
     pub refused_events: Mutex<BTreeMap<String, String>>,
 }
 
@@ -121,8 +121,15 @@ enum Pace {
 }
 
 impl Outbox {
-    /// Publishes one batch; true when there may be more.
+    /// Publishes one batch of each kind; true when there may be more.
     async fn drain(&self, pace: Pace) -> anyhow::Result<bool> {
+        let results = self.drain_results(pace).await;
+        // Results that are refused do not hold up sightings, which are no news later.
+        let sightings = self.drain_sightings().await?;
+        Ok(results? || sightings)
+    }
+
+    async fn drain_results(&self, pace: Pace) -> anyhow::Result<bool> {
         let (batch, under_way) = match pace {
             Pace::Stream => (BATCH, UNDER_WAY),
             Pace::OneByOne => (1, 1),
@@ -155,7 +162,7 @@ impl Outbox {
         first_error.map(|()| more)
     }
 
-    /// Returns the result and the messages that follow from it.
+    /// Returns the result and the last face that follows it.
     async fn messages(&self, result: UnsentResult) -> anyhow::Result<(Message, Vec<Message>)> {
         let UnsentResult { payload, ended, .. } = result;
         let result = Message {
@@ -165,52 +172,92 @@ impl Outbox {
             ..Message::default()
         };
         // A result that its image's rows no longer tell is sent again and makes no news.
-        let Some(ended) = ended else {
+        let Some(ended) = ended.filter(|ended| !ended.faces.is_empty()) else {
             return Ok((result, Vec::new()));
         };
-        let Some(left) = news_for(&ended, self.event_expiry, wall_clock_ms()) else {
+        let Some(left) = news_for(ended.accepted_at_ms, self.event_expiry, wall_clock_ms()) else {
             return Ok((result, Vec::new()));
         };
-        let of = |topic, payload, kind: &str| Message {
-            topic,
-            payload,
-            content_type: Some(kind.into()),
-            expiry: Some(left),
-            ..Message::default()
+        let best = FaceAddress {
+            image_id: ended.image_id,
+            number: 1,
         };
-        let mut follows = Vec::new();
-        for (person, event) in events(&ended) {
-            // An engine that names people itself may know some who are not enrolled here.
-            let level = self.store.person_topic(person.person_id).await?;
-            let level = level.unwrap_or_else(|| format!("person--{}", person.person_id));
-            follows.push(of(
-                self.topics.person(&level),
-                event.to_string().into_bytes(),
-                "application/json",
-            ));
-        }
-        if self.last_face && !ended.faces.is_empty() {
-            // The crop is gone already, or the engine gives none.
-            let crop = self
-                .store
-                .crop(ended.image_id, 1)
-                .await?
-                .filter(|crop| !crop.is_empty());
-            if let Some(jpeg) = crop {
-                let origin = last_face_origin(&ended).to_string().into_bytes();
-                follows.push(of(self.topics.last_face(), jpeg, "image/jpeg"));
-                follows.push(of(
-                    self.topics.last_face_origin(),
-                    origin,
-                    "application/json",
-                ));
-            }
-        }
-        Ok((result, follows))
+        Ok((result, self.last_face(&best, left).await?))
     }
 
-    /// Handles the broker's answer to a result; after an acknowledgement its events go out, before
-    /// those of the next result.
+    /// Returns the messages with a face and where it comes from, if Home Assistant shows faces.
+    async fn last_face(&self, face: &FaceAddress, left: Duration) -> anyhow::Result<Vec<Message>> {
+        if !self.last_face {
+            return Ok(Vec::new());
+        }
+        let FaceAddress { image_id, number } = *face;
+        // The crop is gone already, or the engine gives none.
+        let crop = self.store.crop(image_id, number).await?;
+        let (Some(jpeg), Some(image)) = (
+            crop.filter(|crop| !crop.is_empty()),
+            self.store.image_origin(image_id).await?,
+        ) else {
+            return Ok(Vec::new());
+        };
+        let origin = last_face_origin(image_id, &image).to_string().into_bytes();
+        let of = |topic, payload, kind| news(topic, payload, kind, left);
+        Ok(vec![
+            of(self.topics.last_face(), jpeg, "image/jpeg"),
+            of(self.topics.last_face_origin(), origin, JSON),
+        ])
+    }
+
+    /// Publishes one batch of messages about sightings; true when there may be more.
+    async fn drain_sightings(&self) -> anyhow::Result<bool> {
+        let expiry_ms = i64::try_from(self.event_expiry.as_millis()).unwrap_or(i64::MAX);
+        let oldest_ms = wall_clock_ms().saturating_sub(expiry_ms);
+        let waiting = self.store.take_unsent_sightings(BATCH, oldest_ms).await?;
+        let more = waiting.len() == BATCH;
+        for message in waiting {
+            let id = message.id;
+            let mut published = Vec::new();
+            for message in self.about_sighting(message).await? {
+                let topic = message.topic.clone();
+                match self.publisher.publish(message).await {
+                    Err(PublishError::Disconnected) => {
+                        return Err(PublishError::Disconnected.into());
+                    }
+                    // It would be no news when the broker's configuration has been corrected.
+                    answer => published.push((topic, answer)),
+                }
+            }
+            self.show_events(published);
+            self.store.mark_sighting_sent(id).await?;
+        }
+        Ok(more)
+    }
+
+    /// Returns the messages about a step of a sighting in their order: its face, the step, and the
+    /// event about its person. None when it is no news any more.
+    async fn about_sighting(&self, unsent: UnsentSighting) -> anyhow::Result<Vec<Message>> {
+        let Some(left) = news_for(unsent.at_ms, self.event_expiry, wall_clock_ms()) else {
+            return Ok(Vec::new());
+        };
+        let told: Option<SightingMessage> = serde_json::from_str(&unsent.payload).ok();
+        let face = told
+            .filter(|told| told.ended_ms.is_none())
+            .and_then(|told| told.after.face);
+        let mut messages = match face {
+            Some(face) => self.last_face(&face, left).await?,
+            None => Vec::new(),
+        };
+        let of = |topic, text: String| news(topic, text.into_bytes(), JSON, left);
+        messages.push(of(self.topics.sightings(), unsent.payload));
+        if let Some((person, event)) = unsent.event
+            && let Some(level) = self.store.person_topic(person).await?
+        {
+            messages.push(of(self.topics.person(&level), event));
+        }
+        Ok(messages)
+    }
+
+    /// Handles the broker's answer to a result; after an acknowledgement its face goes out, before
+    /// the next result's.
     async fn taken(
         &self,
         id: i64,
@@ -277,10 +324,24 @@ impl Outbox {
     }
 }
 
-/// Returns how long the events of a result are still news, counted from acceptance: a door must not
-/// open for a person who stood there an hour ago, or at a time the board cannot tell.
-fn news_for(ended: &ResultMessage, expiry: Duration, now_ms: i64) -> Option<Duration> {
-    let age_ms = now_ms - ended.accepted_at_ms;
+const JSON: &str = "application/json";
+
+/// Makes a message that is dropped when it is no news any more.
+fn news(topic: String, payload: Vec<u8>, kind: &str, left: Duration) -> Message {
+    Message {
+        topic,
+        payload,
+        content_type: Some(kind.into()),
+        expiry: Some(left),
+        ..Message::default()
+    }
+}
+
+/// Returns how long something is still news, counted from its moment (wall clock), such as the
+/// acceptance of a picture: a door must not open for a person who stood there an hour ago, or at a
+/// time the board cannot tell.
+fn news_for(at_ms: i64, expiry: Duration, now_ms: i64) -> Option<Duration> {
+    let age_ms = now_ms - at_ms;
     if age_ms < -CLOCK_STEP_MS {
         return None;
     }
@@ -290,109 +351,28 @@ fn news_for(ended: &ResultMessage, expiry: Duration, now_ms: i64) -> Option<Dura
 
 /// Returns where the last face comes from. It names no person, so that nothing of a person stays
 /// with a subscriber that keeps it.
-fn last_face_origin(ended: &ResultMessage) -> serde_json::Value {
+fn last_face_origin(image_id: ImageId, (source, origin): &(String, Origin)) -> serde_json::Value {
     json!({
-        "image_id": ended.image_id,
-        "source": ended.source,
-        "camera": ended.camera,
-        "event": ended.event,
+        "image_id": image_id,
+        "source": source,
+        "camera": origin.camera,
+        "event": origin.event,
     })
-}
-
-/// Returns one event for each known face, with its person.
-fn events(ended: &ResultMessage) -> Vec<(&NamedCandidate, serde_json::Value)> {
-    let known = ended
-        .faces
-        .iter()
-        .zip(1..)
-        .filter(|(face, _)| face.outcome == Outcome::Known);
-    known
-        .filter_map(|(face, number)| {
-            let person = face.person.as_ref()?;
-            let event = json!({
-                "event_id": format!("{}-{number}", ended.result_id),
-                "result_id": ended.result_id,
-                "supersedes": ended.supersedes,
-                "image_id": ended.image_id,
-                "device": ended.device,
-                "person": { "id": person.person_id, "name": person.name },
-                "distance": face.distance,
-                "margin": face.margin,
-                "quality": face.quality,
-                "box": face.bounds,
-                "source": ended.source,
-                "path": ended.path,
-                "camera": ended.camera,
-                "event": ended.event,
-                "picture_key": ended.picture_key,
-                "finished_at_ms": ended.finished_at_ms,
-            });
-            Some((person, event))
-        })
-        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Source, State};
-    use crate::result::FaceMessage;
 
     #[test]
-    fn only_known_faces_are_events_and_repeat_unchanged() {
-        let face = |outcome| FaceMessage {
-            bounds: [0.0, 1.0, 2.0, 3.0],
-            score: 1.0,
-            quality: 0.5,
-            objection: None,
-            outcome,
-            person: Some(NamedCandidate {
-                person_id: 7,
-                name: "Ann Lee".into(),
-                distance: Some(0.4),
-            }),
-            distance: Some(0.4),
-            margin: None,
-            candidates: Vec::new(),
-        };
-        let ended = ResultMessage {
-            result_id: "r".into(),
-            image_id: 3,
-            device: "board".into(),
-            source: Source::Mqtt,
-            path: "/a".into(),
-            camera: Some("front".into()),
-            event: None,
-            state: State::Processed,
-            outcome: Some(Outcome::Known),
-            reason: None,
-            remark: None,
-            picture_key: Some("k".into()),
-            supersedes: None,
-            width: None,
-            height: None,
-            faces: vec![face(Outcome::Uncertain), face(Outcome::Known)],
-            timings: None,
-            engine: None,
-            attempts: 1,
-            accepted_at_ms: 1000,
-            finished_at_ms: 5000,
-            duration_ms: 1,
-        };
-        let (first, again) = (events(&ended), events(&ended));
-        assert_eq!(first.len(), 1);
-        assert_eq!(first[0].0.person_id, 7);
-        assert_eq!(first[0].1["event_id"], "r-2");
-        assert_eq!(first[0].1.to_string(), again[0].1.to_string());
-        assert_eq!(first[0].1["camera"], "front");
-        assert_eq!(last_face_origin(&ended)["camera"], "front");
-        // Counted from acceptance, however long the picture waited; never when that is in the
-        // future.
-        let news = |now_ms| news_for(&ended, Duration::from_secs(10), now_ms);
+    fn news_age_from_their_moment_and_never_come_from_the_future() {
+        let news = |now_ms| news_for(1000, Duration::from_secs(10), now_ms);
         assert_eq!(news(6000), Some(Duration::from_secs(5)));
         assert_eq!(
             (news(11_000), news(-10_000), news(900)),
             (None, None, Some(Duration::from_secs(10)))
         );
+        let origin = ("mqtt".to_string(), Origin::camera("front"));
+        assert_eq!(last_face_origin(3, &origin)["camera"], "front");
     }
 }

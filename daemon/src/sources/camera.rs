@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::back_off::BackOff;
-pub use self::follow::Identify;
 use self::follow::Newest;
+pub use self::follow::{Identify, Tell};
 use super::{Intake, IntakeError};
 use crate::camera_process::wire::{self, Message, WireError};
 use crate::child::Child;
@@ -64,6 +64,8 @@ pub struct Camera {
     pub engines: Engines,
     /// Identifies the faces of a followed camera's frames.
     pub identify: Identify,
+    /// Takes what a followed camera sees, for sightings.
+    pub tell: Tell,
     /// Health of the camera.
     pub health: Health,
     /// Counts of all cameras.

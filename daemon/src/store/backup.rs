@@ -30,13 +30,15 @@ pub(super) const GALLERY: [&str; 7] = [
     "merged",
 ];
 /// Tables of the past, parent tables first.
-pub(super) const PAST: [&str; 8] = [
+pub(super) const PAST: [&str; 10] = [
     "images",
     "thumbnails",
     "faces",
     "results",
     "strangers",
     "stranger_faces",
+    "sightings",
+    "sighting_faces",
     "folders",
     "seen",
 ];

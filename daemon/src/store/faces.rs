@@ -6,7 +6,8 @@ use super::clustering::{GROUP_AGAIN, to_group_again};
 use super::facts::store_fact;
 use super::people::{holder, insert_picture, person_row};
 use super::{
-    Commit, EnrolledPicture, Store, StoreError, StrangerId, blob_to_vector, vector_to_blob,
+    Commit, EnrolledPicture, Store, StoreError, StrangerId, blob_to_vector, sightings,
+    vector_to_blob,
 };
 use crate::domain::{ImageId, Outcome, PersonId, wall_clock_ms};
 use crate::names;
@@ -127,6 +128,7 @@ impl Store {
             connection
                 .prepare_cached("UPDATE strangers SET person_id = ?2 WHERE id = ?1")?
                 .execute(params![id, person])?;
+            sightings::name_stranger(connection, id, person)?;
             // Counter-examples that reject a face of the group for this person no longer hold.
             connection
                 .prepare_cached(

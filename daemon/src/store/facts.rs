@@ -32,7 +32,7 @@ impl Store {
     /// Returns the latest stored reading of the queue clock, in milliseconds.
     ///
     /// An image that is put back has a due time in the future, so the reading is stored with it. A
-    /// newly accepted image is due at once and its due time serves as the reading, which saves a
+    /// newly accepted image is due at once; the time it came serves as the reading, which saves a
     /// page write.
     pub async fn queue_clock(&self) -> Result<i64, StoreError> {
         let written = self
@@ -46,10 +46,18 @@ impl Store {
                     "SELECT due_ms FROM images WHERE state = ?1 AND reason IS NULL ORDER BY due_ms DESC LIMIT 1",
                 )?;
                 let mut of = |state: &str| newest.query_row([state], |row| row.get::<_, i64>(0)).optional();
-                Ok(of("pending")?.max(of("processing")?))
+                let waiting = of("pending")?.max(of("processing")?);
+                // Retention may have removed the newest image, but not a sighting that is open.
+                let came = connection.query_row(
+                    "SELECT max(coalesce((SELECT came_ms FROM images ORDER BY id DESC LIMIT 1), 0),
+                                coalesce((SELECT max(last_came_ms) FROM sightings WHERE ended_ms IS NULL), 0))",
+                    [],
+                    |row| row.get::<_, i64>(0),
+                )?;
+                Ok(waiting.map_or(came, |waiting| waiting.max(came)))
             })
             .await?;
-        Ok(accepted.map_or(written, |accepted| accepted.max(written)))
+        Ok(accepted.max(written))
     }
 }
 

@@ -349,6 +349,11 @@ impl Kind {
             (_, "image_name", _) => Self::Label,
             ("images", "camera" | "event", _) => Self::Origin,
             (_, "sha256", _) => Self::Sum,
+            ("sightings", "uid", _) => Self::Label,
+            ("sightings", "began_ms" | "last_ms" | "ended_ms", _) => Self::Number {
+                least: 0,
+                most: LATEST_MS,
+            },
             (_, "uid" | "into_uid", _) => Self::Uid,
             (_, "bounds", _) => {
                 Self::Json(|text| finite(serde_json::from_str::<[f32; 4]>(text).ok()))
@@ -366,7 +371,7 @@ impl Kind {
             (_, "timings", _) => {
                 Self::Json(|text| finite(serde_json::from_str::<[f32; 5]>(text).ok()))
             }
-            ("faces", "embedding", _) | ("strangers", "total", _) => {
+            ("faces", "embedding", _) | ("strangers" | "sightings", "total", _) => {
                 Self::Embedding { empty: true }
             }
             (_, "vector", _) => Self::Embedding { empty: false },

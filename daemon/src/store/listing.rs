@@ -8,7 +8,7 @@ use super::rejected::rejected_counts;
 use super::results::{named_candidates, timings_of};
 use super::strangers::StrangerId;
 use super::{Store, StoreError, readable, text, text_if_any};
-use crate::domain::{ImageId, NamedCandidate, Outcome, PersonId, Timings};
+use crate::domain::{ImageId, NamedCandidate, Origin, Outcome, PersonId, Timings};
 
 /// Images per state, and other counts for the operator.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
@@ -174,6 +174,23 @@ impl Store {
             connection
                 .prepare_cached("SELECT crop FROM faces WHERE image_id = ?1 AND number = ?2 AND length(crop) > 0")?
                 .query_row(params![id, number], |row| row.get(0))
+                .optional()
+        })
+        .await
+    }
+
+    /// Returns the way an image came in, as a word, and its camera and event.
+    pub async fn image_origin(&self, id: ImageId) -> Result<Option<(String, Origin)>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT source, camera, event FROM images WHERE id = ?1")?
+                .query_row([id], |row| {
+                    let origin = Origin {
+                        camera: text_if_any(row, 1)?,
+                        event: text_if_any(row, 2)?,
+                    };
+                    Ok((text(row, 0)?, origin))
+                })
                 .optional()
         })
         .await

@@ -27,6 +27,7 @@ mod rejected;
 mod restore;
 mod results;
 mod retention;
+mod sightings;
 mod sources;
 mod spool;
 mod strangers;
@@ -73,6 +74,9 @@ pub use restore::{Amounts, amounts};
 pub use results::UnsentResult;
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
+pub use sightings::{
+    SeenFace, SeenImage, Sighting, SightingChange, StaleSighting, Telling, UnsentSighting,
+};
 use sources::CameraCounts;
 pub use strangers::{StrangerFace, StrangerId, StrangerRow};
 // For the task that tells sightings.

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::facts::store_fact;
 use super::{
-    CANDIDATES, Commit, Store, StoreError, blob_to_vector, readable, text, text_if_any,
+    CANDIDATES, Commit, Store, StoreError, blob_to_vector, readable, sightings, text, text_if_any,
     vector_to_blob,
 };
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
@@ -393,6 +393,7 @@ impl Store {
                 )));
             }
             let renamed = write_name(connection, id, &name)?;
+            sightings::rename_person(connection, id)?;
             Ok(if renamed == 0 {
                 PersonChange::NotFound
             } else {
@@ -433,6 +434,8 @@ impl Store {
             }
             connection.execute("UPDATE person_images SET person_id = ?2 WHERE person_id = ?1", [id, into])?;
             connection.execute("UPDATE counter_examples SET person_id = ?2 WHERE person_id = ?1", [id, into])?;
+            // Before the faces, so that ended sightings agree with their faces' new person.
+            sightings::merge_people(connection, id, into)?;
             connection.execute("UPDATE faces SET person_id = ?2 WHERE person_id = ?1", [id, into])?;
             connection.execute(
                 "INSERT OR REPLACE INTO merged (uid, into_uid, person_id) VALUES (?1, ?2, ?3)",

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::backup::{Contents, GALLERY, PAST, blocking, copy_rows, copy_rows_or};
 use super::foreign::LeftOut;
-use super::{CANDIDATES, Commit, Store, StoreError, erase, folders, people};
+use super::{CANDIDATES, Commit, Store, StoreError, erase, folders, people, sightings};
 use crate::domain::PersonId;
 use crate::names;
 
@@ -155,6 +155,7 @@ fn replace(
         )?;
         before.images = gone as u64;
         here.execute("DELETE FROM strangers", [])?;
+        sightings::remove_past(here)?;
     }
     // Pictures now in the engine were to be matched with people who are gone, so they are redone.
     here.execute(
@@ -174,6 +175,7 @@ fn replace(
     } else {
         0
     };
+    sightings::judge_all_again(here)?;
     // Numbers once given out are never reused.
     let mut sequences = clean.prepare("SELECT name, seq FROM sqlite_sequence")?;
     let mut rows = sequences.query([])?;
@@ -210,6 +212,14 @@ fn add_past(here: &Connection, clean: &Connection) -> rusqlite::Result<u64> {
         "UPDATE images SET idempotency_key = NULL WHERE idempotency_key IN (SELECT value FROM json_each(?1))",
         [list("SELECT json_group_array(idempotency_key) FROM images WHERE idempotency_key IS NOT NULL")?],
     )?;
+    clean.execute(
+        "DELETE FROM sightings WHERE id IN (SELECT value FROM json_each(?1)) OR uid IN (SELECT value FROM json_each(?2))",
+        [
+            list("SELECT json_group_array(id) FROM sightings")?,
+            list("SELECT json_group_array(uid) FROM sightings")?,
+        ],
+    )?;
+    sightings::prepare_restored(clean)?;
     for table in PAST {
         match table {
             // Results keep their order and get new numbers: results of this board may use the old
@@ -229,6 +239,7 @@ fn add_past(here: &Connection, clean: &Connection) -> rusqlite::Result<u64> {
             _ => _ = copy_rows(clean, here, table, &format!("SELECT * FROM {table}"), [])?,
         }
     }
+    sightings::skip_results(here)?;
     Ok(left_out as u64)
 }
 
@@ -259,6 +270,7 @@ fn erase_from_kept(here: &Connection, clean: &Connection) -> rusqlite::Result<()
         people.extend(person);
     }
     for person in people {
+        sightings::erase_person(here, person)?;
         for image in erase::images_with(here, person)? {
             erase::erase_from_image(here, image, person, &[])?;
         }

@@ -100,6 +100,7 @@ pub async fn metrics(State(view): State<View>) -> Result<impl IntoResponse, Prob
     register_disk(&mut registry, &view.disk.report().await?);
     register_board(&mut registry, &view.board.report().await);
     register_cameras(&mut registry, &view.camera_counts.all());
+    register_sightings(&mut registry, view.sightings.read());
     let _ = encode_registry(&mut open_metrics, &registry);
     Ok((
         [(
@@ -269,6 +270,17 @@ fn register_board(registry: &mut Registry, board: &BoardReport) {
             ConstGauge::new(i64::from(throttled)),
         );
     }
+}
+
+fn register_sightings(registry: &mut Registry, [begun, ended, open]: [u64; 3]) {
+    for (name, help, count) in [
+        ("sightings_begun", "Sightings that began", begun),
+        ("sightings_ended", "Sightings that ended", ended),
+    ] {
+        registry.register(name, help, ConstCounter::new(count));
+    }
+    let help = "Sightings that have not ended";
+    registry.register("sightings_open", help, ConstGauge::new(open as i64));
 }
 
 /// Registers the frames of the configured cameras, and the faces of those that are followed.

@@ -48,6 +48,7 @@ mod release; // what ./dev release refuses
 mod retention; // what is kept no longer
 mod service; // as systemd sees it: readiness, watchdog, unit, credentials, kithd allow
 mod shared; // several boards, one topic
+mod sightings; // who came: told from begin to end, over restarts
 mod spool; // accepted pictures over kills and lost rows
 mod state_folder; // moved away, read-only, full, open to others
 mod strangers; // unknown people in groups, and what the gallery says of the threshold

@@ -38,6 +38,7 @@ impl Shelf {
             thumbnails: none(),
             camera: none(),
             uploads: none(),
+            sightings: none(),
             strangers: None,
         };
         set(&mut retention);

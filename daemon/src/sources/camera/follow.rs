@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Camera;
 use super::back_off::BackOff;
 use super::tracks::{Event, Frame, Likeness, Tracks};
-use crate::domain::IdentifiedFace;
+use crate::domain::{CameraLook, IdentifiedFace, TrackedFace};
 use crate::engines::Recognised;
 use crate::queue::Failure;
 
@@ -29,6 +29,9 @@ const CHECK: Duration = Duration::from_secs(1);
 
 /// Identifies the faces that an engine found in a frame.
 pub type Identify = Arc<dyn Fn(Recognised) -> Result<Vec<IdentifiedFace>, Failure> + Send + Sync>;
+
+/// Takes what is seen of tracks, for their sightings. It must not wait.
+pub type Tell = Arc<dyn Fn(CameraLook) + Send + Sync>;
 
 /// The newest frame of a followed camera, on its way from its process to the engine.
 #[derive(Default)]
@@ -113,6 +116,9 @@ impl Camera {
         let mut well_since = Instant::now();
         loop {
             let events = tracks.expire(Instant::now());
+            if !events.is_empty() {
+                self.tell_sightings(&tracks, &[], Instant::now());
+            }
             self.handle(events).await;
             self.count(newest, &tracks);
             let ready = async {
@@ -151,6 +157,7 @@ impl Camera {
                         state.blind = None;
                     }
                     let events = tracks.look(&frame, &faces, came);
+                    self.tell_sightings(&tracks, &faces, came);
                     self.handle(events).await;
                 }
                 (Err(Failure::Unreadable { why, .. }), _) => {
@@ -166,7 +173,9 @@ impl Camera {
                 (Ok(_), None) => {}
             }
         }
-        self.handle(tracks.finish()).await;
+        let events = tracks.finish();
+        self.tell_sightings(&tracks, &[], Instant::now());
+        self.handle(events).await;
         self.count(newest, &tracks);
     }
 
@@ -201,6 +210,27 @@ impl Camera {
                 }
             }
         }
+    }
+
+    /// Tells the faces of a frame that belong to tracks.
+    fn tell_sightings(&self, tracks: &Tracks, faces: &[IdentifiedFace], came: Instant) {
+        let of_track = |(track, bounds): (_, Option<[f32; 4]>)| {
+            let face = faces.iter().find(|face| Some(face.bounds) == bounds)?;
+            Some(TrackedFace {
+                track,
+                bounds: face.bounds,
+                quality: face.quality,
+                outcome: face.outcome,
+                person: face.person.as_ref().map(|person| person.person_id),
+                embedding: face.embedding.clone(),
+            })
+        };
+        (self.tell)(CameraLook {
+            camera: self.settings.name.clone(),
+            came,
+            faces: tracks.places().filter_map(of_track).collect(),
+            live: tracks.places().map(|(track, _)| track).collect(),
+        });
     }
 
     fn count(&self, newest: &Newest, tracks: &Tracks) {

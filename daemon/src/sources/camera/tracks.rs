@@ -189,6 +189,12 @@ impl Tracks {
         self.tracks.iter().filter(|track| track.announced).count()
     }
 
+    /// Returns each track that is told of, and where its face is in the last frame, if it is.
+    pub fn places(&self) -> impl Iterator<Item = (TrackId, Option<[f32; 4]>)> {
+        let told = self.tracks.iter().filter(|track| track.announced);
+        told.map(|track| (track.id, (track.missed == 0).then_some(track.bounds)))
+    }
+
     /// Takes the faces of the next frame, which was taken at `now`.
     pub fn look(&mut self, frame: &Frame, faces: &[IdentifiedFace], now: Instant) -> Vec<Event> {
         let faces: Vec<_> = faces
