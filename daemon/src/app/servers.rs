@@ -35,6 +35,8 @@ pub fn start(services: &Services, tasks: &mut Supervisor) -> anyhow::Result<Hear
         disk: services.disk.clone(),
         board: services.board.clone(),
         camera_counts: services.cameras.clone(),
+        clock: services.queue.clock(),
+        gap: std::time::Duration::from_secs(60),
         device: config.device.clone(),
         cameras: config
             .cameras

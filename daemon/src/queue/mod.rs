@@ -22,10 +22,9 @@ use crate::domain::{
     Accepted, Claimed, EngineRole, Identified, ImageId, NewImage, Source, wall_clock_ms,
 };
 use crate::store::{End, ImageChange, Limits, NotAccepted, Place, PutBack, Store, StoreError};
-use clock::QueueClock;
 use missing::longest_wait_ms;
 
-pub use clock::synchronised;
+pub use clock::{QueueClock, synchronised};
 pub use failure::{Again, Failure};
 pub use retention::sweep;
 pub use throughput::ThroughputCounters;
@@ -142,6 +141,11 @@ impl Queue {
             missing: Arc::default(),
             throughput: Arc::default(),
         })
+    }
+
+    /// Returns the queue clock.
+    pub fn clock(&self) -> QueueClock {
+        self.clock
     }
 
     /// Checks whether another camera frame of this size may wait, before it is written.

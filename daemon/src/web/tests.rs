@@ -56,6 +56,8 @@ impl Site {
             board: crate::status::thermal::Board::at(folder.path()),
             camera_counts: Cameras::default(),
             health: Health::default(),
+            clock: crate::queue::QueueClock::resume(1_000_000),
+            gap: Duration::from_secs(60),
             device: "board-7".into(),
             cameras: Arc::new(["yard".into()]),
             topic: "kithd/board-7/image/post".into(),
