@@ -346,8 +346,12 @@ CREATE INDEX sightings_stale ON sightings (id) WHERE stale > 0;
 CREATE INDEX sightings_late ON sightings (source, last_came_ms) WHERE ended_ms IS NOT NULL;
 -- The timeline, newest first, whatever the filter.
 CREATE INDEX sightings_source ON sightings (source, id);
+CREATE INDEX sightings_outcome ON sightings (outcome, id);
 CREATE INDEX sightings_person ON sightings (person_id, id) WHERE person_id IS NOT NULL;
 CREATE INDEX sightings_stranger ON sightings (stranger_id, id, began_ms) WHERE stranger_id IS NOT NULL;
+CREATE INDEX sightings_day ON sightings (began_ms / 86400000, id);
+-- The last sighting of each person.
+CREATE INDEX sightings_known ON sightings (person_id, id) WHERE outcome = 'known';
 
 -- A face's place in a sighting.
 CREATE TABLE sighting_faces (

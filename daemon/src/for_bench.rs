@@ -14,7 +14,7 @@ pub use crate::child::cpu_and_group;
 // The precision, the pack and the device of a configuration.
 pub use crate::config::Config;
 // A database as after years.
-pub use crate::domain::wall_clock_ms;
+pub use crate::domain::{Moment, wall_clock_ms};
 pub use crate::store::{DATABASE, complete_names, open_writable, vector_to_blob};
 // Sightings of simulated visits.
 pub use crate::config::Judging;

@@ -76,6 +76,11 @@ impl Topics {
         self.below("face/origin")
     }
 
+    /// Out: who is here.
+    pub fn presence(&self) -> String {
+        self.below("presence")
+    }
+
     /// Out, retained: online or offline.
     pub fn status(&self) -> String {
         self.below("status")

@@ -15,6 +15,8 @@ pub struct Size {
     pub faces: i64,
     /// Enrolled people.
     pub people: i64,
+    /// Sightings.
+    pub sightings: i64,
 }
 
 const DIMENSION: usize = 128;
@@ -25,6 +27,10 @@ const THUMBNAIL_BYTES: usize = 6000;
 const THUMBNAILS: i64 = 20_000;
 /// Time between two images.
 const APART_MS: i64 = 30_000;
+/// Time between two sightings.
+const VISITS_APART_MS: i64 = 10_000;
+/// Sightings that go on.
+const OPEN: i64 = 12;
 
 /// Makes `kithd.db` in an empty folder, its embeddings in `space`; the newest image came in at
 /// `now_ms`.
@@ -36,9 +42,59 @@ pub fn fill(folder: &Path, size: Size, space: &str, now_ms: i64) -> anyhow::Resu
     let transaction = connection.unchecked_transaction()?;
     people(&transaction, size.people, space, now_ms)?;
     images(&transaction, size, space, now_ms, &mut random)?;
+    sightings(&transaction, size, space, now_ms, &mut random)?;
     history(&transaction, now_ms, &mut random)?;
     transaction.commit()?;
     connection.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);")?;
+    Ok(())
+}
+
+/// Adds sightings of eight cameras: of people, of strangers who came about 20 times each, and of faces
+/// that came once. The newest go on.
+fn sightings(
+    connection: &Connection,
+    size: Size,
+    space: &str,
+    now_ms: i64,
+    random: &mut fastrand::Rng,
+) -> rusqlite::Result<()> {
+    let mut sighting = connection.prepare(
+        "INSERT INTO sightings (id, uid, source, began_ms, last_ms, last_came_ms, ended_ms, outcome, person_id, stranger_id,
+                                distance, margin, looks, space, total, weight, image_id, number, merit, changed)
+         VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, 0.4, 0.2, 12, ?10, x'', 1, ?11, 1, 0.8, ?1)",
+    )?;
+    let every = (size.images / size.faces.max(1)).max(1);
+    for id in 1..=size.sightings {
+        let open = size.sightings - id < OPEN;
+        let began_ms = now_ms - (size.sightings - id) * VISITS_APART_MS;
+        let (outcome, person) = match random.u32(0..100) {
+            0..50 => ("known", size.people > 0),
+            50..55 => ("uncertain", size.people > 0),
+            _ => ("unknown", false),
+        };
+        let person = person.then(|| random.i64(1..=size.people.max(1)));
+        let stranger = (person.is_none() && random.bool())
+            .then(|| random.i64(1..=(size.sightings / 80).max(1)));
+        let face = 1 + every * random.i64(0..(size.images / every).max(1));
+        sighting.execute(params![
+            id,
+            format!("{id:032x}"),
+            format!("camera-{}", random.u32(0..8)),
+            began_ms,
+            began_ms + 8000,
+            (!open).then_some(began_ms + 68_000),
+            outcome,
+            person,
+            stranger,
+            space,
+            face
+        ])?;
+    }
+    // They are made already, not to be made of the results.
+    connection.execute(
+        "INSERT OR REPLACE INTO facts SELECT 'sightings_upto', coalesce(max(id), 0) FROM results",
+        [],
+    )?;
     Ok(())
 }
 
@@ -178,11 +234,17 @@ mod tests {
             images: 100,
             faces: 20,
             people: 7,
+            sightings: 50,
         };
         fill(folder.path(), size, "a space", 1_800_000_000_000).unwrap();
         let connection = Connection::open(folder.path().join(DATABASE)).unwrap();
         let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-        for (table, rows) in [("images", 100), ("faces", 20), ("person", 7)] {
+        for (table, rows) in [
+            ("images", 100),
+            ("faces", 20),
+            ("person", 7),
+            ("sightings", 50),
+        ] {
             let counted = number(&format!("SELECT count(*) FROM {table}")).unwrap();
             assert_eq!(counted, rows, "{table}");
         }

@@ -41,6 +41,7 @@ pub async fn memory(subject: &Subject, args: Memory) -> anyhow::Result<()> {
             images: 0,
             faces: 0,
             people: args.people,
+            sightings: 0,
         };
         let pack = load_pack(&subject.config.models)?;
         fill(folder.path(), size, pack.space(), wall_clock_ms())?;

@@ -7,7 +7,7 @@ use anyhow::bail;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
-use kithd::for_bench::{load_pack, wall_clock_ms};
+use kithd::for_bench::{Moment, load_pack, wall_clock_ms};
 use serde_json::json;
 
 use crate::Subject;
@@ -27,6 +27,9 @@ pub struct Page {
     /// Enrolled people
     #[arg(long, default_value_t = 1000)]
     people: i64,
+    /// Sightings
+    #[arg(long, default_value_t = 1_000_000)]
+    sightings: i64,
     /// Requests of each kind
     #[arg(long, default_value_t = 300)]
     requests: usize,
@@ -55,6 +58,7 @@ pub async fn page(subject: &Subject, args: Page) -> anyhow::Result<()> {
         images: args.images,
         faces: args.faces,
         people: args.people,
+        sightings: args.sightings,
     };
     let pack = load_pack(&subject.config.models)?;
     fill(folder.path(), size, pack.space(), wall_clock_ms())?;
@@ -71,7 +75,8 @@ pub async fn page(subject: &Subject, args: Page) -> anyhow::Result<()> {
     let mut client = connect(&daemon.address).await?;
     let mut rows: Vec<Row> = Vec::new();
     let middle = args.images / 2;
-    let kinds: [Kind; 14] = [
+    let half = args.sightings / 2;
+    let kinds: [Kind; 23] = [
         ("page, newest", Box::new(|_| "/".into())),
         (
             "page, deep",
@@ -105,6 +110,36 @@ pub async fn page(subject: &Subject, args: Page) -> anyhow::Result<()> {
         ("people", Box::new(|n| format!("/people?from={}", n % 900))),
         ("person", Box::new(|n| format!("/people/{}", 1 + n % 1000))),
         ("strangers", Box::new(|_| "/strangers".into())),
+        ("timeline, newest", Box::new(|_| "/sightings".into())),
+        (
+            "timeline, deep",
+            Box::new(move |n| format!("/sightings?cursor={}", half + n * 7)),
+        ),
+        (
+            "timeline, a day",
+            Box::new(move |n| format!("/sightings?day={}", day_before(n % 90))),
+        ),
+        (
+            "timeline, a person",
+            Box::new(|n| format!("/sightings?person={}", 1 + n % 1000)),
+        ),
+        (
+            "timeline, a source",
+            Box::new(move |n| format!("/sightings?source=camera-3&cursor={}", half + n * 7)),
+        ),
+        (
+            "timeline, an outcome",
+            Box::new(move |n| format!("/sightings?outcome=uncertain&cursor={}", half + n * 7)),
+        ),
+        (
+            "timeline, a stranger",
+            Box::new(|n| format!("/sightings?stranger={}", 1 + n % 1000)),
+        ),
+        (
+            "list of sightings",
+            Box::new(move |n| format!("/v1/sightings?cursor={}", half + n * 7)),
+        ),
+        ("presence", Box::new(|_| "/v1/presence".into())),
         ("health", Box::new(|_| "/health?hours=168".into())),
         (
             "image",
@@ -133,6 +168,12 @@ pub async fn page(subject: &Subject, args: Page) -> anyhow::Result<()> {
     daemon.stop().await?;
     show(&rows, &engine, processed, args.json);
     Ok(())
+}
+
+/// Returns a day of the past as it is written in an address.
+fn day_before(days: i64) -> String {
+    let moment = Moment::from_ms(wall_clock_ms() - days * 86_400_000);
+    moment.iso.chars().take(10).collect()
 }
 
 fn show(rows: &[Row], engine: &str, processed: i64, as_json: bool) {

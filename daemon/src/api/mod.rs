@@ -11,11 +11,14 @@ pub mod health;
 mod identify;
 mod images;
 mod people;
+pub mod presence;
 mod rejected;
 pub mod request;
+mod sightings;
 mod strangers;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -35,7 +38,7 @@ use crate::engines::TooManyWait;
 use crate::people::People;
 use crate::pipeline::Reader;
 use crate::problem::{Problem, ProblemDetails};
-use crate::queue::Queue;
+use crate::queue::{Queue, QueueClock};
 use crate::sources::mqtt::Door;
 use crate::sources::upload::Uploads;
 use crate::status::cameras::Cameras;
@@ -64,6 +67,10 @@ pub struct View {
     pub camera_counts: Cameras,
     /// Counts of sightings.
     pub sightings: crate::sightings::Counts,
+    /// Clock by which the gap between looks is measured.
+    pub clock: QueueClock,
+    /// Time without a look after which a sighting ends.
+    pub gap: Duration,
     /// Name of this device.
     pub device: String,
     /// Names of the configured cameras.
@@ -122,6 +129,9 @@ pub fn reading(view: View) -> OpenApiRouter {
         .routes(routes!(people::list))
         .routes(routes!(people::show))
         .routes(routes!(people::picture))
+        .routes(routes!(sightings::list))
+        .routes(routes!(sightings::show))
+        .routes(routes!(presence::show))
         .routes(routes!(strangers::list))
         .routes(routes!(strangers::show))
         .routes(routes!(health::calibration))
@@ -240,6 +250,7 @@ fn back(place: &str, told: Result<&str, Problem>) -> Response {
     components(schemas(ProblemDetails)),
     tags(
         (name = "images", description = "Pictures to identify, and their results"),
+        (name = "sightings", description = "Who came, and who is here"),
         (name = "people", description = "Enrolled people and their pictures"),
         (name = "strangers", description = "Unknown faces, grouped by likeness"),
         (name = "messages", description = "MQTT messages that were refused and are kept"),

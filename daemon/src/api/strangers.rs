@@ -11,12 +11,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::people::forms::Named;
 use super::people::{PersonName, wrong_body};
-use super::request::{Asked, Id, cut, digits, limit};
+use super::request::{Asked, Id, digits, limit};
 use super::{Api, View, back};
 use crate::domain::{ImageId, Outcome, PersonId};
 use crate::people::{NamedStranger, RelabelError};
 use crate::problem::Problem;
-use crate::store::{StrangerFace, StrangerId, StrangerRow};
+use crate::store::{Came, StrangerFace, StrangerId, StrangerRow};
 
 /// Filter for groups of strangers, and position in the list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -25,6 +25,8 @@ use crate::store::{StrangerFace, StrangerId, StrangerRow};
 pub struct StrangerQuery {
     /// Lists the ignored groups instead of the others.
     ignored: Option<bool>,
+    /// Lists only groups that came in more than one sighting (true), or only the others (false).
+    returned: Option<bool>,
     /// Most groups in the answer; 50 by default.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
@@ -59,19 +61,23 @@ pub async fn list(
             Problem::bad_request("\"cursor\" must be the \"next_cursor\" of another page.")
         })
     });
-    let mut strangers = view
+    let came = match query.returned {
+        None => Came::Ever,
+        Some(true) => Came::Again,
+        Some(false) => Came::Once,
+    };
+    let (strangers, next) = view
         .store
         .stranger_groups(
             query.ignored.unwrap_or(false),
+            came,
             cursor.transpose()?,
-            limit + 1,
+            limit,
         )
         .await?;
-    let next_cursor =
-        cut(&mut strangers, limit).map(|last| format!("{}-{}", last.last_image, last.id));
     Ok(Json(StrangerPage {
         strangers,
-        next_cursor,
+        next_cursor: next.map(|(image, id)| format!("{image}-{id}")),
     }))
 }
 

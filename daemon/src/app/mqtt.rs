@@ -17,6 +17,7 @@ use crate::config::{Config, Shared, read_password};
 use crate::sinks::former_names::{self, FormerNames};
 use crate::sinks::health::HealthReport;
 use crate::sinks::homeassistant::{HomeAssistant, birth_topic};
+use crate::sinks::presence::PresenceReport;
 use crate::sinks::{self, outbox::Outbox};
 use crate::sources::mqtt::{Door, Kind, Subscription};
 use crate::status::health::{Condition, Health};
@@ -261,6 +262,7 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
         config,
         health,
         store,
+        queue,
         topics,
         door,
         engines,
@@ -335,6 +337,19 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
         };
         sinks::outbox::run(outbox, finish)
     });
+    let presence = PresenceReport {
+        store: store.clone(),
+        clock: queue.clock(),
+        gap: config.sighting_gap,
+        device: config.device.clone(),
+        topic: topics.presence(),
+        publisher: publisher.clone(),
+        connection: connection.clone(),
+        births: births.clone(),
+        health: health.clone(),
+    };
+    let stop = tasks.stop();
+    tasks.keep_working("presence", move || presence.clone().run(stop.clone()));
     let announcing = HomeAssistant {
         settings: home_assistant.clone(),
         device: config.device.clone(),

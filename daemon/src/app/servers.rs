@@ -36,6 +36,8 @@ pub fn start(services: &Services, tasks: &mut Supervisor) -> anyhow::Result<Hear
         board: services.board.clone(),
         camera_counts: services.cameras.clone(),
         sightings: services.sightings.clone(),
+        clock: services.queue.clock(),
+        gap: config.sighting_gap,
         device: config.device.clone(),
         cameras: config
             .cameras

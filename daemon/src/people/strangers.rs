@@ -66,7 +66,10 @@ impl Strangers {
                         health.set(
                             "strangers",
                             Condition::Ok,
-                            format!("{count} groups of unknown faces"),
+                            match count {
+                                1 => "1 group of unknown faces".into(),
+                                _ => format!("{count} groups of unknown faces"),
+                            },
                         );
                         EVERY
                     }

@@ -5,6 +5,7 @@
 
 pub mod identity;
 pub mod joining;
+pub mod presence;
 mod task;
 
 use std::sync::Arc;

@@ -29,7 +29,7 @@ pub(super) async fn enroll(
     store.person_named(person.into()).await.unwrap().unwrap()
 }
 
-pub(super) async fn run(store: &Store, sql: &str) {
+pub(crate) async fn run(store: &Store, sql: &str) {
     let sql = sql.to_string();
     store
         .write(Commit::Durable, move |connection| {
@@ -76,5 +76,25 @@ pub(super) fn image(
          INSERT INTO results (image_id, result_id) VALUES ({id}, 'r{id}');",
         serde_json::json!(listed),
         blob(vector),
+    )
+}
+
+/// Returns SQL for a sighting that has ended.
+pub(crate) fn sighting(
+    id: i64,
+    source: &str,
+    began_ms: i64,
+    outcome: &str,
+    person: Option<i64>,
+    stranger: Option<i64>,
+) -> String {
+    let number = |number: Option<i64>| number.map_or("NULL".into(), |id| id.to_string());
+    format!(
+        "INSERT INTO sightings (id, uid, source, began_ms, last_ms, last_came_ms, ended_ms, outcome,
+                                person_id, stranger_id, looks, space, total, weight, merit, changed)
+           VALUES ({id}, 'u{id}', '{source}', {began_ms}, {began_ms} + 1000, {began_ms} + 1000,
+                   {began_ms} + 61000, '{outcome}', {}, {}, 1, 's', x'', 1, 0.5, {id});",
+        number(person),
+        number(stranger),
     )
 }

@@ -78,10 +78,13 @@ pub use sightings::{
     SeenFace, SeenImage, Sighting, SightingChange, StaleSighting, Telling, UnsentSighting,
 };
 use sources::CameraCounts;
-pub use strangers::{StrangerFace, StrangerId, StrangerRow};
+pub use strangers::{Came, StrangerFace, StrangerId, StrangerRow};
 // For the task that tells sightings.
+#[cfg(test)]
+pub use timeline::SeenPerson;
 #[allow(unused_imports)]
 pub use timeline::seen_stranger;
+pub use timeline::{Latest, Seen, SightingFace, SightingFilter, SightingRow};
 use writer::{Commit, Writer};
 
 /// File name of the database inside the state folder.
@@ -751,7 +754,7 @@ fn text_if_any(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>>
 }
 
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,8 @@ pub struct StrangerRow {
     pub id: StrangerId,
     /// Number of faces.
     pub faces: u32,
+    /// Number of sightings.
+    pub sightings: u32,
     /// First face, wall clock.
     pub first_seen_ms: i64,
     /// Latest face, wall clock.
@@ -44,8 +46,26 @@ pub struct StrangerFace {
     pub crop: bool,
 }
 
-const STRANGER: &str =
-    "SELECT id, faces, first_seen_ms, last_seen_ms, ignored, last_image FROM strangers";
+/// How often strangers of a list came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    /// However often.
+    Ever,
+    /// In more than one sighting.
+    Again,
+    /// In one sighting, or in none that is kept.
+    Once,
+}
+
+/// Place in the list of groups: the newest image and the number of a group.
+pub type StrangerPlace = (ImageId, StrangerId);
+
+const STRANGER: &str = "
+    SELECT s.id, s.faces, s.first_seen_ms, s.last_seen_ms, s.ignored, s.last_image,
+           (SELECT count(*) FROM sightings WHERE stranger_id = s.id)
+      FROM strangers s";
+/// Groups examined for one page.
+const EXAMINED: usize = 4000;
 const FACE: &str = "
     SELECT m.image_id, m.number, f.quality, i.accepted_at_ms, length(f.crop) > 0
       FROM stranger_faces m JOIN faces f ON f.image_id = m.image_id AND f.number = m.number
@@ -54,34 +74,24 @@ const FACE: &str = "
 const LOOKED_AT: usize = 5;
 
 impl Store {
-    /// Returns groups with a face, latest first, below the cursor `before` (newest image, number).
+    /// Returns groups with a face, latest first, below the place `before`, and the place below which
+    /// there may be more.
     pub async fn stranger_groups(
         &self,
         ignored: bool,
-        before: Option<(ImageId, StrangerId)>,
+        came: Came,
+        before: Option<StrangerPlace>,
         limit: usize,
-    ) -> Result<Vec<StrangerRow>, StoreError> {
-        self.read_dear(move |connection| {
-            let (last_image, id) = before.unwrap_or((i64::MAX, i64::MAX));
-            let mut statement = connection.prepare_cached(&format!(
-                "{STRANGER} WHERE ignored = ?1 AND (last_image, id) < (?2, ?3) AND faces > 0 AND person_id IS NULL
-                  ORDER BY last_image DESC, id DESC LIMIT ?4"
-            ))?;
-            let rows = statement.query_map(params![ignored, last_image, id, limit as i64], stranger)?;
-            let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
-            for row in &mut rows {
-                row.best = best(connection, row.id)?;
-            }
-            Ok(rows)
-        })
-        .await
+    ) -> Result<(Vec<StrangerRow>, Option<StrangerPlace>), StoreError> {
+        self.read_dear(move |connection| groups(connection, ignored, came, before, limit))
+            .await
     }
 
     /// Returns one group.
     pub async fn stranger(&self, id: StrangerId) -> Result<Option<StrangerRow>, StoreError> {
         self.read(move |connection| {
             let found = connection
-                .prepare_cached(&format!("{STRANGER} WHERE id = ?1"))?
+                .prepare_cached(&format!("{STRANGER} WHERE s.id = ?1"))?
                 .query_row([id], stranger)
                 .optional()?;
             let Some(mut row) = found else {
@@ -112,6 +122,55 @@ impl Store {
     }
 }
 
+fn groups(
+    connection: &Connection,
+    ignored: bool,
+    came: Came,
+    before: Option<StrangerPlace>,
+    limit: usize,
+) -> rusqlite::Result<(Vec<StrangerRow>, Option<StrangerPlace>)> {
+    let examined = format!(
+        "SELECT id, last_image FROM strangers INDEXED BY strangers_seen
+          WHERE ignored = ?1 AND (last_image, id) < (?2, ?3) ORDER BY last_image DESC, id DESC LIMIT {EXAMINED}"
+    );
+    // Two rows tell: a stranger may have come thousands of times.
+    let twice =
+        "(SELECT count(*) FROM (SELECT 1 FROM sightings WHERE stranger_id = s.id LIMIT 2)) = 2";
+    let often = match came {
+        Came::Ever => "1".into(),
+        Came::Again => twice.to_string(),
+        Came::Once => format!("NOT ({twice})"),
+    };
+    let (last_image, id) = before.unwrap_or((i64::MAX, i64::MAX));
+    // An extra row tells whether another page follows.
+    let mut statement = connection.prepare_cached(&format!(
+        "{STRANGER} JOIN ({examined}) e ON e.id = s.id
+          WHERE s.faces > 0 AND s.person_id IS NULL AND {often}
+          ORDER BY e.last_image DESC, e.id DESC LIMIT {}",
+        limit + 1
+    ))?;
+    let rows = statement.query_map(params![ignored, last_image, id], stranger)?;
+    let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
+    let next = if rows.len() > limit {
+        rows.truncate(limit);
+        rows.last().map(|last| (last.last_image, last.id))
+    } else {
+        connection
+            .prepare_cached(&format!(
+                "SELECT * FROM ({examined}) LIMIT 1 OFFSET {}",
+                EXAMINED - 1
+            ))?
+            .query_row(params![ignored, last_image, id], |row| {
+                Ok((row.get(1)?, row.get(0)?))
+            })
+            .optional()?
+    };
+    for row in &mut rows {
+        row.best = best(connection, row.id)?;
+    }
+    Ok((rows, next))
+}
+
 fn best(connection: &Connection, id: StrangerId) -> rusqlite::Result<Option<StrangerFace>> {
     connection
         .prepare_cached(&format!(
@@ -130,6 +189,7 @@ fn stranger(row: &Row<'_>) -> rusqlite::Result<StrangerRow> {
         last_seen_ms: row.get(3)?,
         ignored: row.get(4)?,
         last_image: row.get(5)?,
+        sightings: row.get(6)?,
         best: None,
     })
 }
@@ -146,7 +206,8 @@ fn face(row: &Row<'_>) -> rusqlite::Result<StrangerFace> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{image, run, store};
+    use super::super::fixtures::{image, run, sighting, store};
+    use super::*;
 
     #[tokio::test]
     async fn strangers_seen_last_come_first_whatever_the_clock_said() {
@@ -162,13 +223,25 @@ mod tests {
              INSERT INTO stranger_faces VALUES (1, 1, 1), (3, 1, 2), (2, 1, 3);",
         )
         .await;
-        let mut ids = Vec::new();
-        let mut before = None;
-        while let Some(last) = store.stranger_groups(false, before, 1).await.unwrap().pop() {
-            ids.push(last.id);
-            before = Some((last.last_image, last.id));
+        let list = async |came| {
+            let (mut ids, mut before) = (Vec::new(), None);
+            loop {
+                let page = store.stranger_groups(false, came, before, 1);
+                let (groups, next) = page.await.unwrap();
+                ids.extend(groups.iter().map(|group| (group.id, group.sightings)));
+                if next.is_none() {
+                    return ids;
+                }
+                before = next;
+            }
+        };
+        assert_eq!(list(Came::Ever).await, [(2, 0), (3, 0), (1, 0)]);
+        for (id, stranger) in [(1, 3), (2, 3), (3, 2)] {
+            let sighting = sighting(id, "front", 1000 * id, "unknown", None, Some(stranger));
+            run(&store, &sighting).await;
         }
-        assert_eq!(ids, [2, 3, 1]);
+        assert_eq!(list(Came::Again).await, [(3, 2)]);
+        assert_eq!(list(Came::Once).await, [(2, 1), (1, 0)]);
         run(
             &store,
             "UPDATE stranger_faces SET stranger_id = 1 WHERE stranger_id = 2",

@@ -30,6 +30,40 @@ pub fn number(value: u64) -> String {
     text
 }
 
+/// Formats a number with its noun: "1 face", "1 204 faces".
+pub fn counted(value: u64, one: &str, more: &str) -> String {
+    let noun = if value == 1 { one } else { more };
+    format!("{} {noun}", number(value))
+}
+
+/// Formats a place in an order: "third", "22nd".
+pub fn ordinal(value: u32) -> String {
+    const WORDS: [&str; 10] = [
+        "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth",
+        "tenth",
+    ];
+    let word = value
+        .checked_sub(1)
+        .and_then(|place| WORDS.get(place as usize));
+    let ending = match (value % 100, value % 10) {
+        (11..=13, _) => "th",
+        (_, 1) => "st",
+        (_, 2) => "nd",
+        (_, 3) => "rd",
+        _ => "th",
+    };
+    word.map_or_else(|| format!("{value}{ending}"), ToString::to_string)
+}
+
+/// Formats the length of a visit: "12 s", "3 min", "2 h 5 min".
+pub fn span(ms: i64) -> String {
+    match ms / 1000 {
+        seconds @ ..60 => format!("{seconds}\u{a0}s"),
+        seconds @ 60..3600 => format!("{}\u{a0}min", seconds / 60),
+        seconds => format!("{}\u{a0}h {}\u{a0}min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
 /// Returns the confidence of a match in words, from the outcome and from the distance as a share of
 /// the threshold.
 ///
@@ -39,7 +73,7 @@ pub fn confidence(outcome: Outcome, distance: f64, threshold: Option<f32>) -> &'
     match (outcome, Certainty::share(distance, threshold)) {
         (Outcome::Known, _) => Certainty::of(distance, threshold).as_str(),
         (Outcome::Uncertain, _) => "perhaps",
-        (Outcome::Unknown, Some(..1.25)) => "unlikely",
+        (Outcome::Unknown, Some(..1.25)) => "no match, but near",
         (Outcome::Unknown | Outcome::NoFace, _) => "no match",
     }
 }
@@ -102,6 +136,16 @@ mod tests {
         assert_eq!(number(7), "7");
         assert_eq!(number(1_204_331), "1\u{202f}204\u{202f}331");
         assert_eq!(distance(0.41249), "0.412");
+        assert_eq!(counted(1, "face", "faces"), "1 face");
+        assert_eq!(counted(0, "face", "faces"), "0 faces");
+        assert_eq!(
+            [1, 10, 11, 22, 113].map(ordinal),
+            ["first", "tenth", "11th", "22nd", "113th"]
+        );
+        assert_eq!(
+            [9_000, 61_000, 7_500_000].map(span),
+            ["9\u{a0}s", "1\u{a0}min", "2\u{a0}h 5\u{a0}min"]
+        );
     }
 
     #[test]
@@ -136,7 +180,7 @@ mod tests {
         assert_eq!(word(Outcome::Uncertain, 0.3), "perhaps");
         assert_eq!(
             [0.7, 0.9].map(|far| word(Outcome::Unknown, far)),
-            ["unlikely", "no match"]
+            ["no match, but near", "no match"]
         );
         assert_eq!(confidence(Outcome::Known, 0.1, None), "likely");
     }

@@ -57,6 +57,8 @@ impl Site {
             camera_counts: Cameras::default(),
             sightings: crate::sightings::Counts::default(),
             health: Health::default(),
+            clock: crate::queue::QueueClock::resume(1_000_000),
+            gap: Duration::from_secs(60),
             device: "board-7".into(),
             cameras: Arc::new(["yard".into()]),
             topic: "kithd/board-7/image/post".into(),

@@ -20,7 +20,7 @@ if (!base || !image) {
 const ROWS = 60;
 /** Pages with their heads; all of them are complete without JavaScript, fit a phone and break no rule. */
 const PAGES = [
-  ["/", "Images"], ["/people", "People"], ["/strangers", "Strangers"], ["/strangers?ignored=1", "Ignored"],
+  ["/", "Images"], ["/sightings", "Who was here"], ["/people", "People"], ["/strangers", "Strangers"], ["/strangers?ignored=1", "Ignored"],
   ["/health", "Health"], ["/health?hours=168", "Health"], ["/calibration", "Calibration"], ["/api", "API"], ["/docs", "Install"],
   ["/people/1", "Barack Obama"], ["/images/1", "Image 1"],
 ];
@@ -162,7 +162,7 @@ async function walksToOlderImagesAndBack(browser) {
 /** The entry of the navigation says where the reader is, to the eye and to a screen reader. */
 async function leadsEverywhere(browser) {
   const page = await open(browser);
-  for (const name of ["People", "Strangers", "Health", "Calibration", "API", "Images"]) {
+  for (const name of ["Sightings", "People", "Strangers", "Health", "Calibration", "API", "Images"]) {
     await page.getByRole("navigation", { name: "Main" }).getByRole("link", { name, exact: true }).click();
     const current = await page.locator("nav.places [aria-current=page]").innerText();
     check(current === name, `On ${name} the navigation says ${current}.`);

@@ -19,7 +19,7 @@ async function isWholeAndLive(browser) {
   await isLive(page);
   const styled = await page.evaluate(() => getComputedStyle(document.querySelector(".masthead")).display);
   check(styled !== "block", "The page has no style.");
-  for (const place of ["People", "Strangers", "Health", "Calibration", "API", "Images"]) {
+  for (const place of ["Sightings", "People", "Strangers", "Health", "Calibration", "API", "Images"]) {
     await page.getByRole("navigation", { name: "Main" }).getByRole("link", { name: place }).click();
     check(page.url().startsWith(base), `${place} leads out of the proxy's path to ${page.url()}.`);
     check((await page.locator("[aria-current=page]").first().innerText()) === place, `${place} is not shown.`);

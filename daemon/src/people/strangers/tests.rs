@@ -344,9 +344,10 @@ async fn a_naming_that_was_broken_off_is_done_to_its_end() {
     assert!(
         fixture
             .store()
-            .stranger_groups(false, None, 9)
+            .stranger_groups(false, crate::store::Came::Ever, None, 9)
             .await
             .unwrap()
+            .0
             .is_empty(),
         "it is nobody's stranger now"
     );

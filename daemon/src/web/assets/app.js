@@ -93,6 +93,9 @@ function replacePart(part, fresh) {
     // Unchanged parts stay, so that a screen reader reads only what is new.
     sent.set(part, shape(fresh.innerHTML));
     part.toggleAttribute("data-live", fresh.hasAttribute("data-live"));
+    for (const details of part.querySelectorAll("details[id]")) {
+      fresh.querySelector(`#${details.id}`)?.toggleAttribute("open", details.open);
+    }
     part.replaceChildren(...[...fresh.childNodes].map((node) => document.importNode(node, true)));
     rememberRows();
   }
@@ -207,6 +210,9 @@ function readTimesInOwnZone(form) {
       const moment = new Date(value);
       if (value && !isNaN(moment)) formData.set(name, moment.toISOString().slice(0, 16));
     }
+    // A day is one of the reader's own zone.
+    const day = formData.get("day");
+    if (formData.has("zone")) formData.set("zone", day ? -new Date(`${day}T00:00`).getTimezoneOffset() : "");
     // Empty fields are left out of the address.
     for (const [name, value] of [...formData]) if (value === "") formData.delete(name);
   });

@@ -23,6 +23,8 @@ struct CalibrationPage {
 
 struct Found {
     calibration: Calibration,
+    people: String,
+    pictures: String,
     genuine: String,
     impostors: String,
     threshold: String,
@@ -56,6 +58,8 @@ pub async fn show(State(view): State<View>, visit: Visit) -> Page {
 impl From<Calibration> for Found {
     fn from(calibration: Calibration) -> Self {
         Self {
+            people: format::counted(calibration.people as u64, "person", "people"),
+            pictures: format::counted(calibration.pictures as u64, "picture", "pictures"),
             genuine: format::number(calibration.genuine as u64),
             impostors: format::number(calibration.impostors as u64),
             threshold: format::distance(calibration.threshold.into()),
@@ -170,18 +174,20 @@ fn histogram(calibration: &Calibration) -> Option<Chart> {
             .zip(edges.skip(1))
             .zip(shares)
             .max_by(|a, b| a.1.total_cmp(b.1));
-        most.filter(|(_, share)| **share > 0.0).map_or_else(
-            || "nowhere".into(),
-            |((low, high), _)| format!("from {low:.2} to {high:.2}"),
-        )
+        let most = most.filter(|(_, share)| **share > 0.0);
+        most.map(|((low, high), _)| format!("from {low:.2} to {high:.2}"))
+    };
+    let summary = |kind: &str, shares: &[f64]| match common(shares) {
+        Some(distance) => format!("Most pairs of {kind} are {distance} apart."),
+        None => format!("There is no pair of {kind}."),
     };
     Some(Chart {
         id: "chart-distances",
         title: "Share of pairs over their distance",
         summary: format!(
-            "Pairs of one person are most often {} apart, pairs of two people {}.",
-            common(&calibration.genuine_share),
-            common(&calibration.impostor_share)
+            "{} {}",
+            summary("one person", &calibration.genuine_share),
+            summary("two people", &calibration.impostor_share)
         ),
         from: 0.0,
         shapes: vec![
@@ -289,8 +295,19 @@ mod tests {
             .map(|chart| chart.summary.as_str())
             .collect();
         assert!(
-            summaries.contains("from 0.00 to 0.50 apart")
+            summaries.contains("Most pairs of one person are from 0.00 to 0.50 apart.")
                 && summaries.contains("recommended threshold 0.500, 2.0")
+        );
+        let alone = Found::from(Calibration {
+            people: 1,
+            genuine_share: vec![0.0, 0.0],
+            ..calibration(None)
+        });
+        assert_eq!(alone.people, "1 person");
+        assert!(
+            alone.charts[0]
+                .summary
+                .starts_with("There is no pair of one person. Most")
         );
         let same = Found::from(calibration(Some(0.6)));
         assert!(

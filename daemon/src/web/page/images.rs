@@ -1,7 +1,6 @@
 //! The table of images with its filters and pages, and the things that need attention above it.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 
 use askama::Template;
 use axum::extract::rejection::QueryRejection;
@@ -10,7 +9,7 @@ use axum::http::{HeaderMap, header};
 use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 
-use super::{Ago, Frame, Page, Visit, filled, frame, threshold};
+use super::{Ago, Frame, Page, Visit, filled, frame, text, threshold, word};
 use crate::api::View;
 use crate::api::request::{QUERY_VALUE, origin};
 use crate::domain::{ImageId, Moment, Outcome, PersonId, Source, State as ImageState};
@@ -277,25 +276,6 @@ impl Asked {
     }
 }
 
-/// Parses a field of the filter; an empty one means no filter.
-fn word<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, Problem> {
-    let wrong = || {
-        Problem::bad_request(format!(
-            "\"{text}\" is not a value of \"{name}\"; go back and choose again."
-        ))
-    };
-    if text.is_empty() {
-        Ok(None)
-    } else {
-        Ok(Some(text.parse().map_err(|_| wrong())?))
-    }
-}
-
-/// Returns the text of a field; an empty one means no filter.
-fn text(field: &str) -> Option<String> {
-    Some(field.trim().to_owned()).filter(|text| !text.is_empty())
-}
-
 /// Parses a form's field for date and time, in UTC.
 fn moment(text: &str) -> Result<Option<i64>, Problem> {
     if text.is_empty() {
@@ -447,7 +427,7 @@ impl From<RejectedMessage> for Rejected {
         if beginning.len() < message.beginning.len() {
             beginning.push('…');
         }
-        let mut what = format!("{} bytes", format::number(message.bytes));
+        let mut what = format::counted(message.bytes, "byte", "bytes");
         if let Some(kind) = &message.content_type {
             what = format!("{what}, sent as {kind}");
         }

@@ -11,9 +11,11 @@ pub mod login;
 mod manual;
 mod people;
 mod strangers;
+mod timeline;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::str::FromStr;
 
 use askama::Template;
 use axum::Router;
@@ -39,6 +41,7 @@ pub fn routes() -> Router<View> {
     Router::new()
         .route("/", get(images::show))
         .route("/images/{id}", get(image::show))
+        .route("/sightings", get(timeline::show))
         .route("/people", get(people::list))
         .route("/people/{id}", get(people::one))
         .route("/strangers", get(strangers::list))
@@ -216,6 +219,25 @@ pub fn filled(page: &impl Template) -> Response {
 /// Returns the distance below which two faces are one person, once the model pack is loaded.
 fn threshold(view: &View) -> Option<f32> {
     view.people.threshold()
+}
+
+/// Parses a field of the filter; an empty one means no filter.
+fn word<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, Problem> {
+    let wrong = || {
+        Problem::bad_request(format!(
+            "\"{text}\" is not a value of \"{name}\"; go back and choose again."
+        ))
+    };
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        Ok(Some(text.parse().map_err(|_| wrong())?))
+    }
+}
+
+/// Returns the text of a field; an empty one means no filter.
+fn text(field: &str) -> Option<String> {
+    Some(field.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 /// A moment and its age.

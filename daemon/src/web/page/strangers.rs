@@ -12,18 +12,27 @@ use crate::api::request::cut;
 use crate::domain::PersonId;
 use crate::problem::Problem;
 use crate::status::health::Condition;
-use crate::store::{StrangerFace, StrangerRow};
+use crate::store::{Came, StrangerFace, StrangerRow};
 use crate::web::format;
 
 const PER_PAGE: usize = 48;
+/// Strangers who came once beside the others.
+const ONCE: usize = 24;
 const FACES: usize = 96;
 
 #[derive(Template)]
 #[template(path = "strangers.html")]
 struct StrangersPage {
     frame: Frame,
+    /// Those who came more than once; on the pages of the others, those.
     strangers: Vec<Stranger>,
+    /// Those who came once, folded away.
+    once: Vec<Stranger>,
+    /// True if there are more of them.
+    more_once: bool,
     ignored: bool,
+    /// True on the pages of those who came once.
+    only_once: bool,
     first: bool,
     /// Cursor of the next groups.
     older: Option<String>,
@@ -45,6 +54,8 @@ struct StrangerPage {
 struct Stranger {
     row: StrangerRow,
     faces: String,
+    /// How often they came, in words.
+    often: String,
     first: Ago,
     last: Ago,
 }
@@ -53,17 +64,19 @@ struct Stranger {
 #[serde(default)]
 pub struct Asked {
     ignored: Option<String>,
+    once: Option<String>,
     /// Last image and number of a group, as "4711-12"; for the faces of one group, an image.
     before: String,
 }
 
 fn read(asked: Result<Query<Asked>, QueryRejection>) -> Result<Asked, Problem> {
-    let asked =
-        asked.map_err(|_| Problem::bad_request("\"ignored\" and \"before\" can be given once."));
+    let asked = asked.map_err(|_| {
+        Problem::bad_request("\"ignored\", \"once\" and \"before\" can be given once.")
+    });
     asked.map(|Query(asked)| asked)
 }
 
-/// `GET /strangers`: lists the groups, the most recently seen first.
+/// `GET /strangers`: lists the groups, the most recently seen first; those who came once apart.
 pub async fn list(
     State(view): State<View>,
     visit: Visit,
@@ -80,18 +93,22 @@ pub async fn list(
             })?)
         }
     };
-    let ignored = asked.ignored.is_some();
+    let (ignored, only_once) = (asked.ignored.is_some(), asked.once.is_some());
     let frame = frame(&view, visit, "strangers");
-    let mut rows = view
-        .store
-        .stranger_groups(ignored, before, PER_PAGE + 1)
-        .await?;
+    let groups = |came, before, limit| view.store.stranger_groups(ignored, came, before, limit);
+    let came = if only_once { Came::Once } else { Came::Again };
+    let (rows, next) = groups(came, before, PER_PAGE).await?;
+    let (once, further) = match only_once || before.is_some() {
+        true => (Vec::new(), None),
+        false => groups(Came::Once, None, ONCE).await?,
+    };
+    let shown = |row| Stranger::new(row, &frame);
     let page = StrangersPage {
-        older: cut(&mut rows, PER_PAGE).map(|row| format!("{}-{}", row.last_image, row.id)),
-        strangers: rows
-            .into_iter()
-            .map(|row| Stranger::new(row, &frame))
-            .collect(),
+        older: next.map(|(image, id)| format!("{image}-{id}")),
+        strangers: rows.into_iter().map(shown).collect(),
+        once: once.into_iter().map(shown).collect(),
+        more_once: further.is_some(),
+        only_once,
         ignored,
         first: before.is_none(),
         people: names(&view, &frame).await?,
@@ -153,7 +170,12 @@ async fn names(view: &View, frame: &Frame) -> Result<Vec<(PersonId, String)>, Pr
 impl Stranger {
     fn new(row: StrangerRow, frame: &Frame) -> Self {
         Self {
-            faces: format::number(row.faces.into()),
+            faces: format::counted(row.faces.into(), "face", "faces"),
+            often: match row.sightings {
+                0 | 1 => "came once".into(),
+                2 => "came twice".into(),
+                times => format!("came {} times", format::number(times.into())),
+            },
             first: frame.ago(row.first_seen_ms),
             last: frame.ago(row.last_seen_ms),
             row,

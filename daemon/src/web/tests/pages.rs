@@ -1,6 +1,7 @@
 //! Pages: tables, details, forms, and what hostile names do to them.
 
 use super::*;
+use crate::store::fixtures::{run, sighting};
 
 #[tokio::test]
 async fn an_empty_table_says_how_to_send_the_first_picture() {
@@ -129,6 +130,7 @@ async fn no_page_takes_a_name_for_more_than_text_or_holds_code() {
         "/people/1".into(),
         format!("/people?name={hostile}"),
         "/strangers".into(),
+        "/sightings".into(),
         "/health".into(),
         "/calibration".into(),
         "/api".into(),
@@ -441,4 +443,135 @@ async fn the_pictures_of_somebody_come_in_pages() {
         site.get("/people/1?after=x").await.0,
         StatusCode::BAD_REQUEST
     );
+}
+
+/// Makes a known visitor with a face, perhaps the same, a stranger who came twice, an open one.
+async fn with_sightings() -> Site {
+    let site = Site::new();
+    let image = site.recognise("/in/a.jpg", HOSTILE).await;
+    let store = &site.web.store;
+    for (id, source, outcome, person, stranger) in [
+        (1, "front", "known", Some(1), None),
+        (2, "yard", "uncertain", Some(1), None),
+        (3, "yard", "unknown", None, Some(12)),
+        (4, "yard", "unknown", None, Some(12)),
+        (5, "front", "known", Some(1), None),
+    ] {
+        let began_ms = 1_795_418_465_000 + id * 1000;
+        run(
+            store,
+            &sighting(id, source, began_ms, outcome, person, stranger),
+        )
+        .await;
+    }
+    run(
+        store,
+        &format!(
+            "UPDATE sightings SET image_id = {image}, number = 1 WHERE id = 1;
+             INSERT INTO sighting_faces VALUES ({image}, 1, 1);
+             UPDATE sightings SET ended_ms = NULL, last_came_ms = 1000000 WHERE id = 5;"
+        ),
+    )
+    .await;
+    site
+}
+
+#[tokio::test]
+async fn the_timeline_shows_who_is_here_and_who_was() {
+    let site = with_sightings().await;
+    let (_, page) = site.get("/sightings").await;
+    for part in [
+        "<h2 id=\"presence-title\">Here now</h2>",
+        "<h2>Going on</h2>",
+        "<h2>Ended</h2>",
+        "<span class=\"perhaps\">perhaps</span>",
+        "Stranger 12</a> <span class=\"badge unknown\">",
+        "second time this week, before that",
+        "href=\"./images/1#face-1\"><img src=\"./v1/images/1/faces/1.jpg\"",
+        "1 look",
+        ", for 1\u{a0}s",
+        "id=\"timeline\" aria-label=\"Sightings\" data-live",
+    ] {
+        assert!(page.contains(part), "{part} is missing in {page}");
+    }
+    assert!(!page.contains("<script>alert") && page.contains(ESCAPED));
+    let place = |uid: &str| page.find(&format!("id=\"sighting-{uid}\"")).unwrap();
+    assert!(place("u5") < place("u4") && place("u4") < place("u1"));
+    // A visitor who may name faces: no form is replaced while it is filled in.
+    let admin = site.page_as_admin("/sightings").await;
+    assert!(
+        admin.contains("action=\"./strangers/12/name?csrf="),
+        "{admin}"
+    );
+    assert!(!admin.contains("aria-label=\"Sightings\" data-live"));
+    let (_, filtered) = site.get("/sightings?source=yard&outcome=unknown").await;
+    assert_eq!(filtered.matches("class=\"visited\"").count(), 2);
+    assert!(!filtered.contains("Here now"));
+    let (_, day) = site.get("/sightings?day=2026-11-24&zone=60").await;
+    assert!(day.contains("No sighting matches.") && day.contains("?day=2026-11-23&#38;zone=60"));
+    for wrong in [
+        "?day=x",
+        "?person=x",
+        "?source=%2F",
+        "?cursor=x",
+        "?day=1&day=2",
+    ] {
+        let (status, _) = site.get(&format!("/sightings{wrong}")).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn presence_and_sightings_are_told_as_json() {
+    let site = with_sightings().await;
+    let presence = site.json("/v1/presence").await;
+    assert_eq!(presence["device"], "board-7");
+    let ann = &presence["people"][0];
+    assert_eq!(
+        (&ann["present"], &ann["source"], &ann["sighting_id"]),
+        (&true.into(), &"front".into(), &"u5".into())
+    );
+    assert_eq!(presence["sources"][0]["people"][0], HOSTILE);
+    assert_eq!(presence["sources"][1]["last"]["outcome"], "unknown");
+    assert!(presence["sources"][1]["last"]["name"].is_null());
+
+    let page = site.json("/v1/sightings?limit=3").await;
+    assert_eq!(page["sightings"][0]["sighting_id"], "u5");
+    assert!(page["sightings"][0]["ended_ms"].is_null());
+    assert_eq!(page["sightings"][1]["stranger"]["sightings"], 2);
+    assert_eq!(page["next_cursor"], 3);
+    let rest = site.json("/v1/sightings?person=1&cursor=3").await;
+    assert_eq!(rest["sightings"].as_array().unwrap().len(), 2);
+    let one = site.json("/v1/sightings/u1").await;
+    assert_eq!(one["face"]["image_id"], 1);
+    assert_eq!(one["faces"][0]["outcome"], "known");
+    let day = "since=2026-11-23T00:00:00Z&until=2026-11-24T00:00:00Z";
+    let day = site.json(&format!("/v1/sightings?{day}&source=yard")).await;
+    assert_eq!(day["sightings"].as_array().unwrap().len(), 3);
+    assert_eq!(site.get("/v1/sightings/u9").await.0, StatusCode::NOT_FOUND);
+    for wrong in ["?person=0", "?since=x", "?limit=0", "?outcome=x", "?who=1"] {
+        let (status, _) = site.get(&format!("/v1/sightings{wrong}")).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn strangers_seen_once_are_folded_away_behind_the_others() {
+    let site = with_sightings().await;
+    run(
+        &site.web.store,
+        "INSERT INTO strangers (id, space, total, weight, faces, first_seen_ms, last_seen_ms)
+           VALUES (12, 's', x'', 1, 2, 900, 900), (13, 's', x'', 1, 1, 10, 10);",
+    )
+    .await;
+    let (_, page) = site.get("/strangers").await;
+    let place = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text}: {page}"));
+    let folded = place("<details id=\"once\" class=\"once\"><summary>Seen once");
+    assert!(place("Stranger 12") < folded && folded < place("Stranger 13"));
+    assert!(page.contains("came twice</a>, 2 faces") && page.contains("came once</a>, 1 face<"));
+    let (_, once) = site.get("/strangers?once=1").await;
+    assert!(once.contains("Stranger 13") && !once.contains("Stranger 12"));
+    let returned = site.json("/v1/strangers?returned=true").await;
+    assert_eq!(returned["strangers"][0]["id"], 12);
+    assert_eq!(returned["strangers"].as_array().unwrap().len(), 1);
 }
