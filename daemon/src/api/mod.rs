@@ -10,6 +10,7 @@ pub mod breaker;
 pub mod health;
 mod identify;
 mod images;
+mod notify;
 mod people;
 mod rejected;
 pub mod request;
@@ -41,6 +42,7 @@ use crate::sources::upload::Uploads;
 use crate::status::cameras::Cameras;
 use crate::status::disk::Disk;
 use crate::status::health::Health;
+use crate::status::targets::Targets;
 use crate::status::thermal::Board;
 use crate::store::Store;
 
@@ -62,6 +64,8 @@ pub struct View {
     pub board: Board,
     /// Counts of cameras.
     pub camera_counts: Cameras,
+    /// Targets of notifications.
+    pub targets: Targets,
     /// Name of this device.
     pub device: String,
     /// Names of the configured cameras.
@@ -124,6 +128,7 @@ pub fn reading(view: View) -> OpenApiRouter {
         .routes(routes!(strangers::show))
         .routes(routes!(health::calibration))
         .routes(routes!(breaker::show))
+        .routes(routes!(notify::list))
         .routes(routes!(rejected::list))
         .routes(routes!(rejected::show))
         .routes(routes!(health::status))
@@ -145,6 +150,7 @@ fn changing(api: Api) -> OpenApiRouter {
         .routes(routes!(strangers::name))
         .routes(routes!(strangers::ignore))
         .routes(routes!(strangers::name_face, strangers::not_this_person))
+        .routes(routes!(notify::test))
         .routes(routes!(rejected::payload))
         .routes(routes!(rejected::try_again))
         .routes(routes!(rejected::forget))
@@ -241,6 +247,7 @@ fn back(place: &str, told: Result<&str, Problem>) -> Response {
         (name = "people", description = "Enrolled people and their pictures"),
         (name = "strangers", description = "Unknown faces, grouped by likeness"),
         (name = "messages", description = "MQTT messages that were refused and are kept"),
+        (name = "notifications", description = "Targets that are told who was seen"),
         (name = "board", description = "Engine, circuit breaker, health, backup")
     )
 )]

@@ -35,6 +35,7 @@ pub fn start(services: &Services, tasks: &mut Supervisor) -> anyhow::Result<Hear
         disk: services.disk.clone(),
         board: services.board.clone(),
         camera_counts: services.cameras.clone(),
+        targets: services.targets.clone(),
         device: config.device.clone(),
         cameras: config
             .cameras

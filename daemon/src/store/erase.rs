@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::facts::store_fact;
 use super::people::person_named;
-use super::{CANDIDATES, Commit, Store, StoreError, results};
+use super::{CANDIDATES, Commit, Store, StoreError, notifications, results};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 
 /// Images per operation of the writer, so that other callers run in between.
@@ -164,6 +164,7 @@ pub(super) fn erase_person(
             OR (length(crop) > 0 AND crop IN (SELECT crop FROM person_images WHERE person_id = ?1))",
         [person],
     )?;
+    notifications::erase_people(connection, &people)?;
     connection.execute("DELETE FROM person WHERE id = ?1", [person])?;
     Ok(Some(people))
 }

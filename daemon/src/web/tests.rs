@@ -55,6 +55,7 @@ impl Site {
             disk,
             board: crate::status::thermal::Board::at(folder.path()),
             camera_counts: Cameras::default(),
+            targets: crate::status::targets::Targets::default(),
             health: Health::default(),
             device: "board-7".into(),
             cameras: Arc::new(["yard".into()]),
