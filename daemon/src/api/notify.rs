@@ -17,7 +17,7 @@ pub struct TargetList {
 }
 
 /// Returns the targets of notifications and their state.
-#[utoipa::path(get, path = "/v1/notify", tag = "notifications",
+#[utoipa::path(get, operation_id = "notification_targets", path = "/v1/notify", tag = "notifications",
     responses((status = 200, body = TargetList), Problem))]
 pub async fn list(State(view): State<View>) -> Json<TargetList> {
     Json(TargetList {
@@ -35,7 +35,7 @@ pub struct Tested {
 /// Sends a test notification to a target.
 ///
 /// 502 with a sentence if the target does not take it.
-#[utoipa::path(post, path = "/v1/notify/{name}/test", tag = "notifications",
+#[utoipa::path(post, operation_id = "test_notification_target", path = "/v1/notify/{name}/test", tag = "notifications",
     params(("name" = String, Path, description = "Name of the target")),
     responses((status = 200, body = Tested), Problem))]
 pub async fn test(

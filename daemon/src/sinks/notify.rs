@@ -74,7 +74,8 @@ impl Follower {
             changes.borrow_and_update();
             let round = async {
                 if !cleared {
-                    self.clear().await?;
+                    let names = self.targets.iter().map(|target| target.name.clone());
+                    self.store.keep_notifications_of(names.collect()).await?;
                     cleared = true;
                 }
                 self.round().await
@@ -98,15 +99,6 @@ impl Follower {
                 std::future::pending::<()>().await;
             }
         }
-    }
-
-    /// Gives up what is no news any more after the time that the board was off, and what is for
-    /// targets that are no more.
-    async fn clear(&self) -> anyhow::Result<()> {
-        let wall_ms = wall_clock_ms();
-        let since = |target: &Notify| (target.name.clone(), wall_ms - millis(target.expires));
-        let targets = self.targets.iter().map(since).collect();
-        Ok(self.store.clear_notifications(targets).await?)
     }
 
     async fn round(&self) -> anyhow::Result<()> {
@@ -202,10 +194,20 @@ impl Sender {
 
     /// Sends whatever is due; never returns.
     async fn send_all(&mut self) {
-        let mut failures = 0;
+        let (mut failures, mut cleared) = (0, false);
         loop {
             self.woken.borrow_and_update();
-            let next = match self.round(&mut failures).await {
+            let round = async {
+                if !cleared {
+                    // The queue clock knows nothing of the time that the board was off.
+                    let before_ms = wall_clock_ms() - millis(self.target.expires);
+                    let name = &self.target.name;
+                    self.store.expire_notifications(name, before_ms).await?;
+                    cleared = true;
+                }
+                self.round(&mut failures).await
+            };
+            let next = match round.await {
                 Ok(next) => next,
                 Err(error) => {
                     let text = format!("notifications are not read now: {error}; tried again");

@@ -64,9 +64,7 @@ pub use listing::{
     Counts, FaceBox, FaceRow, ImageDetail, ImageRow, counts, images as newest_images,
 };
 pub use missing::{Look, Looks};
-pub use notifications::{
-    DueNotification, Ending, NotificationStep, Readings, SeenSighting, Told,
-};
+pub use notifications::{DueNotification, Ending, NotificationStep, Readings, SeenSighting, Told};
 pub use operator::ImageChange;
 pub use people::{
     EnrolledPicture, GalleryRow, PersonChange, PersonPicture, PersonRow, Unembedded,

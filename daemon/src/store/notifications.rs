@@ -7,10 +7,11 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::facts::{store_fact, store_queue_clock};
+use super::timeline::seen_stranger;
 use super::{Commit, Store, StoreError, text};
 use crate::domain::{
-    FaceAddress, ImageId, NamedCandidate, Outcome, PersonId, SeenStranger, SightingId,
-    SightingMessage, SightingState, SightingStep, StrangerId,
+    FaceAddress, ImageId, NamedCandidate, Outcome, PersonId, SightingId, SightingMessage,
+    SightingState, SightingStep, StrangerId,
 };
 
 /// Fact with the number of the newest change of sightings that was followed.
@@ -19,7 +20,6 @@ const FOLLOWED: &str = "notified_upto";
 const BATCH: i64 = 50;
 /// Most unsent notifications of a target; older ones are given up.
 const MOST_WAITING: i64 = 1000;
-const WEEK_MS: i64 = 7 * 86_400_000;
 
 /// A sighting as far as it decides what is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -190,24 +190,36 @@ impl Store {
         .await
     }
 
-    /// Ends the unsent notifications of targets other than these, and those made before a time of
-    /// the wall clock.
-    pub async fn clear_notifications(&self, targets: Vec<(String, i64)>) -> Result<(), StoreError> {
-        self.write(Commit::Deferred, move |connection| {
-            let names: Vec<_> = targets.iter().map(|(name, _)| name).collect();
-            let names = serde_json::json!(names).to_string();
-            connection.execute(
-                "DELETE FROM notifications WHERE target NOT IN (SELECT value FROM json_each(?1))",
-                [names],
-            )?;
-            for (target, before_ms) in &targets {
-                connection.execute(
+    /// Removes the notifications of targets other than these.
+    pub async fn keep_notifications_of(&self, targets: Vec<String>) -> Result<(), StoreError> {
+        let targets = serde_json::json!(targets).to_string();
+        self.write(Commit::Durable, move |connection| {
+            connection
+                .execute(
+                    "DELETE FROM notifications WHERE target NOT IN (SELECT value FROM json_each(?1))",
+                    [&targets],
+                )
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Gives up the unsent notifications of a target that were made before this time of the wall
+    /// clock, in milliseconds.
+    pub async fn expire_notifications(
+        &self,
+        target: &str,
+        before_ms: i64,
+    ) -> Result<(), StoreError> {
+        let target = target.to_owned();
+        self.write(Commit::Durable, move |connection| {
+            connection
+                .execute(
                     "UPDATE notifications SET due_ms = NULL, ending = 'expired'
                       WHERE target = ?1 AND due_ms IS NOT NULL AND made_ms < ?2",
                     params![target, before_ms],
-                )?;
-            }
-            Ok(())
+                )
+                .map(drop)
         })
         .await
     }
@@ -505,7 +517,7 @@ fn message(
     device: String,
 ) -> rusqlite::Result<SightingMessage> {
     let stranger = match seen.stranger {
-        Some(number) => Some(history(connection, number, seen.id)?),
+        Some(number) => Some(seen_stranger(connection, number, seen.id)?),
         None => None,
     };
     connection
@@ -546,29 +558,6 @@ fn message(
                     quality: row.get(9)?,
                     face,
                 },
-            })
-        })
-}
-
-/// Returns how often a stranger was seen up to a sighting.
-fn history(
-    connection: &Connection,
-    number: StrangerId,
-    sighting: SightingId,
-) -> rusqlite::Result<SeenStranger> {
-    connection
-        .prepare_cached(
-            "SELECT count(*), count(*) FILTER (WHERE began_ms > this - ?3),
-                    max(began_ms) FILTER (WHERE id < ?2)
-               FROM sightings, (SELECT began_ms AS this FROM sightings WHERE id = ?2)
-              WHERE stranger_id = ?1 AND id <= ?2",
-        )?
-        .query_row([number, sighting, WEEK_MS], |row| {
-            Ok(SeenStranger {
-                number,
-                sightings: row.get(0)?,
-                this_week: row.get(1)?,
-                before_ms: row.get(2)?,
             })
         })
 }
@@ -792,17 +781,17 @@ mod tests {
         assert_eq!(store.waiting_notifications("phone").await.unwrap(), 1000);
         let given_up = "SELECT uid FROM notifications WHERE ending = 'expired'";
         assert_eq!(rows(&store, given_up).await, ["u1"]);
-        store
-            .clear_notifications(vec![("phone".into(), 2)])
-            .await
-            .unwrap();
-        store.settle().await.unwrap();
+        store.expire_notifications("phone", 2).await.unwrap();
         assert_eq!(store.waiting_notifications("phone").await.unwrap(), 1);
         store
-            .clear_notifications(vec![("flow".into(), 2)])
+            .keep_notifications_of(vec!["phone".into()])
             .await
             .unwrap();
-        store.settle().await.unwrap();
+        assert_eq!(store.waiting_notifications("phone").await.unwrap(), 1);
+        store
+            .keep_notifications_of(vec!["flow".into()])
+            .await
+            .unwrap();
         assert_eq!(rows(&store, "SELECT uid FROM notifications").await, [""; 0]);
     }
 }

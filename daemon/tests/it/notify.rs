@@ -112,13 +112,19 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> Option<()> {
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
             .collect();
-        let length = headers.get("content-length").map_or(0, |text| text.parse().unwrap());
+        let length = headers
+            .get("content-length")
+            .map_or(0, |text| text.parse().unwrap());
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
         let line = lines[0].clone();
         let does = {
             let mut state = state.lock().unwrap();
-            state.requests.push(Request { line, headers, body });
+            state.requests.push(Request {
+                line,
+                headers,
+                body,
+            });
             state.does
         };
         match does {
@@ -167,14 +173,20 @@ fn sighting(id: usize, source: &str, outcome: &str, person: &str) -> String {
 fn change_live(daemon: &TestDaemon, sql: &str) {
     let connection = rusqlite::Connection::open(daemon.state("kithd.db")).unwrap();
     connection.busy_timeout(Duration::from_secs(30)).unwrap();
-    connection.execute_batch(&format!("BEGIN IMMEDIATE; {sql}; COMMIT")).unwrap();
+    connection
+        .execute_batch(&format!("BEGIN IMMEDIATE; {sql}; COMMIT"))
+        .unwrap();
     daemon.post_path(&daemon.put_bytes(b"no picture", "noticed.jpg"));
 }
 
 fn hmac(secret: &str, text: &[u8]) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
     let signature = ring::hmac::sign(&key, text);
-    let hex: String = signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = signature
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("sha256={hex}")
 }
 
@@ -200,14 +212,26 @@ fn a_known_person_is_told_with_the_face_and_a_signature() {
     let json = request.json();
     assert_eq!(json["sighting_id"], "sighting-2");
     assert_eq!(json["after"]["person"]["name"], "Barack Obama");
-    assert_eq!((&json["title"], &json["source"]), (&"Barack Obama".into(), &"front".into()));
-    assert_eq!((&json["device"], &json["face"]), (&"board".into(), &"/9j/".into()));
+    assert_eq!(
+        (&json["title"], &json["source"]),
+        (&"Barack Obama".into(), &"front".into())
+    );
+    assert_eq!(
+        (&json["device"], &json["face"]),
+        (&"board".into(), &"/9j/".into())
+    );
     assert_eq!(json["after"]["face"]["image_id"], 2);
-    assert_eq!((&json["step"], &json["test"]), (&"end".into(), &false.into()));
+    assert_eq!(
+        (&json["step"], &json["test"]),
+        (&"end".into(), &false.into())
+    );
     assert_eq!(json["notification_id"], request.id());
     let time = &request.headers["x-kithd-timestamp"];
     let signed = [format!("{time}.").as_bytes(), &request.body].concat();
-    assert_eq!(request.headers["x-kithd-signature-256"], hmac("k3y-of-hook", &signed));
+    assert_eq!(
+        request.headers["x-kithd-signature-256"],
+        hmac("k3y-of-hook", &signed)
+    );
     wait_for("the state of the target", || {
         let target = daemon.get("/v1/notify")["targets"][0].clone();
         (target["sent"] == 1 && target["waiting"] == 0).then_some(())
@@ -262,7 +286,10 @@ fn targets_that_are_ill_delay_neither_mqtt_nor_others() {
     }
     daemon.start_connected();
     let told: Vec<_> = well.wait(20).iter().map(|request| request.json()).collect();
-    let order: Vec<_> = told.iter().map(|json| json["sighting_id"].clone()).collect();
+    let order: Vec<_> = told
+        .iter()
+        .map(|json| json["sighting_id"].clone())
+        .collect();
     let expected: Vec<Value> = (1..=20).map(|id| format!("sighting-{id}").into()).collect();
     assert_eq!(order, expected);
     let picture = std::fs::read(photo("obama_2.jpg")).unwrap();
@@ -278,7 +305,10 @@ fn targets_that_are_ill_delay_neither_mqtt_nor_others() {
             (part["condition"] == "degraded").then_some(part)
         });
         let said = part["text"].as_str().unwrap().to_owned();
-        assert!(said.contains(words) && said.contains("tried again"), "{said}");
+        assert!(
+            said.contains(words) && said.contains("tried again"),
+            "{said}"
+        );
     }
     let doctor = text(&daemon.kithd(["doctor"]));
     assert!(doctor.contains("PROBLEM  notify broken:"), "{doctor}");
@@ -290,7 +320,10 @@ fn targets_that_are_ill_delay_neither_mqtt_nor_others() {
         let ids: BTreeSet<_> = requests.iter().map(Request::id).collect();
         (ids.len() == 20).then_some(requests)
     });
-    let mut order: Vec<_> = told.iter().map(|request| request.json()["sighting_id"].clone()).collect();
+    let mut order: Vec<_> = told
+        .iter()
+        .map(|request| request.json()["sighting_id"].clone())
+        .collect();
     order.dedup();
     assert_eq!(order, expected);
     part_is_ok(&daemon, "notify gone");
@@ -301,17 +334,27 @@ fn targets_that_are_ill_delay_neither_mqtt_nor_others() {
 
 #[test]
 fn what_was_unknown_is_told_as_known_or_not_at_all() {
-    let (all, strangers) = (Server::new(Does::Answer(200)), Server::new(Does::Answer(200)));
+    let (all, strangers) = (
+        Server::new(Does::Answer(200)),
+        Server::new(Does::Answer(200)),
+    );
     let slow = "wait = \"3s\"\nagain_after = \"0s\"\n";
     let sections = [
         all.section("webhook", "all", "wait = \"10m\""),
-        strangers.section("ntfy", "strangers", &format!("{slow}who = [\"unknown\"]\npriority = 5")),
+        strangers.section(
+            "ntfy",
+            "strangers",
+            &format!("{slow}who = [\"unknown\"]\npriority = 5"),
+        ),
     ];
     let mut daemon = board(&sections.concat());
     daemon.start();
     part_is_ok(&daemon, "notifications");
     let first = sighting(1, "front", "unknown", NOBODY);
-    change_live(&daemon, &[first, sighting(2, "yard", "unknown", NOBODY)].concat());
+    change_live(
+        &daemon,
+        &[first, sighting(2, "yard", "unknown", NOBODY)].concat(),
+    );
     wait_for("both to wait", || {
         let count = "SELECT count(*) FROM notifications WHERE due_ms IS NOT NULL";
         (daemon.sql(count) == ["4"]).then_some(())
@@ -321,14 +364,21 @@ fn what_was_unknown_is_told_as_known_or_not_at_all() {
     );
     change_live(&daemon, &known);
     let told = all.wait(1).remove(0).json();
-    assert_eq!((&told["title"], &told["source"]), (&"Barack Obama".into(), &"front".into()));
+    assert_eq!(
+        (&told["title"], &told["source"]),
+        (&"Barack Obama".into(), &"front".into())
+    );
     let request = strangers.wait(1).remove(0);
     assert_eq!(request.line, "POST /s3cret HTTP/1.1");
     assert_eq!(request.headers["title"], "Unknown face");
     assert!(request.body.starts_with(b"yard, "), "{:?}", request.body);
-    assert_eq!((&*request.headers["priority"], &*request.headers["tags"]), ("5", "warning"));
+    assert_eq!(
+        (&*request.headers["priority"], &*request.headers["tags"]),
+        ("5", "warning")
+    );
     wait_for("the other one to be dropped", || {
-        let dropped = "SELECT target || sighting_id FROM notifications WHERE ending = 'dropped' ORDER BY 1";
+        let dropped =
+            "SELECT target || sighting_id FROM notifications WHERE ending = 'dropped' ORDER BY 1";
         (daemon.sql(dropped) == ["all1", "strangers1"]).then_some(())
     });
     assert_eq!((all.requests().len(), strangers.requests().len()), (1, 1));
@@ -347,10 +397,22 @@ fn nobody_hears_of_a_person_who_was_erased() {
     assert_eq!(daemon.sql("SELECT count(*) FROM notifications"), ["0"]);
     server.does(Does::Answer(200));
     let before = server.requests().len();
-    change_live(&daemon, &sighting(2, "yard", "known", "(SELECT id FROM person WHERE name = 'Joe Biden')"));
+    change_live(
+        &daemon,
+        &sighting(
+            2,
+            "yard",
+            "known",
+            "(SELECT id FROM person WHERE name = 'Joe Biden')",
+        ),
+    );
     let told = server.wait(before + 1).pop().unwrap();
     assert_eq!(told.json()["title"], "Joe Biden");
-    assert!(server.requests()[before..].iter().all(|request| request.json()["title"] == "Joe Biden"));
+    assert!(
+        server.requests()[before..]
+            .iter()
+            .all(|request| request.json()["title"] == "Joe Biden")
+    );
 }
 
 #[test]
@@ -359,7 +421,9 @@ fn every_notification_arrives_under_one_id_over_kills() {
     let server = Server::new(Does::Answer(200));
     let section = server.section("webhook", "flow", "who = [\"known\"]\nagain_after = \"0s\"");
     let mut daemon = board(&section);
-    let sql: String = (1..=COUNT).map(|id| sighting(id, "front", "known", OBAMA)).collect();
+    let sql: String = (1..=COUNT)
+        .map(|id| sighting(id, "front", "known", OBAMA))
+        .collect();
     daemon.change(&format!("BEGIN; {sql} COMMIT"));
     for (round, does) in [Does::Drop, Does::Hang, Does::Answer(200), Does::Answer(503)]
         .into_iter()
@@ -394,7 +458,10 @@ fn every_notification_arrives_under_one_id_over_kills() {
 
 #[test]
 fn a_target_is_tested_with_and_without_the_daemon() {
-    let (well, refusing) = (Server::new(Does::Answer(200)), Server::new(Does::Answer(403)));
+    let (well, refusing) = (
+        Server::new(Does::Answer(200)),
+        Server::new(Does::Answer(403)),
+    );
     let sections = [
         well.section("ntfy", "phone", ""),
         refusing.section("webhook", "flow", ""),
@@ -406,13 +473,25 @@ fn a_target_is_tested_with_and_without_the_daemon() {
         }
         let output = daemon.kithd(["notify", "test", "phone"]);
         let said = text(&output);
-        assert!(output.status.success() && said.contains("phone: http://127.0.0.1"), "{said}");
+        assert!(
+            output.status.success() && said.contains("phone: http://127.0.0.1"),
+            "{said}"
+        );
         let output = daemon.kithd(["notify", "test", "flow"]);
         let said = text(&output);
-        assert!(!output.status.success() && said.contains("answers 403"), "{said}");
-        assert!(said.contains("token_file") && !said.contains("s3cret"), "{said}");
+        assert!(
+            !output.status.success() && said.contains("answers 403"),
+            "{said}"
+        );
+        assert!(
+            said.contains("token_file") && !said.contains("s3cret"),
+            "{said}"
+        );
         let said = text(&daemon.kithd(["notify", "test", "fone"]));
-        assert!(said.contains("no target \"fone\"; there are: phone, flow"), "{said}");
+        assert!(
+            said.contains("no target \"fone\"; there are: phone, flow"),
+            "{said}"
+        );
         let said = text(&daemon.kithd(["notify"]));
         assert!(said.contains("phone: ntfy at http://127.0.0.1"), "{said}");
         assert_eq!(said.contains("not running"), !running, "{said}");
@@ -422,7 +501,10 @@ fn a_target_is_tested_with_and_without_the_daemon() {
     assert_eq!(requests[0].headers["title"], "Test of phone");
     assert_eq!(requests[0].headers["tags"], "white_check_mark");
     let test = refusing.requests()[0].json();
-    assert_eq!((&test["test"], &test["sighting_id"]), (&true.into(), &"test".into()));
+    assert_eq!(
+        (&test["test"], &test["sighting_id"]),
+        (&true.into(), &"test".into())
+    );
     let said = text(&daemon.kithd(["notify", "list", "--json"]));
     let list: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(list["targets"][0]["name"], "flow");
