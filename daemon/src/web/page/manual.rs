@@ -16,7 +16,7 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 24] = texts![
+const TEXTS: [(&str, &str); 25] = texts![
     "docs/":
     "install",
     "configuration",
@@ -42,6 +42,7 @@ const TEXTS: [(&str, &str); 24] = texts![
     "design/http-edge",
     "design/cameras",
     "design/bench",
+    "design/notifications",
 ];
 
 /// Pages outside `docs/` that those link to: how the figures were reached, packages, images,
