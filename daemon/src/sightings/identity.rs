@@ -85,7 +85,9 @@ pub fn judge(
 
 fn limits(matcher: &Matcher, snapshot: &Snapshot, looks: u32) -> Limits {
     let pictures = snapshot.gallery().len();
-    matcher.matching().limits(matcher.caution(), pictures, looks)
+    matcher
+        .matching()
+        .limits(matcher.caution(), pictures, looks)
 }
 
 /// Returns the judgement that `present` is known still, unless the evidence against it is clear:

@@ -120,14 +120,17 @@ impl Follower {
     }
 }
 
-/// Returns the clocks, and since when finished notifications matter to any of the targets.
+/// Returns the clocks, and since when finished notifications matter to any of the targets: they keep
+/// others away, and say that a sighting which is still news was told.
 fn readings(clock: &Clock, targets: &[Notify]) -> Readings {
     let now_ms = clock();
-    let longest = targets.iter().map(|target| target.again_after).max();
+    let longest = targets
+        .iter()
+        .map(|target| target.again_after.max(target.expires));
     Readings {
         now_ms,
         wall_ms: wall_clock_ms(),
-        since_ms: now_ms - millis(longest.unwrap_or_default()),
+        since_ms: now_ms - millis(longest.max().unwrap_or_default()),
     }
 }
 

@@ -279,7 +279,7 @@ fn targets_that_are_ill_delay_neither_mqtt_nor_others() {
         well.section("webhook", "well", more),
     ];
     let broker = Mosquitto::running();
-    let mut results = Subscriber::new(broker.port(), "kithd/board/results");
+    let mut results = Subscriber::new(broker.port(), "kithd/board/result");
     let mut daemon = with_targets(TestDaemon::with_broker(broker.port()), &sections.concat());
     for id in 1..=20 {
         daemon.change(&sighting(id, "front", "known", OBAMA));

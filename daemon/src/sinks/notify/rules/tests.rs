@@ -1,4 +1,4 @@
-//! Who is told of whom, at which hours, and what is not told twice.
+//! The filter by identity, source and hour, and what is not told twice.
 
 use super::super::tests::target;
 use super::*;
