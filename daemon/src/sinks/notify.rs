@@ -367,7 +367,7 @@ impl Sender {
 
     fn trouble(&self, text: &str) {
         self.targets.update(&self.target.name, |report| {
-            report.trouble = Some(text.into())
+            report.trouble = Some(text.into());
         });
         self.degraded(text);
     }
@@ -470,8 +470,7 @@ pub async fn test(target: &Notify, device: String) -> Result<String, String> {
             "{} has taken the test notification",
             target.address
         )),
-        Answer::Refused(why) => Err(why),
-        Answer::Later(why, None) => Err(why),
+        Answer::Refused(why) | Answer::Later(why, None) => Err(why),
         Answer::Later(why, Some(wait)) => Err(format!("{why} (not before {wait:?})")),
     }
 }

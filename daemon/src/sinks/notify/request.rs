@@ -13,7 +13,7 @@ use ring::hmac;
 use serde::Serialize;
 
 use super::words::Words;
-use crate::config::{Notify, Service, read_password};
+use crate::config::{Notify, PasswordFile, Service, read_password};
 use crate::domain::{Outcome, SightingMessage, hex};
 use crate::http_client::{Client, HttpError, Timeouts};
 
@@ -110,7 +110,7 @@ async fn post(
         let secret = read("secret_file", file)?;
         headers.extend(signature(secret.as_bytes(), wall_ms / 1000, &body));
     }
-    let login = target.login.as_ref().map(|login| login.login()).transpose();
+    let login = target.login.as_ref().map(PasswordFile::login).transpose();
     let login = login.map_err(|why| Answer::Later(why, None))?;
     let mut client = Client::new(
         target.address.clone(),

@@ -210,7 +210,7 @@ fn what_is_due_is_looked_at_again() {
         fate(&all, due(row(31), unknown.clone(), vec![])),
         end(Ending::Expired)
     );
-    // Somebody whom only the filter of known people wants, or nobody.
+    // A person, which the filter of this target wants, or not.
     let known = seen(Outcome::Known);
     let tell = NotificationStep::Tell {
         target: "a".into(),
