@@ -285,7 +285,7 @@ fn targets_that_are_ill_delay_neither_mqtt_nor_others() {
         daemon.change(&sighting(id, "front", "known", OBAMA));
     }
     daemon.start_connected();
-    let told: Vec<_> = well.wait(20).iter().map(|request| request.json()).collect();
+    let told: Vec<_> = well.wait(20).iter().map(Request::json).collect();
     let order: Vec<_> = told
         .iter()
         .map(|json| json["sighting_id"].clone())

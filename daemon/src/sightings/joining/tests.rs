@@ -20,8 +20,9 @@ fn rules(mirrors: bool) -> Rules {
         linking: Some(0.52),
         templates: Templates::Mean,
         curve: Vec::new(),
+        looks: Vec::new(),
     };
-    assert!(matching.limits(Caution::Balanced, 1).known_below > 0.6);
+    assert!(matching.limits(Caution::Balanced, 1, 1).known_below > 0.6);
     Rules::new(
         &matching,
         0.5,

@@ -178,7 +178,12 @@ fn a_waiting_notification_gives_way_to_a_better_one() {
     let all = target("");
     let waiting = told(Outcome::Unknown, 3, 0, None);
     let steps = |target: &Notify, seen: &SeenSighting| {
-        decide(std::slice::from_ref(target), seen, &[waiting.clone()], NOW)
+        decide(
+            std::slice::from_ref(target),
+            seen,
+            std::slice::from_ref(&waiting),
+            NOW,
+        )
     };
     assert_eq!(steps(&all, &seen(Outcome::Unknown)), []);
     let dropped = NotificationStep::End(1, Ending::Dropped);
