@@ -411,6 +411,27 @@ CREATE TABLE sighting_outbox (
 ) STRICT;
 CREATE INDEX sighting_outbox_sighting ON sighting_outbox (sighting_id);
 
+-- What a target of [[notify]] is to be told about a sighting, or was. A finished row stays while it may keep
+-- another from being made. It holds no name: the message is made when it is sent.
+CREATE TABLE notifications (
+  id          INTEGER PRIMARY KEY AUTOINCREMENT,
+  uid         TEXT    NOT NULL UNIQUE,           -- random; the same whenever it is sent
+  target      TEXT    NOT NULL,                  -- name of the section
+  sighting_id INTEGER NOT NULL REFERENCES sightings (id) ON DELETE CASCADE,
+  -- The identity that is told; another one is another notification.
+  outcome     TEXT    NOT NULL CHECK (outcome IN ('known', 'uncertain', 'unknown')),
+  person_id   INTEGER,                           -- NULL: an unknown face
+  made_ms     INTEGER NOT NULL,
+  came_ms     INTEGER NOT NULL,                  -- the same by the queue clock, by which it gets too old
+  due_ms      INTEGER,                           -- queue clock before which it is not sent; NULL: finished
+  attempts    INTEGER NOT NULL DEFAULT 0,        -- failed ones
+  ending      TEXT    CHECK (ending IN ('sent', 'refused', 'expired', 'dropped')),
+  CHECK ((due_ms IS NULL) = (ending IS NOT NULL))
+) STRICT;
+CREATE INDEX notifications_due ON notifications (target, due_ms, id) WHERE due_ms IS NOT NULL;
+CREATE INDEX notifications_sighting ON notifications (sighting_id);
+CREATE INDEX notifications_came ON notifications (came_ms);
+
 -- Folders and messages
 
 -- A watched folder.

@@ -115,6 +115,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         services.people.keep_backup(services.health, stop)
     });
 
+    // Sightings are told to webhooks and ntfy.
+    services.notify(&mut tasks);
+
     // The past is kept within its limits, and minute by minute for the charts.
     services.keep(&mut tasks, "retention", |services, stop| {
         let retention = services.config.retention.clone();

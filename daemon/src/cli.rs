@@ -12,6 +12,7 @@ mod enroll;
 mod eval;
 mod forget;
 mod identify;
+mod notify;
 mod people;
 mod rejected;
 mod status;
@@ -93,6 +94,8 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Lists MQTT messages that were refused, saves one, sends one again or drops it
     Rejected(rejected::Args),
+    /// Lists the targets of notifications and their state, or sends a test to one
+    Notify(notify::Args),
     /// Says who is in pictures; stores nothing and needs no daemon
     Identify(identify::Args),
     /// Checks everything that the board depends on and says what to do about it
@@ -203,6 +206,7 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
         Command::Backup(args) => backup::save(&config, args).await,
         Command::Restore(args) => backup::restore(&config, args).await,
         Command::Rejected(args) => rejected::run(&config, args).await,
+        Command::Notify(args) => notify::run(&config, args).await,
         Command::Identify(args) => identify::run(&config, args).await,
         Command::Doctor(args) => doctor::run(&config, args).await,
         Command::Status(args) => status::run(&config, args).await,

@@ -192,7 +192,31 @@ impl Client {
         headers: &[(HeaderName, HeaderValue)],
         body: Bytes,
     ) -> Result<Response<'_>, HttpError> {
-        let mut request = self.request(Method::POST, path_and_query, headers, body)?;
+        self.bring(Method::POST, path_and_query, content_type, headers, body)
+            .await
+    }
+
+    /// Puts `body`. A request that may have arrived is not sent again.
+    pub async fn put(
+        &mut self,
+        path_and_query: &str,
+        content_type: &'static str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Bytes,
+    ) -> Result<Response<'_>, HttpError> {
+        self.bring(Method::PUT, path_and_query, content_type, headers, body)
+            .await
+    }
+
+    async fn bring(
+        &mut self,
+        method: Method,
+        path_and_query: &str,
+        content_type: &'static str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Bytes,
+    ) -> Result<Response<'_>, HttpError> {
+        let mut request = self.request(method, path_and_query, headers, body)?;
         let content_type = HeaderValue::from_static(content_type);
         request
             .headers_mut()

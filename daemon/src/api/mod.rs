@@ -10,6 +10,7 @@ pub mod breaker;
 pub mod health;
 mod identify;
 mod images;
+mod notify;
 mod people;
 pub mod presence;
 mod rejected;
@@ -44,6 +45,7 @@ use crate::sources::upload::Uploads;
 use crate::status::cameras::Cameras;
 use crate::status::disk::Disk;
 use crate::status::health::Health;
+use crate::status::targets::Targets;
 use crate::status::thermal::Board;
 use crate::store::Store;
 
@@ -71,6 +73,8 @@ pub struct View {
     pub clock: QueueClock,
     /// Time without a look after which a sighting ends.
     pub gap: Duration,
+    /// Targets of notifications.
+    pub targets: Targets,
     /// Name of this device.
     pub device: String,
     /// Names of the configured cameras.
@@ -136,6 +140,7 @@ pub fn reading(view: View) -> OpenApiRouter {
         .routes(routes!(strangers::show))
         .routes(routes!(health::calibration))
         .routes(routes!(breaker::show))
+        .routes(routes!(notify::list))
         .routes(routes!(rejected::list))
         .routes(routes!(rejected::show))
         .routes(routes!(health::status))
@@ -157,6 +162,7 @@ fn changing(api: Api) -> OpenApiRouter {
         .routes(routes!(strangers::name))
         .routes(routes!(strangers::ignore))
         .routes(routes!(strangers::name_face, strangers::not_this_person))
+        .routes(routes!(notify::test))
         .routes(routes!(rejected::payload))
         .routes(routes!(rejected::try_again))
         .routes(routes!(rejected::forget))
@@ -254,6 +260,7 @@ fn back(place: &str, told: Result<&str, Problem>) -> Response {
         (name = "people", description = "Enrolled people and their pictures"),
         (name = "strangers", description = "Unknown faces, grouped by likeness"),
         (name = "messages", description = "MQTT messages that were refused and are kept"),
+        (name = "notifications", description = "Targets that are told who was seen"),
         (name = "board", description = "Engine, circuit breaker, health, backup")
     )
 )]

@@ -38,6 +38,7 @@ pub fn start(services: &Services, tasks: &mut Supervisor) -> anyhow::Result<Hear
         sightings: services.sightings.clone(),
         clock: services.queue.clock(),
         gap: config.sighting_gap,
+        targets: services.targets.clone(),
         device: config.device.clone(),
         cameras: config
             .cameras

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::mqtt;
@@ -14,6 +15,7 @@ use crate::pipeline::Reader;
 use crate::queue::{Queue, Rules};
 use crate::recovery;
 use crate::sightings::{Counts, Sights};
+use crate::sinks::notify;
 use crate::sources::Intake;
 use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
@@ -23,6 +25,7 @@ use crate::sources::rejected::Rejected;
 use crate::status::cameras::Cameras;
 use crate::status::disk::Disk;
 use crate::status::health::{Condition, Health};
+use crate::status::targets::Targets;
 use crate::status::thermal::Board;
 use crate::store::Store;
 use crate::supervise::Supervisor;
@@ -61,6 +64,8 @@ pub struct Services {
     pub sightings: Counts,
     /// What followed cameras see, on its way to its sightings.
     pub sights: Sights,
+    /// Targets of notifications.
+    pub targets: Targets,
 }
 
 impl Services {
@@ -144,6 +149,7 @@ impl Services {
             cameras: Cameras::default(),
             sightings: Counts::default(),
             sights: Sights::default(),
+            targets: Targets::default(),
         };
         Ok((services, supervisor))
     }
@@ -215,6 +221,45 @@ impl Services {
             parts.push(part);
         }
         parts
+    }
+
+    /// Starts a task that follows sightings, and one for each target of notifications, if there are
+    /// any.
+    pub fn notify(&self, tasks: &mut Supervisor) {
+        let targets: Arc<[_]> = self.config.notify.clone().into();
+        if targets.is_empty() {
+            return;
+        }
+        let queue = self.queue.clone();
+        let clock: notify::Clock = Arc::new(move || queue.now_ms());
+        let (woken, _) = watch::channel(0);
+        for target in targets.iter() {
+            // Leaked on purpose: once per target and start.
+            let part: &'static str = format!("notify {}", target.name).leak();
+            let sender = notify::Sender {
+                target: Arc::new(target.clone()),
+                part,
+                store: self.store.clone(),
+                state_dir: self.config.state_dir.clone(),
+                device: self.config.device.clone(),
+                clock: Arc::clone(&clock),
+                woken: woken.subscribe(),
+                targets: self.targets.clone(),
+                health: self.health.clone(),
+            };
+            sender.announce();
+            self.keep(tasks, part, move |_, stop| sender.clone().run(stop));
+        }
+        self.keep(tasks, notify::PART, move |services, stop| {
+            let follower = notify::Follower {
+                store: services.store,
+                targets: Arc::clone(&targets),
+                clock: Arc::clone(&clock),
+                woken: woken.clone(),
+                health: services.health,
+            };
+            follower.run(stop)
+        });
     }
 
     /// Starts Frigate's task, if it is used. The start of the board does not wait for its answer.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kith_mqtt::is_topic;
 
+use super::url::trust;
 use super::{Raw, credential, secs};
 use crate::domain::{Certainty, Origin};
 use crate::http_client::{self, Address, Trust};
@@ -57,7 +58,7 @@ pub(super) fn frigate(raw: &mut Raw) -> Option<Frigate> {
         let scheme = url.split("://").next().unwrap_or_default();
         scheme.trim().eq_ignore_ascii_case("https")
     });
-    let trust = trust(raw, https);
+    let trust = trust(raw, "frigate.", "frigate.url", https);
     let topic_prefix = raw
         .text("frigate.topic_prefix")
         .unwrap_or_else(|| "frigate".into());
@@ -147,37 +148,6 @@ fn password_file(raw: &mut Raw, username: Option<&str>) -> Option<PathBuf> {
         raw.problem("frigate.username", format!("{username:?}"), rule);
     }
     file
-}
-
-fn trust(raw: &mut Raw, https: bool) -> Trust {
-    let ca = raw.text("frigate.ca_file");
-    let fingerprint = raw.text("frigate.fingerprint");
-    for (key, value) in [
-        ("frigate.ca_file", &ca),
-        ("frigate.fingerprint", &fingerprint),
-    ] {
-        if let Some(value) = value.as_ref().filter(|_| !https) {
-            let rule = "is for an encrypted connection; write https:// in frigate.url";
-            raw.problem(key, value, rule);
-        }
-    }
-    match (ca, fingerprint) {
-        (None, None) => Trust::System,
-        (Some(file), Some(_)) => {
-            let rule = "is one of two ways; leave out this or frigate.fingerprint";
-            raw.problem("frigate.ca_file", file, rule);
-            Trust::System
-        }
-        (Some(file), None) => Trust::of_file(file.as_ref()).unwrap_or_else(|why| {
-            raw.problem("frigate.ca_file", file, why);
-            Trust::System
-        }),
-        (None, Some(text)) => Trust::of_fingerprint(&text).unwrap_or_else(|| {
-            let rule = "must be the SHA-256 of the certificate, 64 hexadecimal digits";
-            raw.problem("frigate.fingerprint", text, rule);
-            Trust::System
-        }),
-    }
 }
 
 #[cfg(test)]

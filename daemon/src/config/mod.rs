@@ -7,6 +7,7 @@ mod camera;
 mod frigate;
 mod http;
 mod mqtt;
+mod notify;
 mod raw;
 mod retention;
 mod url;
@@ -22,6 +23,7 @@ pub use frigate::Frigate;
 pub use http::{Http, Tls};
 use kith_vision::{Caution, Device, Matching, Pack, Precision};
 pub use mqtt::{HomeAssistant, Mqtt, MqttCommand, Shared};
+pub use notify::{Attach, Notify, Placeholder, Service};
 pub use raw::{Problem, Raw};
 pub use retention::{Caps, Retention};
 pub use url::{PasswordFile, Url, read_password, without_secrets};
@@ -51,6 +53,8 @@ pub struct Config {
     pub cameras: Vec<Camera>,
     /// Frigate, whose events bring pictures; `None` if it is not used.
     pub frigate: Option<Frigate>,
+    /// Targets of notifications.
+    pub notify: Vec<Notify>,
     /// Model pack and its networks.
     pub models: Models,
     /// Settings of the recognition.
@@ -284,10 +288,12 @@ impl Config {
         if !state_dir.is_absolute() {
             raw.problem("state_dir", state_dir.display(), "must be an absolute path");
         }
+        let http = http::http(&mut raw);
         let mut config = Self {
             device: device(&mut raw),
             log_level: log_level(&mut raw),
-            http: http::http(&mut raw),
+            notify: notify::targets(&mut raw, &http),
+            http,
             mqtt: mqtt::mqtt(&mut raw),
             intake: intake(&mut raw, &state_dir),
             folders: folders(&mut raw),
@@ -359,6 +365,7 @@ impl Config {
             .chain(frigate.and_then(|frigate| frigate.password_file.as_ref()))
             .chain(client.map(|(_, key)| key))
             .chain(page_key)
+            .chain(self.notify.iter().flat_map(Notify::secret_files))
             .map(PathBuf::as_path)
             .chain(cameras.filter_map(Producer::secret_files));
         files.map(Path::to_path_buf).collect()

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::http_client::Login;
+use super::Raw;
+use crate::http_client::{Login, Trust};
 
 /// Longest address.
 const LONGEST: usize = 2048;
@@ -164,6 +165,35 @@ impl PasswordFile {
 pub fn read_password(file: &Path) -> std::io::Result<String> {
     let text = std::fs::read_to_string(file)?;
     Ok(text.trim_end_matches(['\r', '\n']).to_string())
+}
+
+/// Reads the keys `ca_file` and `fingerprint` behind `prefix`, for the address in the key `address`.
+pub(super) fn trust(raw: &mut Raw, prefix: &str, address: &str, https: bool) -> Trust {
+    let (ca_key, pin_key) = (format!("{prefix}ca_file"), format!("{prefix}fingerprint"));
+    let (ca, pin) = (raw.text(&ca_key), raw.text(&pin_key));
+    for (key, value) in [(&ca_key, &ca), (&pin_key, &pin)] {
+        if let Some(value) = value.as_ref().filter(|_| !https) {
+            let rule = format!("is for an encrypted connection; write https:// in {address}");
+            raw.problem(key, value, rule);
+        }
+    }
+    match (ca, pin) {
+        (None, None) => Trust::System,
+        (Some(file), Some(_)) => {
+            let rule = format!("is one of two ways; leave out this or {pin_key}");
+            raw.problem(&ca_key, file, rule);
+            Trust::System
+        }
+        (Some(file), None) => Trust::of_file(file.as_ref()).unwrap_or_else(|why| {
+            raw.problem(&ca_key, file, why);
+            Trust::System
+        }),
+        (None, Some(text)) => Trust::of_fingerprint(&text).unwrap_or_else(|| {
+            let rule = "must be the SHA-256 of the certificate, 64 hexadecimal digits";
+            raw.problem(&pin_key, text, rule);
+            Trust::System
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -6,4 +6,5 @@ pub mod health;
 pub mod heartbeat;
 pub mod history;
 pub mod notify;
+pub mod targets;
 pub mod thermal;

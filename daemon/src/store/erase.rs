@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::facts::store_fact;
 use super::people::person_named;
-use super::{CANDIDATES, Commit, Store, StoreError, results, sightings};
+use super::{CANDIDATES, Commit, Store, StoreError, notifications, results, sightings};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 
 /// Images per operation of the writer, so that other callers run in between.
@@ -167,6 +167,7 @@ pub(super) fn erase_person(
     for person in &people {
         sightings::erase_person(connection, *person)?;
     }
+    notifications::erase_people(connection, &people)?;
     connection.execute("DELETE FROM person WHERE id = ?1", [person])?;
     Ok(Some(people))
 }

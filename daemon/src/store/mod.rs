@@ -21,6 +21,7 @@ mod journal;
 mod listing;
 mod migrate;
 mod missing;
+mod notifications;
 mod operator;
 mod people;
 mod rejected;
@@ -64,6 +65,7 @@ pub use listing::{
     Counts, FaceBox, FaceRow, ImageDetail, ImageRow, counts, images as newest_images,
 };
 pub use missing::{Look, Looks};
+pub use notifications::{DueNotification, Ending, NotificationStep, Readings, SeenSighting, Told};
 pub use operator::ImageChange;
 pub use people::{
     EnrolledPicture, GalleryRow, PersonChange, PersonPicture, PersonRow, Unembedded,

@@ -4,8 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::facts::store_fact;
 use super::{
-    CANDIDATES, Commit, Store, StoreError, blob_to_vector, readable, sightings, text, text_if_any,
-    vector_to_blob,
+    CANDIDATES, Commit, Store, StoreError, blob_to_vector, notifications, readable, sightings,
+    text, text_if_any, vector_to_blob,
 };
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 use crate::names;
@@ -437,6 +437,7 @@ impl Store {
             // Before the faces, so that ended sightings agree with their faces' new person.
             sightings::merge_people(connection, id, into)?;
             connection.execute("UPDATE faces SET person_id = ?2 WHERE person_id = ?1", [id, into])?;
+            notifications::merge_people(connection, id, into)?;
             connection.execute(
                 "INSERT OR REPLACE INTO merged (uid, into_uid, person_id) VALUES (?1, ?2, ?3)",
                 params![from_uid, into_uid, id],

@@ -19,8 +19,9 @@ use crate::problem::Problem;
 use crate::status::cameras::{CameraCounts, TRACK_OUTCOMES};
 use crate::status::disk::DiskReport;
 use crate::status::health::{Condition, Health};
+use crate::status::targets::TargetReport;
 use crate::status::thermal::BoardReport;
-use crate::store::Counts;
+use crate::store::{Counts, Ending};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
@@ -78,6 +79,17 @@ struct TrackLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TargetLabel {
+    target: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EndingLabels {
+    target: String,
+    ending: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct InfoLabels {
     version: &'static str,
     device: String,
@@ -101,6 +113,7 @@ pub async fn metrics(State(view): State<View>) -> Result<impl IntoResponse, Prob
     register_board(&mut registry, &view.board.report().await);
     register_cameras(&mut registry, &view.camera_counts.all());
     register_sightings(&mut registry, view.sightings.read());
+    register_targets(&mut registry, view.targets.all());
     let _ = encode_registry(&mut open_metrics, &registry);
     Ok((
         [(
@@ -358,6 +371,40 @@ fn register_cameras(registry: &mut Registry, cameras: &[(String, CameraCounts)])
         "Tracks of a followed camera that have ended since start, by outcome",
         ended,
     );
+}
+
+/// Registers targets of notifications, by the names of the configuration.
+fn register_targets(registry: &mut Registry, targets: Vec<TargetReport>) {
+    if targets.is_empty() {
+        return;
+    }
+    let ended = Family::<EndingLabels, Counter>::default();
+    let waiting = Family::<TargetLabel, Gauge>::default();
+    for report in targets {
+        let target = report.name;
+        for (ending, count) in [
+            (Ending::Sent, report.sent),
+            (Ending::Refused, report.refused),
+            (Ending::Expired, report.expired),
+            (Ending::Dropped, report.dropped),
+        ] {
+            let labels = EndingLabels {
+                target: target.clone(),
+                ending: ending.as_str(),
+            };
+            ended.get_or_create(&labels).inc_by(count);
+        }
+        waiting
+            .get_or_create(&TargetLabel { target })
+            .set(report.waiting as i64);
+    }
+    registry.register(
+        "notifications",
+        "Notifications that ended since start, by target",
+        ended,
+    );
+    let help = "Notifications that wait or are tried again, by target";
+    registry.register("notifications_waiting", help, waiting);
 }
 
 /// Registers breaker and engines; every label is a word of a fixed set, or reported by one of at

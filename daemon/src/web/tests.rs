@@ -56,6 +56,7 @@ impl Site {
             board: crate::status::thermal::Board::at(folder.path()),
             camera_counts: Cameras::default(),
             sightings: crate::sightings::Counts::default(),
+            targets: crate::status::targets::Targets::default(),
             health: Health::default(),
             clock: crate::queue::QueueClock::resume(1_000_000),
             gap: Duration::from_secs(60),

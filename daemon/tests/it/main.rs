@@ -38,6 +38,7 @@ mod hostile_broker; // sends whatever bytes it is told, for hostile
 mod lying_engine; // an engine that lies, for faults
 mod metrics; // promtool, and what is kept for the charts
 mod mqtt; // paths in, results out
+mod notify; // webhooks and ntfy: told once, in order, however ill the target is
 mod onvif; // cameras of the network and of other programs, found and listed
 mod origin; // the gRPC contract of the system it descends from
 mod page; // the status table in a real browser

@@ -16,7 +16,7 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 23] = texts![
+const TEXTS: [(&str, &str); 25] = texts![
     "docs/":
     "install",
     "configuration",
@@ -24,6 +24,7 @@ const TEXTS: [(&str, &str); 23] = texts![
     "cameras",
     "frigate",
     "results-and-events",
+    "notifications",
     "people-and-strangers",
     "api",
     "access-and-tls",
@@ -41,6 +42,7 @@ const TEXTS: [(&str, &str); 23] = texts![
     "design/http-edge",
     "design/cameras",
     "design/bench",
+    "design/notifications",
 ];
 
 /// Pages outside `docs/` that those link to: how the figures were reached, packages, images,
