@@ -1,5 +1,5 @@
-"""Derives the matching rules of the pack sface: distances of strangers, several pictures of a person, the margin, and
-the linking of strangers. Prints the tables of identification.md; `kithd eval` measures rates by number enrolled.
+"""Derives the matching rules of the pack sface: distances of strangers, several pictures of a person, several looks at a
+face, the margin, and the linking of strangers. Prints the tables of identification.md; `kithd eval` measures rates by number enrolled.
 
     python models/benches/identification.py <faces folder> [<file to keep the embeddings in>]
 
@@ -79,6 +79,22 @@ def templates(pictures, by, alike):
     return np.concatenate([means, pictures]) if by == "both" else means
 
 
+def several_looks(who, rows, lfw, count, together):
+    """Returns, for everybody with `count` pictures, the mean of `together` of them: the cosines to single pictures of other
+    people of lfw-dev, in descending order, and the mean's length."""
+    random, means, names = np.random.default_rng(0), [], []
+    for name in np.unique(who):
+        theirs = np.flatnonzero(who == name)
+        if len(theirs) >= count:
+            looks = random.permutation(theirs)[:count]
+            for first in range(0, count - together + 1, together):
+                means.append(rows[looks[first:first + together]].mean(0))
+                names.append(name)
+    lengths = np.linalg.norm(means, axis=1)
+    cosines = means / lengths[:, None] @ rows[lfw].T
+    return np.sort(cosines[np.array(names)[:, None] != who[lfw][None]])[::-1], lengths.mean()
+
+
 def searches(who, rows, pictures, by, alike, people=10_000, single=0, draws=10):
     """Yields for each draw: the best two cosines of each probe, whether its person is enrolled, and whether it is
     found."""
@@ -149,6 +165,14 @@ def main():
             at = np.sort(best[~inside])[::-1]
             rates = [100 * (~(right & (best > at[int(rate * len(at))])))[inside].mean() for rate in (0.1, 0.03, 0.01, 0.003)]
             print(f"  {pictures} {by:8}", " ".join(f"{rate:.2f}" for rate in rates), f"of {inside.sum() // 10}")
+
+    print("\nlooks at one face averaged (photographs of one person): strangers' cosine, mean and deviation; at 1e-2, 1e-3")
+    for count in (2, 3, 4):
+        for together in range(1, count + 1):
+            cosines, length = several_looks(who, rows, lfw, count, together)
+            at = [cosines[int(rate * len(cosines))] for rate in (1e-2, 1e-3)]
+            print(f"  {count} pictures, {together} as one: length {length:.3f}; {cosines.mean():.4f} {cosines.std():.4f};",
+                  " ".join(f"{cosine:.3f}" for cosine in at))
 
     best, second, inside, right = (np.concatenate(part) for part in
                                    zip(*searches(who, rows, 1, "nearest", 0.38, people=200, single=100, draws=40)))

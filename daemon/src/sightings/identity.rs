@@ -52,9 +52,10 @@ impl Template {
         (!self.total.is_empty()).then(|| self.total.iter().map(|value| value / weight).collect())
     }
 
-    /// Returns the number of looks that the mean is worth, at least 1.
-    fn worth(&self) -> u32 {
-        self.weight.round().max(1.0) as u32
+    /// Returns the number of looks that the mean is worth, at least 1. Part of a look counts as one:
+    /// the limits for more looks let fewer strangers pass.
+    pub fn worth(&self) -> u32 {
+        self.weight.ceil().max(1.0) as u32
     }
 }
 

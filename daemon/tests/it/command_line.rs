@@ -331,6 +331,27 @@ fn eval_tells_people_from_strangers_by_the_number_enrolled() {
     ] {
         assert!(said.contains(words), "{words:?} is missing in:\n{said}");
     }
+    let one_known = daemon.folder.path().join("one");
+    std::fs::create_dir(&one_known).unwrap();
+    std::fs::copy(photo("obama_1.jpg"), one_known.join("obama_1.jpg")).unwrap();
+    let one_known = one_known.to_str().unwrap();
+    let looks = [
+        "eval",
+        "--gallery",
+        one_known,
+        "--probes",
+        folder,
+        "--looks",
+        "1,2",
+    ];
+    let said = text(&daemon.kithd(looks));
+    for words in [
+        "1 people, 1 pictures; 2 searches for them, 3 for strangers\n",
+        // Of one person there is one picture only.
+        "1 people, 1 pictures; 1 searches for them, 1 for strangers by 2 looks each\n",
+    ] {
+        assert!(said.contains(words), "{words:?} is missing in:\n{said}");
+    }
 }
 
 #[test]

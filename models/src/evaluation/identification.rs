@@ -7,7 +7,7 @@ use super::{Sample, splitmix};
 use crate::matching::{Caution, Matching, Outcome};
 use crate::{Gallery, VisionError};
 
-/// A picture of a person.
+/// A picture of a person, or the mean of several.
 #[derive(Debug, Clone, Copy)]
 pub struct Picture<'a> {
     /// Number of the person, from 0.
@@ -16,6 +16,8 @@ pub struct Picture<'a> {
     pub embedding: &'a [f32],
     /// Quality of the face.
     pub quality: f32,
+    /// Number of looks at the face that the embedding is the mean of.
+    pub looks: u32,
 }
 
 /// The result of one search.
@@ -102,7 +104,6 @@ impl Searches {
                 enrolled.push(picture.person.into(), at, picture.embedding)?;
             }
             pictures += enrolled.len();
-            let limits = Caution::ALL.map(|caution| matching.limits(caution, enrolled.len(), 1));
             for probe in probes {
                 let nearest = if probe.embedding.is_empty() {
                     Vec::new()
@@ -110,15 +111,19 @@ impl Searches {
                     enrolled.nearest(probe.embedding, 2)?
                 };
                 let first = nearest.first();
+                let outcome = |caution| {
+                    let limits = matching.limits(caution, enrolled.len(), probe.looks);
+                    match limits.judge(&nearest).outcome {
+                        Outcome::Known if probe.quality < known_from => Outcome::Uncertain,
+                        outcome => outcome,
+                    }
+                };
                 searches.push(Search {
                     person: probe.person,
                     enrolled: is_enrolled(probe.person),
                     right: first.is_some_and(|first| first.person == i64::from(probe.person)),
                     distance: first.map_or(f32::INFINITY, |first| first.distance),
-                    outcomes: limits.map(|limits| match limits.judge(&nearest).outcome {
-                        Outcome::Known if probe.quality < known_from => Outcome::Uncertain,
-                        outcome => outcome,
-                    }),
+                    outcomes: Caution::ALL.map(outcome),
                 });
             }
         }
@@ -306,6 +311,7 @@ mod tests {
             person,
             embedding: place,
             quality: 1.0,
+            looks: 1,
         }
     }
 
@@ -337,6 +343,7 @@ mod tests {
             person: 1,
             embedding: &[],
             quality: 0.0,
+            looks: 1,
         });
         Searches::of(&gallery, &probes, draw, &matching(), 0.5).unwrap()
     }
@@ -394,6 +401,23 @@ mod tests {
             searches([2, 1]).outcomes(Caution::Balanced, &all()),
             expected
         );
+    }
+
+    #[test]
+    fn several_looks_are_judged_by_limits_of_their_own() {
+        let matching = Matching {
+            looks: vec![(4, 0.2)],
+            ..matching()
+        };
+        let gallery = [picture(0, &[0.0, 1.0])];
+        let mut probe = picture(0, &[0.3, 1.0]);
+        let known = |probe: Picture| {
+            let searches = Searches::of(&gallery, &[probe], [1, 1], &matching, 0.5).unwrap();
+            searches.outcomes(Caution::Balanced, &all()).known
+        };
+        assert_eq!(known(probe), 1.0);
+        probe.looks = 4;
+        assert_eq!(known(probe), 0.0);
     }
 
     #[test]

@@ -172,6 +172,11 @@ fn a_value_out_of_range_is_named_with_its_rule() {
             "matching.threshold",
         ),
         (
+            "looks = [[2, 0.021]",
+            "looks = [[1, 0.021]",
+            "matching.looks",
+        ),
+        (
             "strength = 3.0",
             "strength = 0.0",
             "recogniser.cohort.strength",

@@ -17,6 +17,7 @@ use crate::cli::own_engine;
 use crate::config::Config;
 use crate::engine_process::FoundFace;
 use crate::names;
+use crate::sightings::identity::Template;
 use det::det;
 use report::{Report, Size, groups};
 
@@ -57,9 +58,20 @@ pub struct Folders {
     /// Treats the part of a name before the first _ as a group: idol_bona is of the group idol
     #[arg(long)]
     group_by_prefix: bool,
+    /// Numbers of looks that are searched for together: each person's pictures, in the order of
+    /// their names, so many at a time as one; a rest that is fewer is left out
+    ///
+    /// Looks count by their quality, those that are too poor for a face to be known not at all.
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_values_t = [1], value_parser = clap::value_parser!(u32).range(1..=1000))]
+    looks: Vec<u32>,
     /// Writes the detection error trade-off, FNIR over FPIR for each number enrolled, to this file
     /// as SVG
-    #[arg(long, value_name = "FILE", requires = "gallery")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "gallery",
+        conflicts_with = "looks"
+    )]
     det: Option<PathBuf>,
 }
 
@@ -125,6 +137,40 @@ fn split(shown: Shown, enrol: usize) -> (Shown, Shown) {
     (gallery, probes)
 }
 
+/// Several looks at one face as one, as a sighting has them.
+struct Together {
+    person: u32,
+    /// Empty without a face.
+    mean: Vec<f32>,
+    /// The best look's.
+    quality: f32,
+    looks: u32,
+}
+
+impl Together {
+    fn of(looks: &[Picture], known_from: f32) -> Self {
+        let mut together = Template::default();
+        for look in looks.iter().filter(|look| !look.embedding.is_empty()) {
+            together.add(look.embedding, look.quality, known_from);
+        }
+        Self {
+            person: looks.first().map_or(0, |look| look.person),
+            mean: together.mean().unwrap_or_default(),
+            quality: looks.iter().map(|look| look.quality).fold(0.0, f32::max),
+            looks: together.worth(),
+        }
+    }
+
+    fn picture(&self) -> Picture<'_> {
+        Picture {
+            person: self.person,
+            embedding: &self.mean,
+            quality: self.quality,
+            looks: self.looks,
+        }
+    }
+}
+
 /// Embeds every picture once, searches, and prints.
 pub async fn run(
     config: &Config,
@@ -175,8 +221,10 @@ pub async fn run(
             person: *person,
             embedding,
             quality,
+            looks: 1,
         }
     };
+    probes.sort();
     let mut enrolled: Vec<_> = gallery.iter().map(picture).collect();
     enrolled.retain(|picture| !picture.embedding.is_empty());
     let asked: Vec<_> = probes.iter().map(picture).collect();
@@ -202,17 +250,23 @@ pub async fn run(
     sizes.sort_unstable();
     sizes.dedup();
     let mut measured = Vec::new();
-    for size in sizes {
-        let draw = [size, folders.draws.into()];
-        measured.push((
-            size,
-            Searches::of(&enrolled, &asked, draw, &matching, known_from)?,
-        ));
+    for &looks in &folders.looks {
+        let together: Vec<_> = asked
+            .chunk_by(|a, b| a.person == b.person)
+            .flat_map(|theirs| theirs.chunks_exact(looks as usize))
+            .map(|looks| Together::of(looks, known_from))
+            .collect();
+        let asked: Vec<_> = together.iter().map(Together::picture).collect();
+        for &size in &sizes {
+            let draw = [size, folders.draws.into()];
+            let searches = Searches::of(&enrolled, &asked, draw, &matching, known_from)?;
+            measured.push((size, looks, searches));
+        }
     }
     if let Some(file) = &folders.det {
         let curves: Vec<_> = measured
             .iter()
-            .map(|(size, searches)| (*size, searches.det()))
+            .map(|(size, _, searches)| (*size, searches.det()))
             .collect();
         std::fs::write(file, det(&curves))
             .with_context(|| format!("{} cannot be written", file.display()))?;
@@ -233,7 +287,7 @@ pub async fn run(
         groups: groups(&people, &measured),
         sizes: measured
             .iter()
-            .map(|(size, searches)| Size::new(*size, searches, count))
+            .map(|(size, looks, searches)| Size::new(*size, *looks, searches, count))
             .collect(),
     };
     if json {
@@ -279,6 +333,31 @@ mod tests {
         let group = |name: &str| people.groups[people.numbers[name] as usize].as_deref();
         assert_eq!([group("ada"), group("bob")], [Some("women"), Some("men")]);
         assert_eq!([group("idol_c"), group("dora")], [Some("idol"), None]);
+    }
+
+    #[test]
+    fn looks_count_by_their_quality_and_poor_ones_not_at_all() {
+        let look = |embedding, quality| Picture {
+            person: 7,
+            embedding,
+            quality,
+            looks: 1,
+        };
+        let (right, up): (&[f32], &[f32]) = (&[1.0, 0.0], &[0.0, 1.0]);
+        let looks = [
+            look(right, 0.6),
+            look(up, 0.9),
+            look(right, 0.4),
+            look(&[], 0.0),
+        ];
+        let together = Together::of(&looks, 0.5);
+        assert_eq!((together.person, together.looks), (7, 2));
+        assert_eq!(together.quality, 0.9);
+        assert!((together.mean[0] - 0.4).abs() < 1e-6 && (together.mean[1] - 0.6).abs() < 1e-6);
+        let poor = Together::of(&looks[2..], 0.5);
+        assert_eq!((poor.mean.as_slice(), poor.looks), (right, 1));
+        let none = Together::of(&looks[3..], 0.5);
+        assert!(none.mean.is_empty() && none.person == 7);
     }
 
     #[test]

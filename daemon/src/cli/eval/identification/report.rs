@@ -40,6 +40,8 @@ pub struct Report {
 #[derive(Serialize)]
 pub struct Size {
     enrolled: usize,
+    /// Pictures that are searched for as one.
+    looks: u32,
     galleries: usize,
     pictures: usize,
     searches_for_enrolled: usize,
@@ -97,7 +99,7 @@ impl From<Estimate> for Figure {
 
 impl Size {
     /// Computes the figures, with intervals over draws of the `people`.
-    pub fn new(enrolled: usize, searches: &Searches, people: usize) -> Self {
+    pub fn new(enrolled: usize, looks: u32, searches: &Searches, people: usize) -> Self {
         let everybody = Sample::everybody(people);
         let strangers = searches.count(false) * searches.galleries();
         let missed = |fpir| {
@@ -132,6 +134,7 @@ impl Size {
         };
         Self {
             enrolled,
+            looks,
             galleries: searches.galleries(),
             pictures: searches.pictures(),
             searches_for_enrolled: searches.count(true),
@@ -149,13 +152,13 @@ impl Size {
 }
 
 /// Groups in the largest gallery in which strangers were searched.
-pub fn groups(people: &People, measured: &[(usize, Searches)]) -> Vec<Group> {
+pub fn groups(people: &People, measured: &[(usize, u32, Searches)]) -> Vec<Group> {
     let names: BTreeSet<&String> = people.groups.iter().flatten().collect();
     let largest = measured
         .iter()
         .rev()
-        .find(|(_, searches)| searches.count(false) > 0);
-    let Some((_, searches)) = largest else {
+        .find(|(_, _, searches)| searches.count(false) > 0);
+    let Some((_, _, searches)) = largest else {
         return Vec::new();
     };
     let everybody = Sample::everybody(people.groups.len());
@@ -223,6 +226,7 @@ impl Report {
         for size in &self.sizes {
             let Size {
                 enrolled,
+                looks,
                 galleries,
                 pictures,
                 searches_for_enrolled,
@@ -235,11 +239,16 @@ impl Report {
             } else {
                 format!(", mean of {galleries} draws")
             };
+            let looks = if *looks == 1 {
+                String::new()
+            } else {
+                format!(" by {looks} looks each")
+            };
             line(
                 "enrolled",
                 format!(
                     "{enrolled} people, {pictures} pictures; {searches_for_enrolled} searches for them, \
-                     {searches_for_strangers} for strangers{draws}"
+                     {searches_for_strangers} for strangers{looks}{draws}"
                 ),
             );
             line("rank 1", size.rank_1.text());
