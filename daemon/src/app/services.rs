@@ -59,7 +59,7 @@ pub struct Services {
     pub looks: Looks,
     /// Counts of sightings.
     pub sightings: Counts,
-    /// What followed cameras see, on its way to its sightings.
+    /// Looks at followed cameras, on their way to their sightings.
     pub sights: Sights,
 }
 

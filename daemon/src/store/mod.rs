@@ -79,9 +79,6 @@ pub use sightings::{
 };
 use sources::CameraCounts;
 pub use strangers::{StrangerFace, StrangerId, StrangerRow};
-// For the task that tells sightings.
-#[allow(unused_imports)]
-pub use timeline::seen_stranger;
 use writer::{Commit, Writer};
 
 /// File name of the database inside the state folder.
