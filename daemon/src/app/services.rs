@@ -62,7 +62,7 @@ pub struct Services {
     pub cameras: Cameras,
     /// Counts of sightings.
     pub sightings: Counts,
-    /// What followed cameras see, on its way to its sightings.
+    /// Looks at followed cameras, on their way to their sightings.
     pub sights: Sights,
     /// Targets of notifications.
     pub targets: Targets,

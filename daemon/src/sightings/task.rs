@@ -82,7 +82,7 @@ pub struct Sightings {
     pub telling: Arc<Telling>,
     /// Counts for the metrics.
     pub counts: Counts,
-    /// What followed cameras see.
+    /// Looks at followed cameras.
     pub sights: Sights,
     /// Health of the task.
     pub health: Health,
@@ -142,11 +142,8 @@ impl Sightings {
             };
             let pause = match round.await {
                 Ok(next) => {
-                    let text = match maker.open() {
-                        0 => "follows the results; nothing is in sight".to_string(),
-                        count => format!("follows the results; {count} in sight"),
-                    };
-                    self.health.set("sightings", Condition::Ok, text);
+                    self.health
+                        .set("sightings", Condition::Ok, "made as results come");
                     next.map_or(Duration::MAX, |due_ms| self.clock.until(due_ms).max(WAIT))
                 }
                 Err(error) => {
@@ -191,7 +188,7 @@ struct Maker {
     written: HashMap<SightingId, i64>,
 }
 
-/// What the database has.
+/// Sightings in memory, as their rows have them or a few seconds newer.
 struct Known {
     open: Vec<Sighting>,
     /// The newest result whose faces are in sightings, and the one that the database names.
@@ -603,18 +600,27 @@ impl Maker {
         let gap_ms = self.gap_ms;
         let (mut next, mut ends): (Option<i64>, Vec<SightingChange>) = (None, Vec::new());
         let mut later = |due_ms: i64| next = Some(next.map_or(due_ms, |it: i64| it.min(due_ms)));
-        let (open, examined) = {
-            let known = self.known().await?;
-            (known.open.clone(), known.examined)
+        let due = |sighting: &Sighting| {
+            let gap_after = sighting.last_came_ms.saturating_add(gap_ms);
+            sighting.until_came_ms.unwrap_or(gap_after)
         };
-        for sighting in open {
-            let due_ms = sighting
-                .until_came_ms
-                .unwrap_or(sighting.last_came_ms.saturating_add(gap_ms));
-            if now_ms <= due_ms || self.is_tracked(sighting.id, now_ms) {
-                later(due_ms + 1);
-                continue;
+        let (mut over, examined) = {
+            let known = self.known().await?;
+            let (over, open): (Vec<_>, Vec<_>) = known.open.iter().partition(|it| due(it) < now_ms);
+            open.into_iter()
+                .for_each(|sighting| later(due(sighting) + 1));
+            let over: Vec<Sighting> = over.into_iter().cloned().collect();
+            (over, known.examined)
+        };
+        over.retain(|sighting| {
+            let tracked = self.is_tracked(sighting.id, now_ms);
+            if tracked {
+                later(now_ms);
             }
+            !tracked
+        });
+        for sighting in over {
+            let due_ms = due(&sighting);
             let (from_ms, upto) = (sighting.began_came_ms, examined);
             if self.store.is_on_its_way(from_ms, due_ms, upto).await? {
                 later(now_ms);

@@ -81,11 +81,8 @@ pub use sightings::{
 };
 use sources::CameraCounts;
 pub use strangers::{Came, StrangerFace, StrangerId, StrangerRow};
-// For the task that tells sightings.
 #[cfg(test)]
 pub use timeline::SeenPerson;
-#[allow(unused_imports)]
-pub use timeline::seen_stranger;
 pub use timeline::{Latest, Seen, SightingFace, SightingFilter, SightingRow};
 use writer::{Commit, Writer};
 

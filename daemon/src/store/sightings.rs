@@ -2,8 +2,8 @@
 //! until the broker has acknowledged them. `sightings` decides which face belongs where and who it
 //! is; triggers mark the rows whose faces others have changed (`stale`).
 //!
-//! What happened to a sighting is told in the transaction that changes it, so that no crash tells it
-//! twice in different words, or not at all.
+//! A change of a sighting is told in the transaction that makes it, so that no crash tells it twice in
+//! different words, or not at all.
 
 use std::sync::Arc;
 
@@ -11,10 +11,11 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde_json::json;
 
 use super::facts::store_fact;
+use super::timeline::seen_stranger;
 use super::{Commit, Store, StoreError, blob_to_vector, text, text_if_any, vector_to_blob};
 use crate::domain::{
-    FaceAddress, ImageId, NamedCandidate, Outcome, PersonId, SeenStranger, SightingId,
-    SightingMessage, SightingState, SightingStep, StrangerId,
+    FaceAddress, ImageId, NamedCandidate, Outcome, PersonId, SightingId, SightingMessage,
+    SightingState, SightingStep, StrangerId,
 };
 
 /// Results examined by one operation of the writer.
@@ -23,11 +24,8 @@ const BATCH: i64 = 100;
 const MOST_FACES: i64 = 100;
 /// Most messages that wait for the broker; the oldest are dropped first.
 const MOST_MESSAGES: i64 = 10_000;
-/// Sightings of a stranger that are counted for the last seven days.
-const MOST_COUNTED: i64 = 1000;
 /// A wall clock below this was not set: the begin of 2020.
 const CLOCK_WAS_SET_MS: i64 = 1_577_836_800_000;
-const WEEK_MS: i64 = 7 * 86_400_000;
 /// Quality by which a face is clearly better than the one told before.
 const CLEARLY_BETTER: f32 = 0.15;
 
@@ -123,7 +121,7 @@ pub struct SeenImage {
     pub faces: Vec<SeenFace>,
 }
 
-/// What the task has to do next.
+/// Next work of the task.
 #[derive(Debug, Default)]
 pub struct SightingWork {
     /// A sighting to be judged again.
@@ -158,7 +156,7 @@ pub struct SightingChange {
     pub at_ms: i64,
 }
 
-/// What messages about sightings need to know.
+/// Facts that messages about sightings need.
 #[derive(Debug, Clone)]
 pub struct Telling {
     /// Name of the board.
@@ -326,7 +324,8 @@ impl Store {
     }
 
     /// Closes the open sightings of the last run whose last look was more than `gap_ms` before
-    /// `wall_ms`: looks that come after `started_ms` (queue clock) do not join them.
+    /// `wall_ms`: looks that come after `started_ms` (queue clock) do not join them. Images that
+    /// still wait may hold later looks.
     pub async fn close_sightings(
         &self,
         started_ms: i64,
@@ -336,8 +335,13 @@ impl Store {
         self.write(Commit::Durable, move |connection| {
             connection
                 .execute(
-                    "UPDATE sightings SET until_came_ms = max(?1, last_came_ms)
-                      WHERE ended_ms IS NULL AND until_came_ms IS NULL AND ?2 - last_ms > ?3",
+                    "WITH waiting AS MATERIALIZED (
+                        SELECT coalesce(camera, source) AS source, max(accepted_at_ms) AS last_ms FROM images
+                         WHERE state IN ('pending', 'processing') AND missing_since_ms IS NULL GROUP BY 1)
+                     UPDATE sightings SET until_came_ms = max(?1, last_came_ms)
+                      WHERE ended_ms IS NULL AND until_came_ms IS NULL
+                        AND ?2 - max(last_ms, coalesce(
+                            (SELECT waiting.last_ms FROM waiting WHERE waiting.source = sightings.source), 0)) > ?3",
                     params![started_ms, wall_ms, gap_ms],
                 )
                 .map(drop)
@@ -842,7 +846,7 @@ fn state(connection: &Connection, seen: &mut Sighting) -> rusqlite::Result<Sight
         seen.stranger = None;
     }
     let stranger = match seen.stranger {
-        Some(number) => Some(seen_stranger(connection, number, seen)?),
+        Some(number) => Some(seen_stranger(connection, number, seen.id)?),
         None => None,
     };
     Ok(SightingState {
@@ -854,33 +858,6 @@ fn state(connection: &Connection, seen: &mut Sighting) -> rusqlite::Result<Sight
         looks: seen.looks,
         quality: seen.face.as_ref().map(|_| seen.merit),
         face: seen.face.clone(),
-    })
-}
-
-fn seen_stranger(
-    connection: &Connection,
-    number: StrangerId,
-    seen: &Sighting,
-) -> rusqlite::Result<SeenStranger> {
-    // This one may not be in the table yet, or under another number.
-    let others: u32 = connection
-        .prepare_cached("SELECT count(*) FROM sightings WHERE stranger_id = ?1 AND id <> ?2")?
-        .query_row([number, seen.id], |row| row.get(0))?;
-    let (this_week, before_ms): (u32, Option<i64>) = connection
-        .prepare_cached(
-            "SELECT coalesce(sum(began_ms > ?3), 0), max(began_ms)
-               FROM (SELECT began_ms FROM sightings WHERE stranger_id = ?1 AND id <> ?2 AND began_ms <= ?4
-                      ORDER BY id DESC LIMIT ?5)",
-        )?
-        .query_row(
-            params![number, seen.id, seen.last_ms - WEEK_MS, seen.last_ms, MOST_COUNTED],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
-    Ok(SeenStranger {
-        number,
-        sightings: others + 1,
-        this_week: this_week + 1,
-        before_ms,
     })
 }
 

@@ -1,9 +1,12 @@
 //! Sightings of the built kithd with a broker: told once from begin to end, whatever happens between.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
-use crate::support::{Subscriber, TestDaemon, wait_for};
+use crate::support::{Subscriber, TestDaemon, full, wait_for};
 
 /// Posts a copy of a photograph and waits for its result.
 fn post(daemon: &TestDaemon, photo: &str, name: &str) {
@@ -164,4 +167,70 @@ fn a_picture_that_is_done_again_joins_anew() {
         (daemon.sql(looks) == ["3"]).then_some(())
     });
     assert_eq!(steps(&bodies(&mut told)), ["begin Barack Obama"]);
+}
+
+#[test]
+fn kills_at_any_time_begin_and_end_each_sighting_once() {
+    let kills = if full() { 100 } else { 8 };
+    let broker = Mosquitto::running();
+    let mut told = Subscriber::lasting(broker.port(), "kithd/board/sighting", "told");
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("retry.attempts", "100");
+    daemon.set("sighting.gap", "1s");
+    daemon.start_with_everybody();
+    for kill in 0..kills {
+        for (n, photo) in ["obama_2.jpg", "group.jpg", "biden_2.jpg"]
+            .iter()
+            .enumerate()
+        {
+            daemon.post_path(&daemon.put(photo, &format!("{kill}-{n}.jpg")));
+        }
+        // The kill falls anywhere between the first claim and an end.
+        std::thread::sleep(Duration::from_millis(190 * (kill % 9)));
+        daemon.kill();
+        daemon.start();
+    }
+    daemon.all_ended();
+    wait_for("every sighting to be told to its end", || {
+        let left = "select (select count(*) from sightings where ended_ms is null)
+            + (select count(*) from sighting_outbox)";
+        (daemon.sql(left) == ["0"]).then_some(())
+    });
+    let uids = daemon.sql("select uid from sightings order by uid");
+    assert!(uids.len() >= 4, "{uids:?}");
+    let once = || {
+        let mut steps = BTreeMap::<String, Vec<Value>>::new();
+        for message in bodies(&mut told) {
+            let of = steps
+                .entry(message["sighting_id"].as_str().unwrap().into())
+                .or_default();
+            // A message that is sent again is the same.
+            if !of.contains(&message) {
+                of.push(message);
+            }
+        }
+        let ends = |of: &[Value], step: &str| of.iter().filter(|it| it["step"] == step).count();
+        let complete = steps.len() == uids.len() && steps.values().all(|of| ends(of, "end") > 0);
+        complete.then_some(steps)
+    };
+    let steps = wait_for("the last message", once);
+    for (uid, of) in &steps {
+        let count = |step| of.iter().filter(|it| it["step"] == step).count();
+        assert_eq!((count("begin"), count("end")), (1, 1), "{of:?}");
+        assert!(uids.contains(uid));
+        assert!(
+            of[0]["step"] == "begin" && of[of.len() - 1]["step"] == "end",
+            "{of:?}"
+        );
+        // Each message begins where the one before it ended.
+        for pair in of.windows(2) {
+            assert_eq!(pair[1]["before"], pair[0]["after"], "{of:?}");
+        }
+    }
+    // Every face that founds or joins a sighting is in one.
+    let looks = "select sum(looks) from sightings";
+    assert_eq!(
+        daemon.sql(looks),
+        daemon.sql("select count(*) from sighting_faces")
+    );
 }
