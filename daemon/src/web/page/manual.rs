@@ -16,7 +16,7 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 25] = texts![
+const TEXTS: [(&str, &str); 26] = texts![
     "docs/":
     "install",
     "configuration",
@@ -42,6 +42,7 @@ const TEXTS: [(&str, &str); 25] = texts![
     "design/http-edge",
     "design/cameras",
     "design/bench",
+    "design/sightings",
     "design/notifications",
 ];
 
