@@ -25,7 +25,8 @@ use crate::people::{Matcher, People};
 use crate::queue::QueueClock;
 use crate::status::health::{Condition, Health};
 use crate::store::{
-    SeenFace, SeenImage, Sighting, SightingChange, StaleSighting, Store, StoreError, Telling,
+    CLOSED, SeenFace, SeenImage, Sighting, SightingChange, StaleSighting, Store, StoreError,
+    Telling,
 };
 
 /// Pause after an error.
@@ -522,6 +523,16 @@ impl Maker {
             count,
             beside,
         } = stale;
+        if sighting.ended_ms.is_none() && sighting.until_came_ms == Some(CLOSED) {
+            // Its person was erased: it ends, and shows none of its faces.
+            sighting.ended_ms = Some(wall_ms);
+            let change = SightingChange {
+                at_ms: sighting.last_ms,
+                faces: Vec::new(),
+                sighting,
+            };
+            return self.store_changes(vec![change], None).await;
+        }
         let space = self.matcher.space().to_string();
         let template = self.template_of(&faces);
         let named = majority(&faces);

@@ -77,7 +77,7 @@ pub use results::UnsentResult;
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
 pub use sightings::{
-    SeenFace, SeenImage, Sighting, SightingChange, StaleSighting, Telling, UnsentSighting,
+    CLOSED, SeenFace, SeenImage, Sighting, SightingChange, StaleSighting, Telling, UnsentSighting,
 };
 use sources::CameraCounts;
 pub use strangers::{Came, StrangerFace, StrangerId, StrangerRow};

@@ -26,6 +26,9 @@ const MOST_FACES: i64 = 100;
 const MOST_MESSAGES: i64 = 10_000;
 /// A wall clock below this was not set: the begin of 2020.
 const CLOCK_WAS_SET_MS: i64 = 1_577_836_800_000;
+/// Column `until_came_ms` of a sighting that no look joins any more: its person was erased, or it came
+/// with a backup.
+pub const CLOSED: i64 = -1;
 /// Quality by which a face is clearly better than the one told before.
 const CLEARLY_BETTER: f32 = 0.15;
 
@@ -461,18 +464,19 @@ impl Store {
     }
 }
 
-/// Takes a person who is about to be deleted out of sightings, and out of messages about them that
+/// Takes a person who is about to be deleted out of sightings, of which the open ones end without a
+/// face, and out of messages about them that
 /// no broker has yet. A message that may have left the board is not sent again.
 pub(super) fn erase_person(connection: &Connection, person: PersonId) -> rusqlite::Result<()> {
     connection
-        .prepare_cached(
+        .prepare_cached(&format!(
             "UPDATE sightings SET outcome = 'unknown', person_id = NULL, distance = NULL, margin = NULL,
                     total = x'', weight = 0, image_id = NULL, number = NULL, merit = 0,
-                    stale = stale + (ended_ms IS NULL),
+                    stale = stale + (ended_ms IS NULL), until_came_ms = iif(ended_ms IS NULL, {CLOSED}, until_came_ms),
                     told = iif(json_valid(told), json_set(told, '$.outcome', 'unknown', '$.person', NULL,
                         '$.distance', NULL, '$.margin', NULL, '$.quality', NULL, '$.face', NULL), NULL)
-              WHERE person_id = ?1",
-        )?
+              WHERE person_id = ?1"
+        ))?
         .execute([person])?;
     let messages: Vec<(i64, bool, String)> = connection
         .prepare_cached(
@@ -572,11 +576,11 @@ pub(super) fn name_stranger(
 /// Prepares the sightings of a backup for another board: all have ended, no look of this board joins
 /// them, and nothing is told of them.
 pub(super) fn prepare_restored(clean: &Connection) -> rusqlite::Result<()> {
-    clean.execute_batch(
+    clean.execute_batch(&format!(
         "UPDATE images SET came_ms = 0 WHERE came_ms <> 0;
          UPDATE sightings SET ended_ms = coalesce(ended_ms, last_ms), began_came_ms = 0, last_came_ms = 0,
-                until_came_ms = -1, total = x'', weight = 0, told = NULL, named = '[]', changed = 0, stale = 0;",
-    )
+                until_came_ms = {CLOSED}, total = x'', weight = 0, told = NULL, named = '[]', changed = 0, stale = 0;"
+    ))
 }
 
 /// Keeps the sightings that are not told to their end, and removes the others. Their people may be

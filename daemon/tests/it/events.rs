@@ -55,7 +55,7 @@ fn events_that_aged_in_an_outage_are_dropped_results_are_not() {
     let mut events = Subscriber::lasting(broker.port(), "kithd/board/person/#", "events");
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "results");
     let mut daemon = TestDaemon::with_broker(broker.port());
-    daemon.set("mqtt.event_expiry", "3s");
+    daemon.set("mqtt.event_expiry", "8s");
     daemon.start_with_everybody();
     part_is_ok(&daemon, "mqtt out");
     broker.wait_for_saved("events");
@@ -67,7 +67,7 @@ fn events_that_aged_in_an_outage_are_dropped_results_are_not() {
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap();
-        (now.as_millis() as i64 > accepted + 3000).then_some(())
+        (now.as_millis() as i64 > accepted + 8000).then_some(())
     });
     broker.start();
     part_is_ok(&daemon, "mqtt out");
