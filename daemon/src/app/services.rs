@@ -230,8 +230,8 @@ impl Services {
         if targets.is_empty() {
             return;
         }
-        let queue = self.queue.clone();
-        let clock: notify::Clock = Arc::new(move || queue.now_ms());
+        let clock = self.queue.clock();
+        let clock: notify::Clock = Arc::new(move || clock.now_ms());
         let (woken, _) = watch::channel(0);
         for target in targets.iter() {
             // Leaked on purpose: once per target and start.

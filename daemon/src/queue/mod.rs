@@ -228,11 +228,6 @@ impl Queue {
         change(&mut self.throughput.lock());
     }
 
-    /// Returns the queue clock in milliseconds.
-    pub fn now_ms(&self) -> i64 {
-        self.clock.now_ms()
-    }
-
     /// Notifies whenever an operation is done, so that the caller can look for work again.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.store.work()

@@ -871,7 +871,10 @@ fn store_row(connection: &Connection, seen: &mut Sighting, told: bool) -> rusqli
         true => Vec::new(),
         false => vector_to_blob(&seen.total),
     };
-    const CHANGED: &str = "(SELECT coalesce(max(changed), 0) + 1 FROM sightings)";
+    // Not below the number that notifications have followed: the sighting with it may be gone.
+    const CHANGED: &str = "(SELECT 1 + max(
+        coalesce((SELECT max(changed) FROM sightings), 0),
+        coalesce((SELECT CAST(value AS INTEGER) FROM facts WHERE key = 'notified_upto'), 0)))";
     let told_text = seen.told.as_ref().map(|told| json!(told).to_string());
     let values = named_params! {
         ":uid": seen.uid,

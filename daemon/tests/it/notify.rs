@@ -264,6 +264,39 @@ fn a_known_person_is_told_with_the_face_and_a_signature() {
 }
 
 #[test]
+fn pictures_of_one_visit_are_one_notification() {
+    let server = Server::new(Does::Answer(200));
+    let mut daemon = TestDaemon::new();
+    let more = "attach = \"picture\"\nwait = \"500ms\"\n";
+    daemon.configuration(&server.section("webhook", "flow", more));
+    daemon.set("sighting.gap", "1h");
+    daemon.start_with_everybody();
+    part_is_ok(&daemon, "notifications");
+    for name in ["1.jpg", "2.jpg", "3.jpg"] {
+        daemon.known("obama_2.jpg", name);
+    }
+    let known = server.wait(1).remove(0).json();
+    assert_eq!(
+        (&known["step"], &known["title"]),
+        (&"begin".into(), &"Barack Obama".into())
+    );
+    assert!(known["picture"].as_str().unwrap().starts_with("/9j/"));
+    // An unknown face is told after its wait.
+    let output = daemon.kithd(["forget", "Joe Biden", "--yes"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let stranger = daemon.ended(daemon.post_path(&daemon.put("biden_2.jpg", "4.jpg")));
+    assert_eq!(stranger["outcome"], "unknown", "{stranger}");
+    let unknown = server.wait(2).remove(1).json();
+    assert_eq!(unknown["after"]["outcome"], "unknown");
+    assert_ne!(unknown["notification_id"], known["notification_id"]);
+    let followed = "SELECT value >= (SELECT max(changed) FROM sightings) FROM facts WHERE key = 'notified_upto'";
+    wait_for("all changes to be followed", || {
+        (daemon.sql(followed) == ["1"]).then_some(())
+    });
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[test]
 fn targets_that_are_ill_delay_neither_mqtt_nor_others() {
     let (silent, broken, gone, well) = (
         Server::new(Does::Hang),
