@@ -57,6 +57,25 @@ async function showsNewImagesWithoutReload(browser) {
   await page.context().close();
 }
 
+/** Who came is here, once, with a face that leads to the picture; the open page says so by itself. */
+async function showsWhoIsHere(browser) {
+  const page = await open(browser, {}, "/sightings");
+  await isLive(page);
+  await post();
+  const here = page.locator("#presence .here a", { hasText: "Barack Obama" });
+  await appears(here, "Who came is not shown as being here.", { timeout: 60_000 });
+  const visit = page.locator("#timeline .visited", { hasText: "Barack Obama" });
+  await appears(visit.first(), "Who came is not in the timeline.");
+  check((await visit.count()) === 1, "One visit has several entries.");
+  const face = await visit.locator("a.portrait").getAttribute("href");
+  check(/images\/\d+#face-1$/.test(face), `The face of a visit leads to ${face}.`);
+  await page.selectOption("select[name=outcome]", "unknown");
+  await page.click("#search button");
+  await page.waitForURL("**/sightings?outcome=unknown");
+  check((await visit.count()) === 0, "Asked for unknown faces, a known person is shown.");
+  await page.context().close();
+}
+
 /** Rows stop changing, so that the one being read is not replaced while the test takes hold of it. */
 async function allFinished() {
   for (let round = 0; round < 600; round += 1) {
@@ -214,6 +233,7 @@ async function photograph(browser) {
 
 await read(async (browser) => {
   await showsNewImagesWithoutReload(browser);
+  await showsWhoIsHere(browser);
   for (let number = 0; number < ROWS; number += 1) await post();
   await allFinished();
   await keepsTheScrollPlace(browser);

@@ -161,7 +161,7 @@ fn no_answer_goes_to_a_hostile_response_topic() {
     }
     // Besides the answers there are only the board's own topics.
     let ours = |topic: &str| {
-        ["status", "health", "answer/status"]
+        ["status", "health", "presence", "answer/status"]
             .iter()
             .any(|end| topic == format!("kithd/board/{end}"))
     };

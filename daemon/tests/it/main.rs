@@ -43,6 +43,7 @@ mod onvif; // cameras of the network and of other programs, found and listed
 mod origin; // the gRPC contract of the system it descends from
 mod page; // the status table in a real browser
 mod pictures; // the main job over HTTP
+mod presence; // who is here, by MQTT and the API
 mod queued_files; // by path: the file that stood there, and waiting for those that do not
 mod rejected; // messages that are refused: kept whole, sent again; and which are not
 mod release; // what ./dev release refuses

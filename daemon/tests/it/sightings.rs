@@ -126,7 +126,7 @@ fn a_face_comes_before_the_sighting_that_shows_it() {
         .messages()
         .iter()
         .filter_map(|message| message["topic"].as_str()?.strip_prefix("kithd/board/"))
-        .filter(|topic| !["status", "health"].contains(topic))
+        .filter(|topic| !["status", "health", "presence"].contains(topic))
         .collect();
     // Without results of single pictures, if so configured.
     assert_eq!(

@@ -54,7 +54,7 @@ struct TimelinePage {
 /// Presence as it is shown.
 struct Here {
     people: Vec<(PersonPresence, Ago)>,
-    /// Sources with faces that are nobody's for sure: the name, and who is there in words.
+    /// Sources with faces that are not known: the source, and the faces in words.
     others: Vec<(String, String)>,
     away: Vec<(PersonPresence, Ago)>,
 }
