@@ -66,6 +66,16 @@ impl Topics {
         self.below(&format!("person/{level}"))
     }
 
+    /// Out: a sighting began, changed or ended.
+    pub fn sightings(&self) -> String {
+        self.below("sighting")
+    }
+
+    /// Out: who is where now.
+    pub fn presence(&self) -> String {
+        self.below("presence")
+    }
+
     /// Out: the crop of the last image's best face.
     pub fn last_face(&self) -> String {
         self.below("face")

@@ -251,7 +251,7 @@ fn a_cameras_name_is_in_row_result_list_metrics_and_ha() {
     let mut results = of("kithd/board/result");
     let mut events = of("kithd/board/person/#");
     let mut origins = of("kithd/board/face/origin");
-    let mut discovery = of("homeassistant/device/kithd_board/config");
+    let mut discovery = of("homeassistant/device/+/config");
     daemon.enroll_everybody();
     let posted = daemon.put("obama_2.jpg", "a.jpg");
     daemon.start();
@@ -309,16 +309,21 @@ fn a_cameras_name_is_in_row_result_list_metrics_and_ha() {
         counted.is_some_and(|count| count.parse::<u64>().unwrap() >= 2),
         "{metrics}"
     );
-    let announced = &discovery.wait(1)[0]["components"];
-    assert_eq!(
-        announced["last_face"]["json_attributes_topic"],
-        "kithd/board/face/origin"
-    );
-    let template = announced["recognition"]["value_template"].as_str().unwrap();
-    assert!(
-        template.contains("'camera': value_json.camera"),
-        "{template}"
-    );
+    let camera = discovery
+        .wait(2)
+        .into_iter()
+        .find(|message| message["device"]["model"] == "Camera")
+        .unwrap();
+    assert_eq!(camera["device"]["name"], "kithd board front");
+    let sensor = camera["components"]
+        .as_object()
+        .unwrap()
+        .values()
+        .find(|component| component["platform"] == "sensor")
+        .unwrap();
+    assert_eq!(sensor["state_topic"], "kithd/board/presence");
+    let template = sensor["value_template"].as_str().unwrap();
+    assert!(template.contains("'source', 'eq', \"front\""), "{template}");
 }
 
 #[test]

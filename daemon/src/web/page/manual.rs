@@ -16,7 +16,7 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 23] = texts![
+const TEXTS: [(&str, &str); 24] = texts![
     "docs/":
     "install",
     "configuration",
@@ -24,6 +24,7 @@ const TEXTS: [(&str, &str); 23] = texts![
     "cameras",
     "frigate",
     "results-and-events",
+    "home-assistant",
     "people-and-strangers",
     "api",
     "access-and-tls",
