@@ -66,11 +66,6 @@ impl Topics {
         self.below(&format!("person/{level}"))
     }
 
-    /// Out: a sighting began, changed or ended.
-    pub fn sightings(&self) -> String {
-        self.below("sighting")
-    }
-
     /// Out: who is where now.
     pub fn presence(&self) -> String {
         self.below("presence")

@@ -17,7 +17,7 @@ use crate::commands::Commands;
 use crate::config::{Config, MqttCommand, Shared, Tls, read_password};
 use crate::sinks::former_names::{self, FormerNames};
 use crate::sinks::health::HealthReport;
-use crate::sinks::homeassistant::{HomeAssistant, Page, birth_topic};
+use crate::sinks::homeassistant::{HomeAssistant, Page, birth_topic, listening};
 use crate::sinks::presence::PresenceReport;
 use crate::sinks::{self, outbox::Outbox};
 use crate::sources::mqtt::{Door, Kind, Subscription};
@@ -327,6 +327,15 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
         tasks.finish(),
     );
     let (event_expiry, last_face) = (config.mqtt.event_expiry, home_assistant.enabled);
+    let hears = watch::Sender::new(!home_assistant.enabled);
+    let heard = hears.subscribe();
+    if home_assistant.enabled {
+        let parts = (connection.clone(), births.clone(), tasks.stop());
+        tasks.keep_working("home assistant listens", move || {
+            let (connection, births, stop) = parts.clone();
+            listening::follow(connection, births.subscribe(), hears.clone(), stop)
+        });
+    }
     let board = config.device.clone();
     tasks.keep_delivering("outbox", move || {
         // The connection ends after the outbox's last attempt.
@@ -340,6 +349,7 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
             device: board.clone(),
             event_expiry,
             last_face,
+            heard: heard.clone(),
             health,
             refused_events,
         };

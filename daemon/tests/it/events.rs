@@ -128,12 +128,12 @@ fn home_assistant_is_told_once_at_each_start_of_both() {
     let mut faces = Subscriber::new(broker.port(), "kithd/board/face");
     daemon.start();
     part_is_ok(&daemon, "home assistant");
-    // The board and its breaker, once; then again with the picture of no face, when Home Assistant
-    // has had the time to subscribe.
+    // The board and its breaker, once; and the picture of no face, when Home Assistant has had the
+    // time to subscribe.
     wait_for("the picture of no face", || {
         (faces.messages().len() == 1).then_some(())
     });
-    assert_eq!(discovery.wait(4).len(), 4);
+    assert_eq!(discovery.wait(2).len(), 2);
     let messages = announced(&mut discovery);
     let [(own, board), (_, breaker)] = &messages.iter().collect::<Vec<_>>()[..] else {
         panic!("{messages:?}");
@@ -163,7 +163,7 @@ fn home_assistant_is_told_once_at_each_start_of_both() {
         "kithd/board/command/breaker"
     );
     publish(broker.port(), "homeassistant/status", "online");
-    discovery.wait(6);
+    discovery.wait(4);
     wait_for("the picture of no face again", || {
         let faces = faces.messages();
         (faces.len() == 2).then(|| {

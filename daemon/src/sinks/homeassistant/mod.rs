@@ -73,7 +73,7 @@ pub struct HomeAssistant {
     pub publisher: Publisher,
     /// State of the connection; each new one gets an announcement.
     pub connection: watch::Receiver<State>,
-    /// Changes when Home Assistant has started, and when it has something new to be told.
+    /// Changes when Home Assistant has started, and when it listens to something new.
     pub births: watch::Sender<u64>,
     /// Changes when a person was erased, whose face may be the last one shown.
     pub erasures: watch::Receiver<u64>,
@@ -97,6 +97,16 @@ struct Owed {
     erased: bool,
 }
 
+/// What is announced for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum New {
+    Nothing,
+    /// A camera, a person or the breaker's switch.
+    Part,
+    /// The board itself.
+    Board,
+}
+
 impl HomeAssistant {
     /// Announces, and repeats that whenever it may have been lost; or withdraws the announcement
     /// once.
@@ -108,8 +118,9 @@ impl HomeAssistant {
             everything: true,
             ..Owed::default()
         };
-        // The moment from which Home Assistant listens to a new announcement's topics.
-        let mut welcome = None;
+        // The moment from which Home Assistant listens to a new announcement's topics, and whether
+        // the board itself is new to it.
+        let mut welcome: Option<(Instant, bool)> = None;
         loop {
             commits.borrow_and_update();
             let done = tokio::select! {
@@ -118,8 +129,8 @@ impl HomeAssistant {
             };
             let retry = match done {
                 Ok(new) => {
-                    if new {
-                        welcome = Some(Instant::now() + SUBSCRIBING);
+                    if new != New::Nothing {
+                        welcome = Some((Instant::now() + SUBSCRIBING, new == New::Board));
                     }
                     false
                 }
@@ -144,9 +155,11 @@ impl HomeAssistant {
             let enabled = self.settings.enabled;
             tokio::select! {
                 () = tokio::time::sleep(RETRY), if retry => {}
-                () = until(welcome), if welcome.is_some() => {
+                first = until(welcome), if welcome.is_some() => {
                     welcome = None;
+                    owed.no_face |= first;
                     self.births.send_modify(|births| *births += 1);
+                    births.borrow_and_update();
                 }
                 Ok(()) = self.connection.changed() => owed.everything = true,
                 Ok(()) = births.changed() => {
@@ -165,16 +178,16 @@ impl HomeAssistant {
         }
     }
 
-    /// Publishes what is owed and what has changed since it was sent; returns whether Home
-    /// Assistant has topics to subscribe to that it did not have before.
+    /// Publishes what is owed and what has changed since it was sent; returns what Home Assistant
+    /// did not know before.
     async fn bring_up_to_date(
         &mut self,
         owed: &mut Owed,
         sent: &mut BTreeMap<String, Vec<u8>>,
-    ) -> anyhow::Result<bool> {
+    ) -> anyhow::Result<New> {
         let known = self.announced().await?;
         if known.is_empty() && !self.settings.enabled {
-            return Ok(false);
+            return Ok(New::Nothing);
         }
         // Marks the connection as seen, so that it gets one announcement.
         if self.connection.wait_for(State::is_connected).await.is_err() {
@@ -206,7 +219,14 @@ impl HomeAssistant {
         if !old.is_empty() {
             self.remember(&wanted.keys().cloned().collect()).await?;
         }
-        let new = wanted.keys().any(|topic| !known.contains(topic));
+        let object = board_object(&self.board);
+        let board = format!("{}/device/{object}/config", self.settings.prefix);
+        let is_new = |topic: &String| !known.contains(topic);
+        let new = match wanted.keys().any(is_new) {
+            false => New::Nothing,
+            true if wanted.contains_key(&board) && is_new(&board) => New::Board,
+            true => New::Part,
+        };
         for (topic, message) in wanted {
             if owed.everything || sent.get(&topic) != Some(&message) {
                 self.publish(&topic, message.clone(), true).await?;
@@ -314,9 +334,13 @@ impl HomeAssistant {
     }
 }
 
-async fn until(moment: Option<Instant>) {
+/// Waits until the moment, and returns what comes with it.
+async fn until<T>(moment: Option<(Instant, T)>) -> T {
     match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
+        Some((moment, with)) => {
+            tokio::time::sleep_until(moment).await;
+            with
+        }
         None => std::future::pending().await,
     }
 }
