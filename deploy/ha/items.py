@@ -89,12 +89,8 @@ def examples(kit):
     text = json.dumps(automations).replace("0123456789abcdef" * 2, board)
     # Any time is night.
     text = text.replace('"22:00:00"', '"00:00:00"').replace('"06:00:00"', '"23:59:59"')
-    (home.config / "automations.json").write_text(text)
-    home.call("automation", "reload", [])
-    names = [one["alias"] for one in automations]
-    ids = {name: "automation." + re.sub(r"[^a-z0-9]+", "_", name.lower()) for name in names}
-    for name in names:
-        wait_for(f"the automation {name!r}", lambda name=name: home.is_state(ids[name], "on"))
+    ids = home.automate(json.loads(text))
+    names = list(ids)
     since = home.mark()
     fired = lambda: {name for name in names if any(
         event["event_type"] == "automation_triggered" and event["data"]["entity_id"] == ids[name]
@@ -119,8 +115,7 @@ def examples(kit):
     wait_for("the one about trouble", lambda: "Something is wrong with the board" in fired())
     home.call("select", "select_option", USE, option="close")
     wait_for("the trouble to end", lambda: home.is_state(PROBLEM, "off"))
-    (home.config / "automations.json").write_text("[]")
-    home.call("automation", "reload", [])
+    home.automate([])
     messages = [call.get("message", "").strip() for call in home.calls("notify", since)]
     return f"{len(names)} automations; notified: " + " | ".join(dict.fromkeys(messages))
 
@@ -133,9 +128,7 @@ def the_face_first(kit):
                    "conditions": "{{ trigger.payload_json.step == 'begin' }}",
                    "actions": [{"action": "image.snapshot", "target": {"entity_id": FACE}, "data": {
                        "filename": "/config/www/{{ trigger.payload_json.after.face.image_id }}.jpg"}}]}]
-    (home.config / "automations.json").write_text(json.dumps(automation))
-    home.call("automation", "reload", [])
-    wait_for("the automation", lambda: home.is_state("automation.snapshot", "on"))
+    home.automate(automation)
     said = []
     for photo in ("obama_2.jpg", "biden_2.jpg", "astronaut_2.jpg"):
         image = kithd.post(photo)
@@ -145,8 +138,7 @@ def the_face_first(kit):
                         or kithd.get(f"/v1/images/{image}/faces/1/crop.jpg"))
         wait_for(f"the snapshot of {photo} to be its face", lambda: file.read_bytes() == face, 5)
         said.append(photo)
-    (home.config / "automations.json").write_text("[]")
-    home.call("automation", "reload", [])
+    home.automate([])
     status, picture = home.image(PICTURE)
     expect(status == 200 and picture[:2] == b"\xff\xd8", f"the whole picture: {status}")
     kit.nobody_is_here()
@@ -257,12 +249,14 @@ def one_problem(kit):
 def backlog(kit):
     """A short burst is seen, and a picture that waits for its file is no backlog."""
     home, since = kit.home, kit.home.mark()
-    kit.kithd.post_path(kit.kithd.inbox / "not-there.jpg")
+    late = kit.kithd.inbox / "late.jpg"
+    kit.kithd.post_path(late)
     for _ in range(30):
         kit.kithd.post("noface.jpg")
     wait_for("the backlog", lambda: any(int(float(state["state"])) > 0 for state in home.changes(BACKLOG, since)
                                         if state["state"].replace(".", "").isdigit()))
     wait_for("its end", lambda: home.is_state(BACKLOG, "0"))
+    late.write_bytes(kit.kithd.photo("noface.jpg").read_bytes())
     states = [state["state"] for state in home.changes(BACKLOG, since)]
     return " → ".join(states)
 
