@@ -66,11 +66,6 @@ impl Topics {
         self.below(&format!("person/{level}"))
     }
 
-    /// Out: who is where now.
-    pub fn presence(&self) -> String {
-        self.below("presence")
-    }
-
     /// Out: the crop of the last image's best face.
     pub fn last_face(&self) -> String {
         self.below("face")
