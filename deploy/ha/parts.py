@@ -332,7 +332,7 @@ class HomeAssistant(Process):
         lines = self.log.read_text(errors="replace").splitlines()
         # It also withdraws what it was told to remove, and then warns of its own message.
         bad = [line for line in lines if any(level in line for level in (" WARNING ", " ERROR "))
-               and "No device components to cleanup" not in line]
+               and "No device components to cleanup" not in line and "The connection was lost" not in line]
         return [line for line in bad if any(word in line for word in ("mqtt", "template", "kithd", "automation"))]
 
     def end(self, how=signal.SIGTERM):

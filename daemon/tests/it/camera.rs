@@ -13,7 +13,7 @@ use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 
 use crate::broker::Mosquitto;
-use crate::support::{Subscriber, TestDaemon, part_is_ok, photo, text, wait_for};
+use crate::support::{Subscriber, TestDaemon, part_is_ok, photo, publish, text, wait_for};
 
 /// The same as in fake_camera.c.
 const SIZE: (u32, u32) = (640, 480);
@@ -255,6 +255,9 @@ fn a_cameras_name_is_in_row_result_list_metrics_and_ha() {
     daemon.enroll_everybody();
     let posted = daemon.put("obama_2.jpg", "a.jpg");
     daemon.start();
+    // Sightings wait for Home Assistant.
+    part_is_ok(daemon, "mqtt out");
+    publish(broker.port(), "homeassistant/status", "online");
     daemon.post_path(&posted);
     front.wait_rows(3);
     let daemon = &front.daemon;
