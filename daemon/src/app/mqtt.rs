@@ -2,6 +2,7 @@
 //! commands, and one drains topics shared with other boards. An error on one does not delay the
 //! others.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Services;
 use crate::commands::Commands;
-use crate::config::{Config, Shared, read_password};
+use crate::config::{Config, MqttCommand, Shared, Tls, read_password};
 use crate::sinks::former_names::{self, FormerNames};
 use crate::sinks::health::HealthReport;
-use crate::sinks::homeassistant::{HomeAssistant, birth_topic};
+use crate::sinks::homeassistant::{HomeAssistant, Page, birth_topic, listening};
 use crate::sinks::presence::PresenceReport;
 use crate::sinks::{self, outbox::Outbox};
 use crate::sources::mqtt::{Door, Kind, Subscription};
@@ -24,6 +25,7 @@ use crate::status::health::{Condition, Health};
 use crate::store::{Store, StoreError};
 use crate::supervise::Supervisor;
 use crate::topics::Topics;
+use crate::web::ASSETS;
 
 /// Time for which lost messages are shown.
 const DROPS_COUNT: Duration = Duration::from_secs(3600);
@@ -262,16 +264,22 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
         config,
         health,
         store,
-        queue,
         topics,
         door,
         engines,
         people,
         reader,
         disk,
+        board: sensors,
+        queue,
         ..
     } = services.clone();
     let report = HealthReport {
+        sensors,
+        waiting_for_file: {
+            let queue = queue.clone();
+            Arc::new(move || queue.missing_total())
+        },
         store: store.clone(),
         health: health.clone(),
         engines,
@@ -285,10 +293,10 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
         ..Message::default()
     };
     let home_assistant = &config.mqtt.home_assistant;
-    let (born, births) = watch::channel(0);
+    let births = watch::Sender::new(0);
     let born = home_assistant
         .enabled
-        .then(|| (birth_topic(&home_assistant.prefix), born));
+        .then(|| (birth_topic(&home_assistant.prefix), births.clone()));
     let mut reserved = vec![
         topics.of_all_boards(),
         format!("{}/#", home_assistant.prefix),
@@ -319,6 +327,15 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
         tasks.finish(),
     );
     let (event_expiry, last_face) = (config.mqtt.event_expiry, home_assistant.enabled);
+    let hears = watch::Sender::new(!home_assistant.enabled);
+    let heard = hears.subscribe();
+    if home_assistant.enabled {
+        let parts = (connection.clone(), births.clone(), tasks.stop());
+        tasks.keep_working("home assistant listens", move || {
+            let (connection, births, stop) = parts.clone();
+            listening::follow(connection, births.subscribe(), hears.clone(), stop)
+        });
+    }
     let board = config.device.clone();
     tasks.keep_delivering("outbox", move || {
         // The connection ends after the outbox's last attempt.
@@ -332,6 +349,7 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
             device: board.clone(),
             event_expiry,
             last_face,
+            heard: heard.clone(),
             health,
             refused_events,
         };
@@ -345,7 +363,7 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
         topic: topics.presence(),
         publisher: publisher.clone(),
         connection: connection.clone(),
-        births: births.clone(),
+        births: births.subscribe(),
         health: health.clone(),
     };
     let stop = tasks.stop();
@@ -355,6 +373,13 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
         device: config.device.clone(),
         board: report.board.clone(),
         topics: topics.clone(),
+        page: page(&config),
+        cameras: config
+            .cameras
+            .iter()
+            .map(|camera| camera.name.clone())
+            .collect(),
+        breaker: config.mqtt.commands.contains(&MqttCommand::Breaker),
         store,
         publisher: publisher.clone(),
         connection,
@@ -389,6 +414,23 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
         reserved,
     };
     tasks.work("commands", commands.run(deliveries, tasks.stop()));
+}
+
+/// Returns the page as Home Assistant reaches it.
+fn page(config: &Config) -> Option<Page> {
+    let given = config.mqtt.home_assistant.page.clone();
+    let http = &config.http;
+    let own = || {
+        let uname = rustix::system::uname();
+        http.address(&uname.nodename().to_string_lossy())
+    };
+    // Home Assistant has no token, and trusts no certificate that a board made itself.
+    let pictures = http.open_read && (given.is_some() || http.tls != Tls::SelfSigned);
+    Some(Page {
+        address: given.or_else(own)?,
+        icon: ASSETS.icon.clone(),
+        pictures,
+    })
 }
 
 /// Runs a connection until its last user drops the guard.

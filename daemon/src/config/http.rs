@@ -44,6 +44,34 @@ pub enum Tls {
     },
 }
 
+impl Http {
+    /// Returns the address of the page for other machines, without a slash at the end; `None` if
+    /// it answers this machine only. `host` is the board's host name.
+    pub fn address(&self, host: &str) -> Option<String> {
+        let ip = self.listen.ip();
+        if ip.is_loopback() {
+            return None;
+        }
+        let host = host.split('.').next().unwrap_or_default();
+        let name = match self.names.first() {
+            Some(name) => name.clone(),
+            None if !ip.is_unspecified() => ip.to_string(),
+            None if host.is_empty() => return None,
+            None => format!("{}.local", host.to_ascii_lowercase()),
+        };
+        let name = match name.parse::<IpAddr>() {
+            Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
+            _ => name,
+        };
+        let scheme = match self.tls {
+            Tls::Off => "http",
+            Tls::SelfSigned | Tls::Files { .. } => "https",
+        };
+        let (port, path) = (self.listen.port(), &self.base_path);
+        Some(format!("{scheme}://{name}:{port}{path}"))
+    }
+}
+
 pub fn http(raw: &mut Raw) -> Http {
     let default = SocketAddr::from(([127, 0, 0, 1], 8000));
     Http {

@@ -87,6 +87,10 @@ pub struct HomeAssistant {
     pub enabled: bool,
     /// Its discovery prefix.
     pub prefix: String,
+    /// True if each person gets entities, with the name.
+    pub people: bool,
+    /// Address of the page, if the board cannot tell it itself.
+    pub page: Option<String>,
 }
 
 /// Reads the three sections.
@@ -302,9 +306,25 @@ fn home_assistant(raw: &mut Raw) -> HomeAssistant {
         .text("homeassistant.prefix")
         .unwrap_or_else(|| "homeassistant".into());
     topic_prefix(raw, "homeassistant.prefix", &prefix);
+    let page = raw.text("homeassistant.page");
+    let page = page.map(|page| page.trim_end_matches('/').to_owned());
+    if let Some(page) = &page {
+        let rest = ["http://", "https://"]
+            .iter()
+            .find_map(|scheme| page.strip_prefix(scheme));
+        if !rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace)) {
+            raw.problem(
+                "homeassistant.page",
+                format!("{page:?}"),
+                "must be the address of the page, for example \"http://gate.local:8000\"",
+            );
+        }
+    }
     HomeAssistant {
         enabled: raw.flag("homeassistant.enabled", false),
         prefix,
+        people: raw.flag("homeassistant.people", false),
+        page,
     }
 }
 

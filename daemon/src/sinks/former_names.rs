@@ -1,6 +1,6 @@
 //! Cleans up what this board left at the broker under a former name: takes the messages waiting in
 //! its session, ends the session, and removes the retained state. A name that another board uses
-//! stays untouched.
+//! stays untouched. Home Assistant knows the board by its number, whatever its name.
 //!
 //! The retained health tells who owns a name, by a number derived from this database and this
 //! board, so a copied card in another board counts as another board.
@@ -22,11 +22,9 @@ use crate::status::health::{Condition, Health};
 use crate::store::{Store, StoreError};
 use crate::topics::Topics;
 
-/// Facts that hold every name with something left at the broker, this database's number, and the
-/// topic of the announcement to Home Assistant.
+/// Facts that hold every name with something left at the broker, and this database's number.
 const NAMES: &str = "mqtt_names";
 const NUMBER: &str = "board_number";
-pub const ANNOUNCED: &str = "homeassistant_announced";
 /// Interval between attempts while the broker is away or a name is in use.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,8 +37,6 @@ const SILENCE: Duration = Duration::from_secs(3);
 pub struct Name {
     prefix: String,
     device: String,
-    /// Topic of its announcement to Home Assistant.
-    announced: Option<String>,
 }
 
 /// Names to be cleared, with the task's dependencies.
@@ -94,20 +90,14 @@ fn hardware() -> Option<String> {
 
 /// Stores the current name and returns the former ones.
 pub async fn remember(store: &Store, prefix: &str, device: &str) -> Result<Vec<Name>, StoreError> {
-    let (announced, known) = (store.fact(ANNOUNCED).await?, names(store).await?);
-    let mut former: Vec<_> = known
+    let known = names(store).await?;
+    let former: Vec<_> = known
         .into_iter()
         .filter(|name| (name.prefix.as_str(), name.device.as_str()) != (prefix, device))
         .collect();
-    for name in &mut former {
-        let own =
-            |topic: &String| topic.ends_with(&format!("/device/kithd_{}/config", name.device));
-        name.announced = announced.clone().filter(own).or(name.announced.take());
-    }
     let now = Name {
         prefix: prefix.into(),
         device: device.into(),
-        announced: None,
     };
     save(store, former.iter().cloned().chain([now]).collect()).await?;
     Ok(former)
@@ -218,12 +208,9 @@ impl FormerNames {
 
     async fn clear(&self, name: &Name) -> anyhow::Result<Found> {
         let topics = Topics::new(&name.prefix, &name.device);
-        let ours = [
-            Some(topics.status()),
-            Some(topics.health()),
-            name.announced.clone(),
-        ];
-        let kept = self.retained(ours.into_iter().flatten().collect()).await?;
+        let kept = self
+            .retained(vec![topics.status(), topics.health()])
+            .await?;
         let json = |topic: &str| {
             kept.get(topic)
                 .and_then(|payload| serde_json::from_slice::<Value>(payload).ok())
@@ -245,17 +232,7 @@ impl FormerNames {
             self.empty_session(name, &format!("kithd-{}{client}", name.device))
                 .await?;
         }
-        let announced = name.announced.iter().filter(|topic| {
-            json(topic)
-                .is_some_and(|config| config["device"]["serial_number"] == self.board.as_str())
-        });
-        self.remove(
-            [topics.status(), topics.health()]
-                .into_iter()
-                .chain(announced.cloned())
-                .collect(),
-        )
-        .await?;
+        self.remove(vec![topics.status(), topics.health()]).await?;
         Ok(Found::Cleared)
     }
 

@@ -13,6 +13,7 @@ use futures_util::StreamExt;
 use kith_mqtt::{Message, PublishError, Publisher};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{FaceAddress, ImageId, Origin, SightingMessage, wall_clock_ms};
@@ -45,6 +46,8 @@ pub struct Outbox {
     pub event_expiry: Duration,
     /// Publish the crop of the best face as well.
     pub last_face: bool,
+    /// False while sightings wait for Home Assistant.
+    pub heard: watch::Receiver<bool>,
     /// Health report of the part.
     pub health: Health,
     /// Topics of sightings and events that the broker refused at the last attempt, and why.
@@ -60,9 +63,11 @@ pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()
         ..
     } = &outbox;
     let mut changes = store.work();
+    let mut heard = outbox.heard.clone();
     let mut pace = Pace::Stream;
     loop {
         changes.borrow_and_update();
+        heard.borrow_and_update();
         let round = async {
             // Closed for good only when the connection task has ended, which the supervisor
             // reports.
@@ -100,6 +105,7 @@ pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()
         }
         tokio::select! {
             changed = changes.changed() => changed?,
+            Ok(()) = heard.changed() => {}
             () = finish.cancelled() => break,
         }
     }
@@ -125,7 +131,7 @@ impl Outbox {
     async fn drain(&self, pace: Pace) -> anyhow::Result<bool> {
         let results = self.drain_results(pace).await;
         // Results that are refused do not hold up sightings, which are no news later.
-        let sightings = self.drain_sightings().await?;
+        let sightings = *self.heard.borrow() && self.drain_sightings().await?;
         Ok(results? || sightings)
     }
 

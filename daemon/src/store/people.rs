@@ -205,6 +205,17 @@ impl Store {
         .await
     }
 
+    /// Returns the numbers and names of the people enrolled first.
+    pub async fn first_people(&self, limit: usize) -> Result<Vec<(PersonId, String)>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT id, name FROM person ORDER BY id LIMIT ?1")?
+                .query_map([limit as i64], |row| Ok((row.get(0)?, text(row, 1)?)))?
+                .collect()
+        })
+        .await
+    }
+
     /// Returns people with this text in their name, by name, after the person with the cursor's
     /// name and number. People who come or go meanwhile do not shift the pages. Accents that are
     /// not typed are ignored.

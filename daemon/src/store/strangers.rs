@@ -87,6 +87,18 @@ impl Store {
             .await
     }
 
+    /// Returns the number of groups with more than one face that are neither ignored nor named.
+    pub async fn strangers_to_name(&self) -> Result<u64, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT count(*) FROM strangers WHERE ignored = 0 AND faces > 1 AND person_id IS NULL",
+                )?
+                .query_row([], |row| row.get(0))
+        })
+        .await
+    }
+
     /// Returns one group.
     pub async fn stranger(&self, id: StrangerId) -> Result<Option<StrangerRow>, StoreError> {
         self.read(move |connection| {

@@ -28,6 +28,7 @@ use axum::routing::get;
 
 use crate::api::{self, View};
 use crate::problem::Problem;
+pub use assets::ASSETS;
 
 /// Pages, and routes for machines beside `/v1`.
 pub fn router(view: View) -> Router {

@@ -13,7 +13,7 @@ use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 
 use crate::broker::Mosquitto;
-use crate::support::{Subscriber, TestDaemon, part_is_ok, photo, text, wait_for};
+use crate::support::{Subscriber, TestDaemon, part_is_ok, photo, publish, text, wait_for};
 
 /// The same as in fake_camera.c.
 const SIZE: (u32, u32) = (640, 480);
@@ -251,10 +251,13 @@ fn a_cameras_name_is_in_row_result_list_metrics_and_ha() {
     let mut results = of("kithd/board/result");
     let mut events = of("kithd/board/person/#");
     let mut origins = of("kithd/board/face/origin");
-    let mut discovery = of("homeassistant/device/kithd_board/config");
+    let mut discovery = of("homeassistant/device/+/config");
     daemon.enroll_everybody();
     let posted = daemon.put("obama_2.jpg", "a.jpg");
     daemon.start();
+    // Sightings wait for Home Assistant.
+    part_is_ok(daemon, "mqtt out");
+    publish(broker.port(), "homeassistant/status", "online");
     daemon.post_path(&posted);
     front.wait_rows(3);
     let daemon = &front.daemon;
@@ -309,16 +312,21 @@ fn a_cameras_name_is_in_row_result_list_metrics_and_ha() {
         counted.is_some_and(|count| count.parse::<u64>().unwrap() >= 2),
         "{metrics}"
     );
-    let announced = &discovery.wait(1)[0]["components"];
-    assert_eq!(
-        announced["last_face"]["json_attributes_topic"],
-        "kithd/board/face/origin"
-    );
-    let template = announced["recognition"]["value_template"].as_str().unwrap();
-    assert!(
-        template.contains("'camera': value_json.camera"),
-        "{template}"
-    );
+    let camera = discovery
+        .wait(2)
+        .into_iter()
+        .find(|message| message["device"]["model"] == "Camera")
+        .unwrap();
+    assert_eq!(camera["device"]["name"], "kithd board front");
+    let sensor = camera["components"]
+        .as_object()
+        .unwrap()
+        .values()
+        .find(|component| component["platform"] == "sensor")
+        .unwrap();
+    assert_eq!(sensor["state_topic"], "kithd/board/presence");
+    let template = sensor["value_template"].as_str().unwrap();
+    assert!(template.contains("'source', 'eq', \"front\""), "{template}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Messages that follow from results: events about people, and Home Assistant's discovery.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
@@ -104,65 +106,93 @@ fn a_broker_that_refuses_events_still_gets_the_results() {
     daemon.all_sent();
 }
 
+/// Returns the last message of each announcement, by the object id of its topic.
+fn announced(discovery: &mut Subscriber) -> BTreeMap<String, Value> {
+    let messages = discovery.messages().iter().map(|message| {
+        let topic = message["topic"].as_str().unwrap();
+        let object = topic.split('/').nth(2).unwrap().to_owned();
+        let payload = message["payload"].as_str().unwrap();
+        (object, serde_json::from_str(payload).unwrap_or(Value::Null))
+    });
+    messages.collect()
+}
+
 #[test]
-fn home_assistant_is_told_again_at_its_start_unless_it_is_off() {
+fn home_assistant_is_told_once_at_each_start_of_both() {
     let broker = Mosquitto::running();
     let mut daemon = TestDaemon::with_broker(broker.port());
     daemon.set("homeassistant.enabled", "true");
-    daemon.start_with_everybody();
-    part_is_ok(&daemon, "mqtt out");
-    let config = "homeassistant/device/kithd_board/config";
-    let mut discovery = Subscriber::new(broker.port(), config);
-    let announced: Value = discovery.wait(1).remove(0);
-    assert_eq!(discovery.messages()[0]["retain"], 1);
-    assert_eq!(announced["device"]["identifiers"], json!(["kithd_board"]));
-    assert_eq!(announced["availability"][0]["topic"], "kithd/board/status");
-    let components = announced["components"].as_object().unwrap();
-    let platforms: Vec<_> = components
-        .values()
-        .map(|component| component["platform"].as_str().unwrap())
-        .collect();
-    assert_eq!(platforms.len(), 4, "{platforms:?}");
-    for platform in ["event", "image", "sensor", "binary_sensor"] {
-        assert!(platforms.contains(&platform), "{platform}");
-    }
-    // A connection may announce more than once; a birth is one more than there were.
-    let mut announced = 0;
-    wait_for("no more announcements", || {
-        let before = std::mem::replace(&mut announced, discovery.messages().len());
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        (before == discovery.messages().len()).then_some(())
+    daemon.set("homeassistant.page", "http://gate.example:8000/");
+    daemon.set("mqtt.commands", "[\"breaker\"]");
+    let mut discovery = Subscriber::new(broker.port(), "homeassistant/device/+/config");
+    let mut faces = Subscriber::new(broker.port(), "kithd/board/face");
+    daemon.start();
+    part_is_ok(&daemon, "home assistant");
+    // The board and its breaker, once; and the picture of no face, when Home Assistant has had the
+    // time to subscribe.
+    wait_for("the picture of no face", || {
+        (faces.messages().len() == 1).then_some(())
     });
-    publish(broker.port(), "homeassistant/status", "online");
-    discovery.wait(announced + 1);
-
-    // The last face: a picture, no state.
-    let mut faces = Subscriber::new(
-        broker.port(),
-        components["last_face"]["image_topic"].as_str().unwrap(),
-    );
-    daemon.post_path(&daemon.put("obama_2.jpg", "a.jpg"));
-    wait_for("the face", || {
-        faces
-            .messages()
-            .first()
-            .map(|face| assert_eq!(face["retain"], 0))
-    });
+    assert_eq!(discovery.wait(2).len(), 2);
+    let messages = announced(&mut discovery);
+    let [(own, board), (_, breaker)] = &messages.iter().collect::<Vec<_>>()[..] else {
+        panic!("{messages:?}");
+    };
     assert!(
-        faces.messages()[0]["payload"]
-            .as_str()
-            .unwrap()
-            .contains("JFIF")
+        discovery
+            .messages()
+            .iter()
+            .all(|message| message["retain"] == 0),
+        "live messages"
     );
+    let mut later = Subscriber::new(broker.port(), &format!("homeassistant/device/{own}/config"));
+    later.wait(1);
+    assert_eq!(later.messages()[0]["retain"], 1);
+    assert_eq!(board["device"]["identifiers"], json!([own]));
+    assert_eq!(
+        own.strip_prefix("kithd_").unwrap(),
+        board["device"]["serial_number"]
+    );
+    assert_eq!(
+        board["device"]["configuration_url"],
+        "http://gate.example:8000"
+    );
+    assert_eq!(board["availability"][0]["topic"], "kithd/board/status");
+    assert_eq!(
+        breaker["components"]["breaker_command"]["command_topic"],
+        "kithd/board/command/breaker"
+    );
+    publish(broker.port(), "homeassistant/status", "online");
+    discovery.wait(4);
+    wait_for("the picture of no face again", || {
+        let faces = faces.messages();
+        (faces.len() == 2).then(|| {
+            assert!(faces[1]["payload"].as_str().unwrap().contains("JFIF"));
+            assert_eq!(faces[1]["retain"], 0);
+        })
+    });
+
+    // Commands are not allowed any more: what switches the breaker is taken back.
+    daemon.stop();
+    daemon.unset("mqtt.commands");
+    daemon.start();
+    wait_for("the breaker's switch to be taken back", || {
+        let messages = announced(&mut discovery);
+        (messages
+            .values()
+            .filter(|message| message.is_null())
+            .count()
+            == 1)
+            .then_some(())
+    });
 
     daemon.stop();
     daemon.set("homeassistant.enabled", "false");
     daemon.start();
     wait_for("the device to be taken back", || {
-        discovery
-            .messages()
-            .last()
-            .is_some_and(|message| message["payload"] == "")
+        announced(&mut discovery)
+            .values()
+            .all(Value::is_null)
             .then_some(())
     });
     let mut nothing = Subscriber::new(broker.port(), "homeassistant/#");
@@ -170,10 +200,64 @@ fn home_assistant_is_told_again_at_its_start_unless_it_is_off() {
     nothing.wait(1);
     assert_eq!(nothing.messages()[0]["topic"], "homeassistant/marker");
     // Once switched off, the board publishes nothing at all.
-    assert_eq!(
-        daemon.sql("select value from facts where key = 'homeassistant_announced'"),
-        [""]
+    wait_for("nothing to be left", || {
+        (daemon.sql("select value from facts where key = 'homeassistant_announced'") == ["[]"])
+            .then_some(())
+    });
+}
+
+#[test]
+fn people_are_announced_on_request_and_taken_back() {
+    let broker = Mosquitto::running();
+    let mut daemon = TestDaemon::with_broker(broker.port());
+    daemon.set("homeassistant.enabled", "true");
+    daemon.set("homeassistant.people", "true");
+    let mut discovery = Subscriber::new(broker.port(), "homeassistant/device/+/config");
+    daemon.start_with_everybody();
+    let mut names = || {
+        let messages = announced(&mut discovery);
+        let people = messages
+            .iter()
+            .filter(|(object, _)| object.contains("_person_"));
+        let mut names: Vec<_> = people
+            .filter_map(|(_, message)| {
+                let components = message["components"].as_object()?;
+                components
+                    .values()
+                    .find(|component| component["platform"] == "binary_sensor")
+                    .map(|component| component["name"].as_str().unwrap().to_owned())
+            })
+            .collect();
+        names.sort();
+        names
+    };
+    wait_for("everybody", || {
+        (names() == ["Barack Obama", "Eileen Collins", "Joe Biden"]).then_some(())
+    });
+    assert!(
+        daemon
+            .kithd(["people", "rename", "Joe Biden", "Joe"])
+            .status
+            .success()
     );
+    assert!(
+        daemon
+            .kithd(["forget", "--yes", "Barack Obama"])
+            .status
+            .success()
+    );
+    wait_for("the names to follow", || {
+        (names() == ["Eileen Collins", "Joe"]).then_some(())
+    });
+    let mut kept = Subscriber::new(broker.port(), "homeassistant/device/+/config");
+    publish(broker.port(), "homeassistant/device/marker/config", "{}");
+    wait_for("the retained messages", || {
+        let messages = announced(&mut kept);
+        messages.contains_key("marker").then(|| {
+            let text = json!(messages).to_string();
+            assert!(!text.contains("Obama") && !text.contains("Biden"), "{text}");
+        })
+    });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::broker::Mosquitto;
-use crate::support::{Subscriber, TestDaemon, part_is_ok, photo, text, wait_for};
+use crate::support::{Subscriber, TestDaemon, part_is_ok, photo, publish, text, wait_for};
 
 const NAME: &str = "Xanthippe Unmistakable";
 
@@ -352,13 +352,38 @@ fn home_assistants_last_face_is_cleared_with_its_person() {
     daemon.start_connected();
     enroll(&daemon, NAME, "obama_1.jpg");
     let mut faces = Subscriber::new(broker.port(), "kithd/board/face");
-    daemon.ended(daemon.post_path(&daemon.put("obama_2.jpg", "x.jpg")));
-    wait_for("the face", || (faces.messages().len() == 1).then_some(()));
+    let mut origins = Subscriber::new(broker.port(), "kithd/board/face/origin");
+    // Faces wait for Home Assistant.
+    publish(broker.port(), "homeassistant/status", "online");
+    let id = daemon.post_path(&daemon.put("obama_2.jpg", "x.jpg"));
+    daemon.ended(id);
+    wait_for("the face", || {
+        let origins = origins.messages();
+        let shown = format!("\"image_id\":{id},");
+        origins
+            .iter()
+            .any(|origin| origin["payload"].as_str().unwrap().contains(&shown))
+            .then_some(())
+    });
+    let before = faces.messages().len();
     assert!(daemon.kithd(["forget", "--yes", NAME]).status.success());
     wait_for("the face to be cleared", || {
-        (faces.messages().len() == 2).then_some(())
+        (faces.messages().len() == before + 2).then_some(())
     });
-    assert_eq!(faces.messages()[1]["payload"], json!(""));
+    // What another client may have retained, and then the picture of no face, since Home Assistant
+    // cannot show an empty one.
+    let faces = faces.messages();
+    assert_eq!(faces[before]["payload"], json!(""));
+    assert!(
+        faces[before + 1]["payload"]
+            .as_str()
+            .unwrap()
+            .contains("JFIF")
+    );
+    wait_for("its origin to be cleared", || {
+        let last = origins.messages().last()?["payload"].as_str()?.to_owned();
+        last.contains("\"image_id\":null").then_some(())
+    });
     // The broker retains nothing of them.
     let mut later = Subscriber::new(broker.port(), "kithd/board/face");
     part_is_ok(&daemon, "mqtt out");

@@ -16,7 +16,7 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 26] = texts![
+const TEXTS: [(&str, &str); 27] = texts![
     "docs/":
     "install",
     "configuration",
@@ -25,6 +25,7 @@ const TEXTS: [(&str, &str); 26] = texts![
     "frigate",
     "results-and-events",
     "notifications",
+    "home-assistant",
     "people-and-strangers",
     "api",
     "access-and-tls",
