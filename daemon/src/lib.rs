@@ -42,7 +42,6 @@ mod web;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use config::Config;
 use store::StoreError;
 
@@ -55,7 +54,7 @@ pub fn main() -> ExitCode {
 }
 
 fn answer() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = <cli::Cli as clap::Parser>::parse();
     let config = match Config::load(cli.config.as_deref(), &cli.set) {
         Ok(config) => config,
         Err(problems) => {

@@ -465,8 +465,8 @@ impl Store {
 }
 
 /// Takes a person who is about to be deleted out of sightings, of which the open ones end without a
-/// face, and out of messages about them that
-/// no broker has yet. A message that may have left the board is not sent again.
+/// face, and out of messages about them that no broker has yet. A message that may have left the
+/// board is not sent again.
 pub(super) fn erase_person(connection: &Connection, person: PersonId) -> rusqlite::Result<()> {
     connection
         .prepare_cached(&format!(
