@@ -138,10 +138,7 @@ fn a_face_comes_before_the_sighting_that_shows_it() {
         .iter()
         .filter_map(|message| message["topic"].as_str()?.strip_prefix("kithd/board/"))
         .filter(|topic| !["status", "health", "presence"].contains(topic))
-<<<<<<< HEAD
         .skip(4)
-=======
->>>>>>> eed001e (Test presence with a broker and the timeline in a browser)
         .collect();
     // Without results of single pictures, if so configured.
     assert_eq!(
