@@ -40,6 +40,8 @@ const BATCH: usize = 50;
 const WRITTEN_EVERY_MS: i64 = 5000;
 /// Time after its last look during which a track keeps its sighting open, queue clock.
 const TRACKED_MS: i64 = 10_000;
+/// Pause after looks that told nothing: the next ones are then written together, in one commit.
+const TOGETHER: Duration = Duration::from_secs(1);
 /// Results without a face after which the newest of them is stored: those before it need not be
 /// examined again after a restart.
 const STORED_EVERY: i64 = 100;
@@ -111,6 +113,7 @@ impl Sightings {
             telling: self.telling,
             counts: self.counts,
             known: None,
+            quiet: false,
             tracks: HashMap::new(),
             written: HashMap::new(),
         };
@@ -163,6 +166,14 @@ impl Sightings {
                     }
                 }
             };
+            if std::mem::take(&mut maker.quiet)
+                && stop
+                    .run_until_cancelled(tokio::time::sleep(TOGETHER))
+                    .await
+                    .is_none()
+            {
+                return Ok(());
+            }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
@@ -183,6 +194,8 @@ struct Maker {
     telling: Arc<Telling>,
     counts: Counts,
     known: Option<Known>,
+    /// True after a change of rows that told nothing.
+    quiet: bool,
     /// The sighting of each track of a followed camera, and when the track was last seen.
     tracks: HashMap<(String, u64), (SightingId, i64)>,
     /// When looks at a followed camera were last written into a sighting.
@@ -490,6 +503,7 @@ impl Maker {
             (known.examined, known.stored) = (upto, upto);
         }
         let mut gone = Vec::new();
+        let quiet = stored.iter().all(|change| change.step.is_none());
         for change in stored {
             let sighting = change.sighting;
             let place = known.open.iter().position(|it| it.id == sighting.id);
@@ -507,6 +521,7 @@ impl Maker {
             }
         }
         self.written.retain(|id, _| !gone.contains(id));
+        self.quiet = quiet;
         Ok(())
     }
 

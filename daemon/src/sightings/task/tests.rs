@@ -54,6 +54,7 @@ impl Fixture {
                 }),
                 counts: Counts::default(),
                 known: None,
+                quiet: false,
                 tracks: HashMap::new(),
                 written: HashMap::new(),
             },
