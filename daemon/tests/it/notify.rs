@@ -304,7 +304,8 @@ fn targets_that_are_ill_delay_neither_mqtt_nor_others() {
         Server::new(Does::Drop),
         Server::new(Does::Answer(204)),
     );
-    let more = "who = [\"known\"]\nagain_after = \"0s\"";
+    // The posted picture makes a sighting of its own, of the source http.
+    let more = "sources = [\"front\"]\nagain_after = \"0s\"";
     let sections = [
         silent.section("webhook", "silent", more),
         broken.section("ntfy", "broken", more),
