@@ -357,7 +357,10 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
     });
     let presence = PresenceReport {
         store: store.clone(),
-        clock: queue.clock(),
+        clock: Arc::new({
+            let clock = queue.clock();
+            move || clock.now_ms()
+        }),
         gap: config.sighting_gap,
         device: config.device.clone(),
         topic: topics.presence(),

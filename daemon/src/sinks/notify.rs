@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::request::{Answer, Notification, Picture, send};
 use self::rules::Fate;
 use self::words::{Words, now};
+use super::Clock;
 use crate::config::{Attach, Notify};
 use crate::domain::{Moment, Outcome, SightingMessage, SightingState, SightingStep, wall_clock_ms};
 use crate::status::health::{Condition, Health};
@@ -38,9 +39,6 @@ const WAITS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs
 const RETRY: Duration = Duration::from_secs(5);
 /// Most bytes of a whole picture that is attached; a larger one gives way to its thumbnail.
 const MOST_ATTACHED: u64 = 4 << 20;
-
-/// Reads the queue clock, in milliseconds.
-pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// Follows sightings for all targets.
 pub struct Follower {

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::Clock;
 use crate::domain::wall_clock_ms;
-use crate::queue::QueueClock;
 use crate::sightings::presence::Presence;
 use crate::status::health::{Condition, Health};
 use crate::store::{Store, StoreError};
@@ -27,7 +27,7 @@ pub struct PresenceReport {
     /// Source of the sightings.
     pub store: Store,
     /// Clock by which the gap is measured.
-    pub clock: QueueClock,
+    pub clock: Clock,
     /// Time after its last look for which an open sighting counts.
     pub gap: Duration,
     /// Name of the board.
@@ -121,7 +121,7 @@ impl PresenceReport {
 
     async fn now(&self) -> Result<(Presence, Option<Duration>), StoreError> {
         let latest = self.store.latest_sightings().await?;
-        let (now_ms, came_now_ms) = (wall_clock_ms(), self.clock.now_ms());
+        let (now_ms, came_now_ms) = (wall_clock_ms(), (self.clock)());
         Ok(Presence::of(
             &self.device,
             now_ms,

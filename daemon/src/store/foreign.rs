@@ -346,10 +346,9 @@ impl Kind {
         match (table, column, declared) {
             ("person", "name", _) => Self::Name,
             ("person", "folded" | "base" | "topic", _) => Self::MadeAnew,
-            (_, "image_name", _) => Self::Label,
+            (_, "image_name", _) | ("sightings", "uid", _) => Self::Label,
             ("images", "camera" | "event", _) => Self::Origin,
             (_, "sha256", _) => Self::Sum,
-            ("sightings", "uid", _) => Self::Label,
             ("sightings", "began_ms" | "last_ms" | "ended_ms", _) => Self::Number {
                 least: 0,
                 most: LATEST_MS,

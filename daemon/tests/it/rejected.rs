@@ -227,7 +227,11 @@ fn the_oldest_refused_messages_are_dropped_and_counted() {
         metrics.contains("kithd_rejected_messages 2")
             && metrics.contains("kithd_rejected_dropped_total 3")
     );
-    assert!(daemon.get_text("/").contains("3 more were dropped"));
+    assert!(
+        daemon
+            .get_text("/")
+            .contains("<code>mqtt.rejected_bytes</code>): 3.")
+    );
     let doctor = text(&daemon.kithd(["doctor"]));
     assert!(doctor.contains("rejected messages: 2 are kept"), "{doctor}");
 }

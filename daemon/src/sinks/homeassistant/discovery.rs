@@ -55,7 +55,7 @@ impl Announcement<'_> {
     }
 
     /// Wraps components with all that messages have in common. Each gets its unique id.
-    fn message(&self, device: Value, components: Vec<(String, Value)>) -> Value {
+    fn message(&self, device: &Value, components: Vec<(String, Value)>) -> Value {
         let mut origin = json!({ "name": "kithd", "sw_version": env!("CARGO_PKG_VERSION") });
         if let Some(page) = self.page {
             origin["support_url"] = json!(format!("{}/docs/home-assistant", page.address));
@@ -141,7 +141,7 @@ impl Announcement<'_> {
         }
         components.extend(self.diagnostics());
         components.extend(self.triggers(None));
-        self.message(self.board(), components)
+        self.message(&self.board(), components)
     }
 
     /// The switch, in a message of its own, so that it can be taken back alone.
@@ -156,7 +156,7 @@ impl Announcement<'_> {
             "state_topic": self.topics.health(),
             "value_template": BREAKER_COMMAND,
         });
-        self.message(self.board(), vec![("breaker_command".into(), select)])
+        self.message(&self.board(), vec![("breaker_command".into(), select)])
     }
 
     fn of_camera(&self, id: &str, camera: &str) -> Value {
@@ -199,7 +199,7 @@ impl Announcement<'_> {
             )
             .collect();
         let device = self.behind(id, camera, "Camera", "/");
-        self.message(device, components)
+        self.message(&device, components)
     }
 
     fn of_person(&self, id: PersonId, name: &str) -> Value {
@@ -239,7 +239,7 @@ impl Announcement<'_> {
             ));
         }
         let device = self.behind("people", "people", "People", "/people");
-        self.message(device, components)
+        self.message(&device, components)
     }
 
     /// The event entity of sightings, of one camera or of all sources.

@@ -206,7 +206,6 @@ fn check_template(id: &str, template: &str) {
         match (quote, char) {
             (Some(_), '\\') => _ = chars.next(),
             (Some(end), char) if char == end => quote = None,
-            (Some(_), _) => {}
             (None, '"' | '\'') => quote = Some(char),
             (None, '{' | '[' | '(') => open.push(char),
             (None, '}' | ']' | ')') => {
@@ -217,7 +216,7 @@ fn check_template(id: &str, template: &str) {
                 };
                 assert_eq!(open.pop(), Some(opened), "{id}: {template}");
             }
-            (None, _) => {}
+            (Some(_) | None, _) => {}
         }
     }
     assert!(open.is_empty() && quote.is_none(), "{id}: {template}");
