@@ -7,7 +7,7 @@ pub use crate::cli::bench::pictures::one_face;
 pub use crate::cli::bench::stages::{
     NetworkRow, STAGES, Stages, median, network_rows, on_cores, shortest,
 };
-pub use crate::engine_process::{Engine, Recogniser, load_pack};
+pub use crate::engine_process::{Engine, FoundFace, Recogniser, load_pack};
 pub use crate::engines::{Picture, client::Client};
 // The cost of processes.
 pub use crate::child::cpu_and_group;

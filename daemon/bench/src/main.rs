@@ -11,6 +11,7 @@ mod matching;
 mod memory;
 mod page;
 mod requests;
+mod sightings;
 mod writes;
 
 use std::path::PathBuf;
@@ -62,6 +63,8 @@ enum Bench {
     /// Measures how fast page and list answer with a million images in the database while pictures
     /// are processed
     Page(page::Page),
+    /// Shows visits of people beside the sightings that they become, in streams made of photographs
+    Sightings(sightings::Sightings),
     /// Measures bytes written to the disk for each identified picture, by all processes
     Writes(writes::Writes),
 }
@@ -117,6 +120,9 @@ async fn main() -> anyhow::Result<()> {
         }
         Bench::Memory(args) => memory::memory(&subject, args).await,
         Bench::Page(args) => page::page(&subject, args).await,
+        Bench::Sightings(args) => {
+            tokio::task::spawn_blocking(move || sightings::sightings(&subject, &args)).await?
+        }
         Bench::Writes(args) => writes::writes(subject, args).await,
     }
 }

@@ -1,4 +1,5 @@
-//! Joining of single pictures, with made-up embeddings. Streams of real faces are in `streams`.
+//! Joining of single pictures, with made-up embeddings. Streams of real faces: `kithd-bench
+//! sightings`.
 
 use kith_vision::{Caution, Templates};
 
@@ -119,22 +120,19 @@ fn a_place_helps_a_likeness_but_makes_none() {
 }
 
 #[test]
-fn a_poor_face_joins_where_it_is_and_founds_nothing() {
+fn a_poor_face_founds_nothing_beside_another() {
     let open = [open(1, HERE)];
-    let blur = face(2, 0.3);
-    assert_eq!(
-        join_one(&open, look(&blur, HERE, 0.1), 10_500),
-        Joined::To(0)
-    );
-    assert_eq!(
-        join_one(&open, look(&blur, FAR, 0.1), 10_500),
-        Joined::Nowhere
-    );
-    assert_eq!(
-        join_one(&[], look(&blur, FAR, 0.1), 10_500),
-        Joined::Nowhere
-    );
-    assert_eq!(join_one(&[], look(&blur, FAR, 0.4), 10_500), Joined::New);
+    let [unlike, blur] = [face(2, 0.3), face(1, 0.68)];
+    for (look, came_ms, joined) in [
+        (look(&blur, HERE, 0.1), 10_500, Joined::To(0)),
+        (look(&unlike, HERE, 0.4), 10_500, Joined::Nowhere),
+        (look(&unlike, HERE, 0.4), 20_000, Joined::New),
+        (look(&unlike, FAR, 0.4), 10_500, Joined::New),
+        (look(&unlike, FAR, 0.1), 10_500, Joined::Nowhere),
+        (look(&unlike, HERE, 0.6), 10_500, Joined::New),
+    ] {
+        assert_eq!(join_one(&open, look, came_ms), joined, "{look:?}");
+    }
 }
 
 #[test]
@@ -162,6 +160,11 @@ fn one_face_twice_in_a_picture_is_two_unless_there_are_mirrors() {
         join(&rules(true), &open, &looks, 11_000),
         [Joined::To(0), Joined::To(0)]
     );
+    // In the first picture only one of them founds a sighting.
+    for (mirrors, second) in [(false, Joined::New), (true, Joined::Nowhere)] {
+        let joined = join(&rules(mirrors), &[], &looks, 11_000);
+        assert_eq!(joined, [Joined::New, second]);
+    }
 }
 
 #[test]
