@@ -383,7 +383,7 @@ impl Studio {
         let sprites = self.sprite(&enrolled)?.into_iter().collect();
         let singer = self.add("Lin-Manuel Miranda", sprites, 1);
         let frames = self.clip(&clips.join("hamilton.mp4"), [640, 360], ["2.5", "4.4"])?;
-        Ok(twice(12, frames, pause, |_| Some(0), vec![singer]))
+        Ok(twice(12, &frames, pause, |_| Some(0), &[singer]))
     }
 
     /// Returns `seats.mp4`, in which no one moves away: a face's place is whose it is.
@@ -400,7 +400,7 @@ impl Studio {
             people.push(self.add(&format!("seat {seat}"), Vec::new(), 0));
         }
         let whose = |face: &Face| seats.iter().position(|seat| is_at(seat, face));
-        Ok(twice(13, frames, pause, whose, people))
+        Ok(twice(13, &frames, pause, whose, &people))
     }
 
     fn add(&mut self, name: &str, sprites: Vec<Sprite>, enrolled: usize) -> usize {
@@ -449,10 +449,10 @@ fn is_at(seat: &kith_vision::Bounds, face: &Face) -> bool {
 /// Makes a scene of frames that come twice. A pause that is longer than a minute makes new visits.
 fn twice(
     kind: usize,
-    frames: Vec<Vec<Face>>,
+    frames: &[Vec<Face>],
     pause: f32,
     whose: impl Fn(&Face) -> Option<usize>,
-    people: Vec<usize>,
+    people: &[usize],
 ) -> (Scene, Vec<Picture>) {
     let long = pause > 60.0;
     let again_ms = (frames.len() as i64 * 1000) / i64::from(RATE) + (pause * 1e3) as i64;
