@@ -658,6 +658,13 @@ pub fn part_is_ok(daemon: &TestDaemon, part: &str) {
     });
 }
 
+/// Returns the payload, as a [`Subscriber`] tells it, of the picture for Home Assistant while there is
+/// no face.
+pub fn no_face() -> String {
+    let picture = include_bytes!("../../src/sinks/homeassistant/no_face.jpg");
+    String::from_utf8_lossy(picture).into_owned()
+}
+
 /// A `mosquitto_sub` with its own session that collects every message of a topic with its retain
 /// flag.
 pub struct Subscriber {
