@@ -151,10 +151,12 @@ def attributes(kit):
     image = kit.kithd.post("group.jpg")
     wait_for("the picture", lambda: kit.kithd.json(f"/v1/images/{image}").get("state") == "processed")
     faces = kit.kithd.json(f"/v1/images/{image}")["found"]
-    wait_for("an event for each face", lambda: len({one["sighting_id"] for one in kit.sightings(since)}) >= min(len(faces), 2))
+    told = lambda: [one for one in kit.sightings(since) if one["image_id"] == image]
+    ids = lambda kind: {one["sighting_id"] for one in told() if (one["event_type"] == "left") == (kind == "left")}
+    wait_for("an event for each face", lambda: len(ids("here")) == len(faces))
     kit.nobody_is_here()
-    wait_for("every end", lambda: any(one["event_type"] == "left" for one in kit.sightings(since)))
-    events = kit.sightings(since)
+    wait_for("every end", lambda: ids("left") == ids("here"))
+    events = told()
     for one in events:
         for key in ("text", "source", "sighting_id", "arrived", "last_seen", "looks", "url", "supersedes", "perhaps"):
             expect(key in one, f"{key} is missing in {one}")
