@@ -195,7 +195,7 @@ fn program() -> &'static str {
 
 /// Returns a port below the kernel's range for outgoing connections, so that no connection takes it
 /// while the broker is down.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(20_000..30_000);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {

@@ -1,5 +1,6 @@
 //! A server of `recognizer.proto` that passes pictures to a real engine and does to the answers
-//! what a test asks for: lies, nonsense, slowness, silence. For `faults.rs`.
+//! what a test asks for: lies, nonsense, slowness, silence. For `faults.rs`. Pictures of faces that
+//! it made up it answers itself, for tests of many.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,10 +16,11 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use rpc::recognize_request::Picture;
 use rpc::recognizer_client::RecognizerClient;
 use rpc::recognizer_server::{Recognizer, RecognizerServer};
 use rpc::{
-    DescribeRequest, Description, HealthCheckReply, HealthCheckRequest, RecognizeReply,
+    DescribeRequest, Description, Face, HealthCheckReply, HealthCheckRequest, RecognizeReply,
     RecognizeRequest,
 };
 
@@ -43,6 +45,51 @@ pub enum Mode {
     Slow,
 }
 
+/// Faces that are made up, none of which is like another.
+pub const MADE_UP: u32 = 2 * DIMENSION;
+/// Numbers in an embedding of the default pack.
+const DIMENSION: u32 = 128;
+/// Stands before the number of a made-up face, at the end of its picture.
+const MARK: &[u8] = b"made up ";
+
+/// Makes a picture of the made-up face of this number, counted round.
+pub fn made_up(number: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let picture = image::RgbImage::new(32, 32);
+    let mut out = std::io::Cursor::new(&mut bytes);
+    picture.write_to(&mut out, image::ImageFormat::Png).unwrap();
+    bytes.extend_from_slice(MARK);
+    bytes.extend((number % MADE_UP).to_be_bytes());
+    bytes
+}
+
+/// Answers a picture of a made-up face.
+fn answer_to(picture: &[u8]) -> Option<RecognizeReply> {
+    let (before, number) = picture.split_last_chunk()?;
+    let number = before
+        .ends_with(MARK)
+        .then(|| u32::from_be_bytes(*number))?;
+    let mut embedding = vec![0.0; DIMENSION as usize];
+    embedding[(number % DIMENSION) as usize] = if number < DIMENSION { 1.0 } else { -1.0 };
+    let face = Face {
+        left: 8.0,
+        top: 8.0,
+        right: 24.0,
+        bottom: 24.0,
+        landmarks: vec![12.0, 13.0, 20.0, 13.0, 16.0, 16.0, 13.0, 20.0, 19.0, 20.0],
+        score: 0.99,
+        quality: 0.9,
+        embedding,
+        ..Face::default()
+    };
+    Some(RecognizeReply {
+        width: 32,
+        height: 32,
+        faces: vec![face],
+        ..RecognizeReply::default()
+    })
+}
+
 #[derive(Clone)]
 struct Proxy {
     mode: Arc<AtomicU8>,
@@ -55,12 +102,13 @@ impl Recognizer for Proxy {
         &self,
         request: Request<RecognizeRequest>,
     ) -> Result<Response<RecognizeReply>, Status> {
-        let mut reply = self
-            .engine
-            .clone()
-            .recognize(request.into_inner())
-            .await?
-            .into_inner();
+        let request = request.into_inner();
+        if let Some(Picture::Content(picture)) = &request.picture
+            && let Some(reply) = answer_to(picture)
+        {
+            return Ok(Response::new(reply));
+        }
+        let mut reply = self.engine.clone().recognize(request).await?.into_inner();
         let mode = self.mode.load(Ordering::SeqCst);
         for face in &mut reply.faces {
             match mode {

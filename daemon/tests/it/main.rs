@@ -35,7 +35,7 @@ mod group_commit; // syncs counted and slowed from outside
 mod handing_broker; // hands a dead member's messages on, for shared
 mod hostile; // brokers and senders that mean harm
 mod hostile_broker; // sends whatever bytes it is told, for hostile
-mod lying_engine; // an engine that lies, for faults
+mod lying_engine; // an engine that lies, for faults, and makes faces up, for sighting_kills
 mod metrics; // promtool, and what is kept for the charts
 mod mqtt; // paths in, results out
 mod notify; // webhooks and ntfy: told once, in order, however ill the target is
@@ -50,6 +50,7 @@ mod release; // what ./dev release refuses
 mod retention; // what is kept no longer
 mod service; // as systemd sees it: readiness, watchdog, unit, credentials, kithd allow
 mod shared; // several boards, one topic
+mod sighting_kills; // every sighting begins and ends once, whatever is killed
 mod sightings; // who came: told from begin to end, over restarts
 mod spool; // accepted pictures over kills and lost rows
 mod state_folder; // moved away, read-only, full, open to others
