@@ -21,6 +21,8 @@ pub use self::sighting::{
 pub type ImageId = i64;
 /// Row number of a person.
 pub type PersonId = i64;
+/// Reads the queue clock, in milliseconds.
+pub type Clock = std::sync::Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// Declares an enum whose variants have one fixed spelling everywhere: database, API, MQTT, page,
 /// metrics.

@@ -401,7 +401,7 @@ impl Bench<'_> {
 }
 
 /// Tells whether all looks of a visit that are in a sighting are in the same one, and no other
-/// visit's are. Somebody and their image in a mirror are one visit; where the configuration says
+/// visit's are. A person and their image in a mirror are one visit; where the configuration says
 /// that there are no mirrors, they may be two sightings.
 fn is_one(visit: usize, scene: &Scene, fates: &[Fate], sightings: &[Sighting]) -> bool {
     let same = |other: &usize| scene.is_same(visit, *other);

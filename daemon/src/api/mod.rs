@@ -39,7 +39,7 @@ use crate::engines::TooManyWait;
 use crate::people::People;
 use crate::pipeline::Reader;
 use crate::problem::{Problem, ProblemDetails};
-use crate::queue::{Queue, QueueClock};
+use crate::queue::Queue;
 use crate::sources::mqtt::Door;
 use crate::sources::upload::Uploads;
 use crate::status::cameras::Cameras;
@@ -70,7 +70,7 @@ pub struct View {
     /// Counts of sightings.
     pub sightings: crate::sightings::Counts,
     /// Clock by which the gap between looks is measured.
-    pub clock: QueueClock,
+    pub clock: crate::domain::Clock,
     /// Time without a look after which a sighting ends.
     pub gap: Duration,
     /// Targets of notifications.

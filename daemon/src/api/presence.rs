@@ -19,6 +19,6 @@ pub async fn show(State(view): State<View>) -> Result<Json<Presence>, Problem> {
 /// Returns presence as it is now.
 pub async fn now(view: &View) -> Result<Presence, StoreError> {
     let latest = view.store.latest_sightings().await?;
-    let (now_ms, came_now_ms) = (wall_clock_ms(), view.clock.now_ms());
+    let (now_ms, came_now_ms) = (wall_clock_ms(), (view.clock)());
     Ok(Presence::of(&view.device, now_ms, came_now_ms, view.gap, &latest).0)
 }

@@ -36,7 +36,10 @@ pub fn start(services: &Services, tasks: &mut Supervisor) -> anyhow::Result<Hear
         board: services.board.clone(),
         camera_counts: services.cameras.clone(),
         sightings: services.sightings.clone(),
-        clock: services.queue.clock(),
+        clock: Arc::new({
+            let clock = services.queue.clock();
+            move || clock.now_ms()
+        }),
         gap: config.sighting_gap,
         targets: services.targets.clone(),
         device: config.device.clone(),

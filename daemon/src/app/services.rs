@@ -231,7 +231,7 @@ impl Services {
             return;
         }
         let clock = self.queue.clock();
-        let clock: crate::sinks::Clock = Arc::new(move || clock.now_ms());
+        let clock: crate::domain::Clock = Arc::new(move || clock.now_ms());
         let (woken, _) = watch::channel(0);
         for target in targets.iter() {
             // Leaked on purpose: once per target and start.

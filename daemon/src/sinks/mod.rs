@@ -7,8 +7,3 @@ pub mod homeassistant;
 pub mod notify;
 pub mod outbox;
 pub mod presence;
-
-use std::sync::Arc;
-
-/// Reads the queue clock, in milliseconds.
-pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;

@@ -24,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 use self::request::{Answer, Notification, Picture, send};
 use self::rules::Fate;
 use self::words::{Words, now};
-use super::Clock;
 use crate::config::{Attach, Notify};
-use crate::domain::{Moment, Outcome, SightingMessage, SightingState, SightingStep, wall_clock_ms};
+use crate::domain::{
+    Clock, Moment, Outcome, SightingMessage, SightingState, SightingStep, wall_clock_ms,
+};
 use crate::status::health::{Condition, Health};
 use crate::status::targets::{TargetReport, Targets};
 use crate::store::{DueNotification, Ending, NotificationStep, Readings, Store};

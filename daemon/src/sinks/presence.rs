@@ -8,8 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::Clock;
-use crate::domain::wall_clock_ms;
+use crate::domain::{Clock, wall_clock_ms};
 use crate::sightings::presence::Presence;
 use crate::status::health::{Condition, Health};
 use crate::store::{Store, StoreError};

@@ -58,7 +58,7 @@ impl Site {
             sightings: crate::sightings::Counts::default(),
             targets: crate::status::targets::Targets::default(),
             health: Health::default(),
-            clock: crate::queue::QueueClock::resume(1_000_000),
+            clock: Arc::new(|| 1_000_000),
             gap: Duration::from_secs(60),
             device: "board-7".into(),
             cameras: Arc::new(["yard".into()]),

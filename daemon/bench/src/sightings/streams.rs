@@ -57,10 +57,10 @@ pub struct Visit {
     pub began_ms: i64,
 }
 
-/// The place of somebody at some time: seconds, middle of the face, and its side.
+/// The place of a person at some time: seconds, middle of the face, and its side.
 type Place = (f32, f32, f32, f32);
 
-/// Somebody who moves through a scene.
+/// A person who moves through a scene.
 struct Actor {
     visit: usize,
     person: usize,
