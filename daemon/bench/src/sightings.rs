@@ -69,7 +69,7 @@ struct Sighting {
     ended: bool,
 }
 
-/// What became of one visit.
+/// The fate of one visit.
 #[derive(Default)]
 struct Fate {
     sightings: BTreeSet<usize>,
@@ -105,7 +105,7 @@ struct Counts {
     from_look: Vec<i64>,
 }
 
-/// What was measured.
+/// The result of the measurement.
 struct Report {
     people: usize,
     enrolled: usize,

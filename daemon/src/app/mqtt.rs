@@ -357,10 +357,7 @@ fn carry_out(services: &Services, board: String, tasks: &mut Supervisor, setting
     });
     let presence = PresenceReport {
         store: store.clone(),
-        clock: Arc::new({
-            let clock = queue.clock();
-            move || clock.now_ms()
-        }),
+        clock: services.clock(),
         gap: config.sighting_gap,
         device: config.device.clone(),
         topic: topics.presence(),

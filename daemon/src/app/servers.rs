@@ -36,10 +36,7 @@ pub fn start(services: &Services, tasks: &mut Supervisor) -> anyhow::Result<Hear
         board: services.board.clone(),
         camera_counts: services.cameras.clone(),
         sightings: services.sightings.clone(),
-        clock: Arc::new({
-            let clock = services.queue.clock();
-            move || clock.now_ms()
-        }),
+        clock: services.clock(),
         gap: config.sighting_gap,
         targets: services.targets.clone(),
         device: config.device.clone(),

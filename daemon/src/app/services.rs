@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::mqtt;
 use crate::config::Config;
+use crate::domain::Clock;
 use crate::engines::supervisor::EngineSupervisor;
 use crate::engines::{self, Engines, Persistence};
 use crate::people::People;
@@ -223,6 +224,12 @@ impl Services {
         parts
     }
 
+    /// Returns a reader of the queue clock, for parts that may not know the queue.
+    pub fn clock(&self) -> Clock {
+        let clock = self.queue.clock();
+        Arc::new(move || clock.now_ms())
+    }
+
     /// Starts a task that follows sightings, and one for each target of notifications, if there are
     /// any.
     pub fn notify(&self, tasks: &mut Supervisor) {
@@ -230,8 +237,7 @@ impl Services {
         if targets.is_empty() {
             return;
         }
-        let clock = self.queue.clock();
-        let clock: crate::domain::Clock = Arc::new(move || clock.now_ms());
+        let clock = self.clock();
         let (woken, _) = watch::channel(0);
         for target in targets.iter() {
             // Leaked on purpose: once per target and start.

@@ -173,7 +173,7 @@ pub enum Placeholder {
     Device,
     /// Known, uncertain or unknown.
     Outcome,
-    /// How often a stranger was seen, as a sentence; empty for others.
+    /// The number of a stranger's visits, as a sentence; empty for others.
     History,
 }
 

@@ -40,7 +40,7 @@ pub struct SeenStranger {
     pub number: StrangerId,
     /// Sightings of this stranger so far, including this one.
     pub sightings: u32,
-    /// Of those, the ones that began in the last seven days.
+    /// The ones among them that began in the last seven days.
     pub this_week: u32,
     /// Begin of the sighting before this one, wall clock; `None`: this is the first.
     pub before_ms: Option<i64>,

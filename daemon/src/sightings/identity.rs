@@ -1,4 +1,4 @@
-//! Who a sighting shows, by all its looks.
+//! The identity of a sighting, by all its looks.
 //!
 //! Pure: embeddings in, judgement out, by the gallery of the `Matcher`. Not for which looks belong
 //! together (`joining`).

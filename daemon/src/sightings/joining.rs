@@ -91,7 +91,7 @@ pub struct Open {
     pub bounds: [f32; 4],
     /// All its looks.
     pub template: Template,
-    /// Who it is by all of them.
+    /// Outcome by all of them.
     pub outcome: Outcome,
     /// The person it is (known) or may be (uncertain).
     pub person: Option<PersonId>,

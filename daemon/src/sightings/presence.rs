@@ -1,4 +1,4 @@
-//! Who is here: for each person present or away, for each source who is there, from open sightings.
+//! Presence: for each person present or away, for each source who is there, from open sightings.
 //!
 //! Pure: sightings in, presence out. Its publisher is `sinks::presence`.
 
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::domain::{Outcome, PersonId};
 use crate::store::{Latest, Seen};
 
-/// Who is here now. Its JSON is the message and the answer of the API.
+/// Presence at one moment. Its JSON is the message and the answer of the API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Presence {
     /// Name of the board.
@@ -91,7 +91,7 @@ impl Presence {
             .collect();
         let known = here.iter().filter(|seen| seen.outcome == Outcome::Known);
         let mut people: Vec<PersonPresence> = Vec::new();
-        // Of several sightings of a person the one with the last look says where they are.
+        // The sighting with the last look, of several of one person, says where they are.
         let mut nearest: Vec<_> = known.collect();
         nearest.sort_by_key(|seen| std::cmp::Reverse(seen.last_came_ms));
         let present = nearest.into_iter().map(|seen| (*seen, true));

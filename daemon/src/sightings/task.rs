@@ -276,7 +276,7 @@ impl Maker {
 
     /// Gives the faces of an image their sightings.
     async fn take(&mut self, image: &SeenImage) -> Result<(), StoreError> {
-        let (space, dimension) = (self.matcher.space().to_string(), self.matcher.dimension());
+        let space = self.matcher.space().to_string();
         let (rules, gap_ms) = (self.rules, self.gap_ms);
         let came_ms = image.came_ms;
         let fits = |sighting: &&Sighting| {
@@ -297,14 +297,13 @@ impl Maker {
             seen.push(sighting);
         }
         let open: Vec<Open> = seen.iter().map(|it| as_open(it, &space)).collect();
-        let embedding = |face: &SeenFace| face.space == space && face.embedding.len() == dimension;
         let looks: Vec<Look<'_>> = image
             .faces
             .iter()
             .map(|face| Look {
                 bounds: face.bounds,
                 quality: face.quality,
-                embedding: match embedding(face) {
+                embedding: match self.compares(face) {
                     true => &face.embedding,
                     false => &[],
                 },
@@ -673,13 +672,15 @@ impl Maker {
         Ok(next)
     }
 
+    /// Returns whether the embedding of a face can be compared with those of this pack.
+    fn compares(&self, face: &SeenFace) -> bool {
+        face.space == self.matcher.space() && face.embedding.len() == self.matcher.dimension()
+    }
+
     /// Returns the template of stored faces, oldest first.
     fn template_of(&self, newest_first: &[SeenFace]) -> Template {
         let mut template = Template::default();
-        let fits = |face: &&SeenFace| {
-            face.space == self.matcher.space() && face.embedding.len() == self.matcher.dimension()
-        };
-        for face in newest_first.iter().rev().filter(fits) {
+        for face in newest_first.iter().rev().filter(|face| self.compares(face)) {
             template.add(&face.embedding, face.quality, self.matcher.known_from());
         }
         template

@@ -22,7 +22,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::request::{Answer, Notification, Picture, send};
-use self::rules::Fate;
+use self::rules::{Fate, millis};
 use self::words::{Words, now};
 use crate::config::{Attach, Notify};
 use crate::domain::{
@@ -156,7 +156,7 @@ pub struct Sender {
     pub health: Health,
 }
 
-/// What comes after a round.
+/// The step after a round.
 enum Next {
     /// Another round at once.
     Again,
@@ -480,10 +480,6 @@ fn wait_after(failures: u32, chance: f64) -> Duration {
         .0
         .saturating_mul(1 << failures.saturating_sub(1).min(16));
     doubled.min(WAITS.1).mul_f64(0.75 + chance / 2.0)
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }
 
 #[cfg(test)]

@@ -221,18 +221,8 @@ impl Outbox {
         let more = waiting.len() == BATCH;
         for message in waiting {
             let id = message.id;
-            let mut published = Vec::new();
-            for message in self.about_sighting(message).await? {
-                let topic = message.topic.clone();
-                match self.publisher.publish(message).await {
-                    Err(PublishError::Disconnected) => {
-                        return Err(PublishError::Disconnected.into());
-                    }
-                    // It would be no news when the broker's configuration has been corrected.
-                    answer => published.push((topic, answer)),
-                }
-            }
-            self.show_events(published);
+            let messages = self.about_sighting(message).await?;
+            self.publish_news(messages).await?;
             self.store.mark_sighting_sent(id).await?;
         }
         Ok(more)
@@ -282,20 +272,24 @@ impl Outbox {
             }
         }
         if !follows.is_empty() {
-            let mut published = Vec::new();
-            for message in follows {
-                let topic = message.topic.clone();
-                match self.publisher.publish(message).await {
-                    Err(PublishError::Disconnected) => {
-                        return Err(PublishError::Disconnected.into());
-                    }
-                    // The result says the same, so nothing waits for these.
-                    answer => published.push((topic, answer)),
-                }
-            }
-            self.show_events(published);
+            self.publish_news(follows).await?;
         }
         Ok(self.store.mark_sent(id).await?)
+    }
+
+    /// Publishes messages in their order. Refused ones are shown and lost: they would be no news when
+    /// the broker's configuration has been corrected.
+    async fn publish_news(&self, messages: Vec<Message>) -> Result<(), PublishError> {
+        let mut published = Vec::new();
+        for message in messages {
+            let topic = message.topic.clone();
+            match self.publisher.publish(message).await {
+                Err(PublishError::Disconnected) => return Err(PublishError::Disconnected),
+                answer => published.push((topic, answer)),
+            }
+        }
+        self.show_events(published);
+        Ok(())
     }
 
     /// Reports which events the broker refused at the last attempt.

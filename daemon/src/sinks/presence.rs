@@ -1,4 +1,4 @@
-//! Who is here, on MQTT: after each change, and again whenever a subscriber may have missed it. Not
+//! Presence on MQTT: after each change, and again whenever a subscriber may have missed it. Not
 //! retained, because it names people.
 
 use std::time::Duration;

@@ -28,11 +28,11 @@ pub struct TargetReport {
     pub waiting: u64,
     /// Sent ones.
     pub sent: u64,
-    /// Those that the target refused for good.
+    /// Notifications that the target refused for good.
     pub refused: u64,
-    /// Those that were no news any more before they could be sent.
+    /// Notifications that were no news any more before they could be sent.
     pub expired: u64,
-    /// Those that were not true any more before they were sent.
+    /// Notifications that were not true any more before they were sent.
     pub dropped: u64,
     /// When the last one was sent, wall clock.
     pub last_sent_ms: Option<i64>,

@@ -57,7 +57,7 @@ pub struct Told {
     pub person: Option<PersonId>,
     /// Queue clock when it was made, in milliseconds.
     pub came_ms: i64,
-    /// How it ended; `None`: it is to be sent.
+    /// Its end; `None`: it is to be sent.
     pub ending: Option<Ending>,
 }
 
@@ -128,7 +128,7 @@ pub struct DueNotification {
     pub attempts: u32,
     /// The sighting now.
     pub seen: SeenSighting,
-    /// What was told about it and those like it, to any target.
+    /// Notifications about it and those like it, of any target.
     pub told: Vec<Told>,
     /// The sighting as a message.
     pub message: SightingMessage,

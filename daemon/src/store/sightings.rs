@@ -84,14 +84,14 @@ pub struct Sighting {
     pub told: Option<SightingState>,
     /// People whose event was made.
     pub named: Vec<PersonId>,
-    /// How often others changed its faces or people since it was judged.
+    /// Number of changes by others, of its faces or people, since it was judged.
     pub stale: i64,
 }
 
 /// A face of an image, as a sighting takes it.
 #[derive(Debug, Clone)]
 pub struct SeenFace {
-    /// Where it is.
+    /// Its place.
     pub address: FaceAddress,
     /// Left, top, right, bottom in pixels.
     pub bounds: [f32; 4],

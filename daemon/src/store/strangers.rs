@@ -46,7 +46,7 @@ pub struct StrangerFace {
     pub crop: bool,
 }
 
-/// How often strangers of a list came.
+/// Visits of the strangers of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Came {
     /// However often.

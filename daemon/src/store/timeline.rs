@@ -44,7 +44,7 @@ pub struct SightingFilter {
     pub since_ms: Option<i64>,
     /// Began before this moment.
     pub until_ms: Option<i64>,
-    /// Whether it goes on.
+    /// True for those that go on, false for those that have ended.
     pub open: Option<bool>,
 }
 
@@ -65,7 +65,7 @@ pub struct SightingRow {
     pub last_ms: i64,
     /// End, wall clock; null while it goes on.
     pub ended_ms: Option<i64>,
-    /// Who it is, by all its looks.
+    /// Outcome by all its looks.
     #[serde(flatten)]
     pub state: SightingState,
     /// Its best face can be shown.

@@ -347,7 +347,7 @@ fn eval_tells_people_from_strangers_by_the_number_enrolled() {
     let said = text(&daemon.kithd(looks));
     for words in [
         "1 people, 1 pictures; 2 searches for them, 3 for strangers\n",
-        // Of one person there is one picture only.
+        // A single picture shows this person.
         "1 people, 1 pictures; 1 searches for them, 1 for strangers by 2 looks each\n",
     ] {
         assert!(said.contains(words), "{words:?} is missing in:\n{said}");

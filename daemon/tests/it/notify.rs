@@ -30,7 +30,7 @@ impl Request {
     }
 }
 
-/// What the server does with a request once it has read it.
+/// The server's behaviour once it has read a request.
 #[derive(Clone, Copy, PartialEq)]
 enum Does {
     Answer(u16),

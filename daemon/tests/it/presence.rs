@@ -1,4 +1,4 @@
-//! Who is here, on MQTT and in the API: told after each change and whenever it may have been missed.
+//! Presence on MQTT and in the API: told after each change and whenever it may have been missed.
 
 use serde_json::{Value, json};
 

@@ -131,7 +131,7 @@ fn a_known_person_becomes_another_on_clear_evidence_only() {
     }
     // By both looks Berta is nearer by 0.13.
     assert_eq!(names, [Some(BERTA); 3]);
-    // Of two people who look alike the first keeps the name, however many looks say otherwise.
+    // The first of two people who look alike keeps the name, however many looks say otherwise.
     let alike: Vec<_> = (0..20)
         .map(|look| face(&[(ANNA, 0.55), (BERTA, 0.62)], look))
         .collect();

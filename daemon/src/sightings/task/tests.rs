@@ -469,7 +469,7 @@ async fn a_person_who_is_erased_is_in_no_sighting_or_message() {
     front.round(100).await;
     front.picture(200, &[(1, 3, 0.0, 0.9)]);
     front.round(200).await;
-    // One message may have left the board; the others are made again.
+    // The tried message may have left the board; the others are made again.
     front.run("UPDATE sighting_outbox SET tried = 1 WHERE id = 1");
     let store = front.maker.store.clone();
     assert!(store.erase_person(1).await.unwrap());

@@ -97,7 +97,7 @@ struct Owed {
     erased: bool,
 }
 
-/// What is announced for the first time.
+/// The messages that are announced for the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum New {
     Nothing,

@@ -191,7 +191,7 @@ fn check_sensor(id: &str, sensor: &Value) {
         .unwrap_or_else(|| panic!("{id} is of class {class:?}"));
     assert_eq!(units.is_empty(), unit.is_empty(), "{id}");
     assert!(unit.is_empty() || is_in(units, unit), "{id}");
-    // What is no number has no statistics.
+    // A state that is no number has no statistics.
     assert!(!units.is_empty() || sensor["state_class"].is_null(), "{id}");
 }
 

@@ -38,7 +38,7 @@ pub struct Picture {
     pub jpeg: Bytes,
 }
 
-/// One notification.
+/// A notification.
 #[derive(Debug)]
 pub struct Notification<'a> {
     /// Id, the same in every repetition.
@@ -183,7 +183,7 @@ fn webhook_body(target: &Notify, notification: &Notification<'_>) -> Vec<u8> {
         face: picture("face"),
         picture: picture("picture"),
     };
-    // Of these types nothing fails to be written.
+    // No value of these types fails to be written.
     serde_json::to_vec(&body).unwrap_or_default()
 }
 

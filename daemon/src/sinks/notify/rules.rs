@@ -20,7 +20,7 @@ pub struct Now {
     pub minute: Option<u16>,
 }
 
-/// What happens to a notification whose time has come.
+/// The fate of a notification whose time has come.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It is sent.
@@ -31,7 +31,7 @@ pub enum Fate {
     Change(Vec<NotificationStep>),
 }
 
-/// How far a target wants a sighting as it is now.
+/// The interest of a target in a sighting as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Yes,
@@ -180,7 +180,8 @@ fn person(seen: &SeenSighting) -> Option<PersonId> {
     seen.person.as_ref().map(|(id, _)| *id)
 }
 
-fn millis(duration: Duration) -> i64 {
+/// Returns a duration in milliseconds; one too long for the clock as a quarter of its range.
+pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }
 

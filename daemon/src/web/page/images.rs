@@ -6,12 +6,11 @@ use askama::Template;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, header};
-use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 
 use super::{Ago, Frame, Page, Visit, filled, frame, text, threshold, word};
 use crate::api::View;
-use crate::api::request::{QUERY_VALUE, origin};
+use crate::api::request::origin;
 use crate::domain::{ImageId, Moment, Outcome, PersonId, Source, State as ImageState};
 use crate::problem::Problem;
 use crate::status::health::{Condition, Part};
@@ -241,17 +240,7 @@ impl Asked {
 
     /// Returns the address of a page with the same filter.
     fn address(&self, cursor: Option<ImageId>) -> String {
-        let cursor = cursor.map(|id| id.to_string()).unwrap_or_default();
-        let fields = self.fields().into_iter().chain([("cursor", &cursor)]);
-        let given: Vec<_> = fields
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, QUERY_VALUE)))
-            .collect();
-        if given.is_empty() {
-            "/".into()
-        } else {
-            format!("/?{}", given.join("&"))
-        }
+        super::address("/", &self.fields(), cursor)
     }
 
     fn filter(&self) -> Result<ImageFilter, Problem> {
@@ -270,9 +259,7 @@ impl Asked {
 
     /// Returns true if the form has this value selected.
     fn is(&self, field: &str, value: impl std::fmt::Display) -> bool {
-        self.fields()
-            .iter()
-            .any(|(name, text)| *name == field && **text == value.to_string())
+        super::has(&self.fields(), field, value)
     }
 }
 

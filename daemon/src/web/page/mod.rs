@@ -15,6 +15,7 @@ mod timeline;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::str::FromStr;
 
 use askama::Template;
@@ -24,11 +25,13 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 
 use super::assets::{ASSETS, Assets};
 use super::format;
 use super::visitor::Visitor;
+use crate::api::request::QUERY_VALUE;
 use crate::api::{VERSION, View};
 use crate::domain::{Moment, wall_clock_ms};
 use crate::problem::Problem;
@@ -233,6 +236,30 @@ fn word<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, Problem> {
     } else {
         Ok(Some(text.parse().map_err(|_| wrong())?))
     }
+}
+
+/// Returns the address of a page at `path` with the given fields of its filter that are not empty.
+fn address(path: &str, fields: &[(&str, &String)], cursor: Option<i64>) -> String {
+    let cursor = cursor.map(|id| id.to_string()).unwrap_or_default();
+    let given: Vec<_> = fields
+        .iter()
+        .chain(&[("cursor", &cursor)])
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, QUERY_VALUE)))
+        .collect();
+    if given.is_empty() {
+        path.into()
+    } else {
+        format!("{path}?{}", given.join("&"))
+    }
+}
+
+/// Returns true if a field of the filter has this value.
+fn has(fields: &[(&str, &String)], field: &str, value: impl Display) -> bool {
+    let value = value.to_string();
+    fields
+        .iter()
+        .any(|(name, text)| *name == field && **text == value)
 }
 
 /// Returns the text of a field; an empty one means no filter.

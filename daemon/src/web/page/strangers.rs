@@ -24,9 +24,9 @@ const FACES: usize = 96;
 #[template(path = "strangers.html")]
 struct StrangersPage {
     frame: Frame,
-    /// Those who came more than once; on the pages of the others, those.
+    /// Strangers who came more than once; on the pages of the others, those.
     strangers: Vec<Stranger>,
-    /// Those who came once, folded away.
+    /// Strangers who came once, folded away.
     once: Vec<Stranger>,
     /// True if there are more of them.
     more_once: bool,
@@ -54,7 +54,7 @@ struct StrangerPage {
 struct Stranger {
     row: StrangerRow,
     faces: String,
-    /// How often they came, in words.
+    /// Number of their visits, in words.
     often: String,
     first: Ago,
     last: Ago,

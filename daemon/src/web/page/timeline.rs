@@ -3,7 +3,6 @@
 use askama::Template;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 use time::Date;
 use time::macros::format_description;
@@ -11,7 +10,7 @@ use time::macros::format_description;
 use super::{Ago, Frame, Page, Visit, filled, frame, text, threshold, word};
 use crate::api::View;
 use crate::api::presence;
-use crate::api::request::{QUERY_VALUE, moment, origin};
+use crate::api::request::{moment, origin};
 use crate::domain::{FaceAddress, Moment, Outcome, PersonId, SeenStranger, SightingId, StrangerId};
 use crate::problem::Problem;
 use crate::sightings::presence::{PersonPresence, Presence};
@@ -30,7 +29,7 @@ const ZONE: i64 = 15 * 60;
 #[template(path = "timeline.html")]
 struct TimelinePage {
     frame: Frame,
-    /// Who is here; only above the newest sightings.
+    /// Presence; only above the newest sightings.
     here: Option<Here>,
     ongoing: Vec<Visited>,
     sightings: Vec<Visited>,
@@ -66,7 +65,7 @@ struct Visited {
     outcome: Outcome,
     person: Option<(PersonId, String)>,
     stranger: Option<StrangerId>,
-    /// How often the stranger came, in words, and the time before.
+    /// Number of the stranger's visits, in words, and the time before.
     often: Option<(String, Option<Ago>)>,
     began: Moment,
     last: Ago,
@@ -180,17 +179,7 @@ impl Asked {
 
     /// Returns the address of a page with the same filter.
     fn address(&self, cursor: Option<SightingId>) -> String {
-        let cursor = cursor.map(|id| id.to_string()).unwrap_or_default();
-        let fields = self.fields().into_iter().chain([("cursor", &cursor)]);
-        let given: Vec<_> = fields
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, QUERY_VALUE)))
-            .collect();
-        if given.is_empty() {
-            "/sightings".into()
-        } else {
-            format!("/sightings?{}", given.join("&"))
-        }
+        super::address("/sightings", &self.fields(), cursor)
     }
 
     /// Returns the addresses of the day before and the day after.
@@ -227,9 +216,7 @@ impl Asked {
 
     /// Returns true if the form has this value selected.
     fn is(&self, field: &str, value: impl std::fmt::Display) -> bool {
-        self.fields()
-            .iter()
-            .any(|(name, text)| *name == field && **text == value.to_string())
+        super::has(&self.fields(), field, value)
     }
 }
 
