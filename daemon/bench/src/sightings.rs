@@ -64,8 +64,6 @@ struct Way {
 struct Sighting {
     open: Open,
     visits: BTreeSet<usize>,
-    /// Faces that are nobody's.
-    others: u32,
     ended: bool,
 }
 
@@ -145,7 +143,13 @@ pub fn sightings(subject: &Subject, args: &Sightings) -> anyhow::Result<()> {
 }
 
 fn measure(pack: &Pack, vision: Vision, args: &Sightings) -> anyhow::Result<Report> {
-    let mut studio = Studio::open(vision, &args.faces, args.half, args.people)?;
+    let mut studio = Studio::open(
+        vision,
+        pack.quality_limits().clone(),
+        &args.faces,
+        args.half,
+        args.people,
+    )?;
     let photographed = studio.people.len();
     let mut clips = Vec::new();
     if let Some(folder) = &args.video {
@@ -341,11 +345,12 @@ impl Bench<'_> {
             }
             counts.visits += 1;
             counts.one += u32::from(is_one(number, scene, fates, sightings));
-            if fate.usable == 0 {
+            let person = &self.people[visit.person];
+            if fate.usable == 0 || !person.labelled {
                 continue;
             }
             let end = end(&whole(number, scene, fates), sightings);
-            let pictures = self.people[visit.person].enrolled;
+            let pictures = person.enrolled;
             let is_right = end == (Outcome::Known, Some(visit.person as PersonId));
             if pictures == 0 {
                 counts.strangers += 1;
@@ -377,6 +382,7 @@ impl Bench<'_> {
             let whole = whole(at, scene, fates);
             let (outcome, named) = end(&whole, sightings);
             let is_right = match person.enrolled {
+                _ if !person.labelled => true,
                 0 => outcome != Outcome::Known,
                 _ => outcome == Outcome::Known && named == Some(visit.person as PersonId),
             };
@@ -439,7 +445,6 @@ impl Sighting {
                 person: look.person,
             },
             visits: BTreeSet::new(),
-            others: 0,
             ended: false,
         }
     }
@@ -452,7 +457,6 @@ impl Sighting {
         }
         open.template.add(look.embedding, look.quality, known_from);
         self.visits.extend(visit);
-        self.others += u32::from(visit.is_none());
     }
 
     fn known(&self) -> Option<PersonId> {

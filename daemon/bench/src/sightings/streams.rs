@@ -1,13 +1,17 @@
 //! Pictures of visits: photographs of people, moved and scaled over a background, with the place of
 //! each face.
 
+mod clips;
+mod drawing;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use fastrand::Rng;
-use kith_vision::{Face, Rgb, Search, Vision};
+use kith_vision::{Face, QualityLimits, Rgb, Search, Vision};
+
+use self::drawing::{draw, expose, sample};
 
 /// Sides of a picture.
 const WIDTH: usize = 640;
@@ -25,12 +29,17 @@ const NEAR: f32 = 115.0;
 /// Pictures a second; streams of fewer leave some out.
 pub const RATE: u32 = 5;
 
+/// Beginnings of the folders whose people have numbers for names.
+const UNNAMED: [&str; 2] = ["df_", "compreface_"];
+
 /// A photograph of a person, ready to be placed.
 struct Sprite {
     pixels: Vec<u8>,
     /// The same out of focus.
     blurred: Vec<u8>,
     embedding: Vec<f32>,
+    /// True if the photograph is good enough to be enrolled.
+    enrollable: bool,
 }
 
 /// A person with their photographs.
@@ -39,6 +48,8 @@ pub struct Person {
     sprites: Vec<Sprite>,
     /// Number of the photographs that are enrolled; the others are seen.
     pub enrolled: usize,
+    /// False if it is not known who this is, so that no name is right or wrong.
+    pub labelled: bool,
 }
 
 impl Person {
@@ -85,7 +96,7 @@ pub const KINDS: [&str; 14] = [
     "blurred at first",
     "double, no mirrors",
     "clip of a singer",
-    "clip of five on seats",
+    "clip of people on seats",
 ];
 
 /// Number of the kinds that are made of photographs.
@@ -123,15 +134,23 @@ pub struct Picture {
 
 /// Photographs and networks.
 pub struct Studio {
-    pub vision: Vision,
+    vision: Vision,
+    limits: QualityLimits,
     pub people: Vec<Person>,
     backgrounds: Vec<Rgb>,
 }
 
 impl Studio {
     /// Reads half of the people of `../shared/faces` (0 or 1), at most `most`. Those with three or
-    /// more photographs are enrolled with two, every other one of the rest with one.
-    pub fn open(vision: Vision, faces: &Path, half: usize, most: usize) -> anyhow::Result<Self> {
+    /// more photographs are enrolled with two, every other one of the rest with one, as far as their
+    /// photographs are within the `limits` of enrolment.
+    pub fn open(
+        vision: Vision,
+        limits: QualityLimits,
+        faces: &Path,
+        half: usize,
+        most: usize,
+    ) -> anyhow::Result<Self> {
         let mut photographs: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
         for file in files(&faces.join("lfw-dev"))? {
             if let Some((name, _)) = stem(&file).rsplit_once('_') {
@@ -148,6 +167,7 @@ impl Studio {
         photographs.retain(|_, files| files.len() >= 2);
         let mut studio = Self {
             vision,
+            limits,
             people: Vec::new(),
             backgrounds: Vec::new(),
         };
@@ -168,10 +188,19 @@ impl Studio {
                 }
                 _ => 2,
             };
+            sprites.sort_by_key(|sprite| !sprite.enrollable);
+            let enrollable = sprites.iter().filter(|sprite| sprite.enrollable).count();
+            // Whose name is not stated may be under another name, too.
+            let labelled = !UNNAMED.iter().any(|unnamed| name.starts_with(unnamed));
             studio.people.push(Person {
                 name,
                 sprites,
-                enrolled,
+                enrolled: if labelled {
+                    enrolled.min(enrollable)
+                } else {
+                    0
+                },
+                labelled,
             });
         }
         for file in files(&faces.join("noface"))? {
@@ -222,6 +251,7 @@ impl Studio {
             pixels,
             blurred: blurred.into_raw(),
             embedding: face.embedding.clone(),
+            enrollable: face.quality.objection(&self.limits).is_none(),
         }))
     }
 
@@ -362,131 +392,34 @@ impl Studio {
                 draw(&mut picture, pixels, *place, actor.mirrored);
             }
             expose(&mut picture, scene.light(seconds), &mut rng);
-            let seen = self.recognise(&picture)?.into_iter().map(|face| Seen {
-                visit: nearest(&there, &face),
-                face,
-            });
             pictures.push(Picture {
                 came_ms: (seconds * 1e3) as i64,
-                seen: seen.collect(),
+                seen: whose(&there, self.recognise(&picture)?),
             });
         }
         Ok(pictures)
     }
 }
 
-/// Scenes of a clip that is played twice, with a pause.
-impl Studio {
-    /// Returns the scene of `hamilton.mp4` in which one man sings, who is enrolled.
-    pub fn singer(&mut self, clips: &Path, pause: f32) -> anyhow::Result<(Scene, Vec<Picture>)> {
-        let enrolled = read(&clips.join("lin_manuel_miranda.png"))?;
-        let sprites = self.sprite(&enrolled)?.into_iter().collect();
-        let singer = self.add("Lin-Manuel Miranda", sprites, 1);
-        let frames = self.clip(&clips.join("hamilton.mp4"), [640, 360], ["2.5", "4.4"])?;
-        Ok(twice(12, &frames, pause, |_| Some(0), &[singer]))
-    }
-
-    /// Returns `seats.mp4`, in which no one moves away: a face's place is whose it is.
-    pub fn seats(&mut self, clips: &Path, pause: f32) -> anyhow::Result<(Scene, Vec<Picture>)> {
-        let frames = self.clip(&clips.join("seats.mp4"), [1280, 720], ["0", "5.6"])?;
-        let mut seats: Vec<kith_vision::Bounds> = Vec::new();
-        for face in frames.iter().flatten() {
-            if seats.iter().all(|seat| !is_at(seat, face)) {
-                seats.push(face.bounds);
-            }
-        }
-        let mut people = Vec::new();
-        for seat in 1..=seats.len() {
-            people.push(self.add(&format!("seat {seat}"), Vec::new(), 0));
-        }
-        let whose = |face: &Face| seats.iter().position(|seat| is_at(seat, face));
-        Ok(twice(13, &frames, pause, whose, &people))
-    }
-
-    fn add(&mut self, name: &str, sprites: Vec<Sprite>, enrolled: usize) -> usize {
-        let known = self.people.iter().position(|person| person.name == name);
-        known.unwrap_or_else(|| {
-            self.people.push(Person {
-                name: name.into(),
-                sprites,
-                enrolled,
-            });
-            self.people.len() - 1
-        })
-    }
-
-    /// Finds the faces of a part of a clip: from some second, for some seconds.
-    fn clip(
-        &self,
-        file: &Path,
-        [width, height]: [usize; 2],
-        [from, seconds]: [&str; 2],
-    ) -> anyhow::Result<Vec<Vec<Face>>> {
-        let made = Command::new("ffmpeg")
-            .args(["-v", "error", "-ss", from, "-t", seconds, "-i"])
-            .arg(file)
-            .args(["-vf", &format!("fps={RATE}"), "-f", "rawvideo"])
-            .args(["-pix_fmt", "rgb24", "-"])
-            .output()
-            .context("ffmpeg is needed")?;
-        ensure!(
-            made.status.success(),
-            String::from_utf8_lossy(&made.stderr).into_owned()
-        );
-        let frames = made.stdout.chunks_exact(3 * width * height);
-        let faces = frames.map(|frame| self.recognise(&Rgb::new(width, height, frame.to_vec())?));
-        faces.collect()
-    }
-}
-
-/// Tells whether a face is in the same place.
-fn is_at(seat: &kith_vision::Bounds, face: &Face) -> bool {
-    let middle = |at: &kith_vision::Bounds| [at.left + at.right, at.top + at.bottom];
-    let ([x, y], [to_x, to_y]) = (middle(seat), middle(&face.bounds));
-    (to_x - x).hypot(to_y - y) / 2.0 < seat.size()
-}
-
-/// Makes a scene of frames that come twice. A pause that is longer than a minute makes new visits.
-fn twice(
-    kind: usize,
-    frames: &[Vec<Face>],
-    pause: f32,
-    whose: impl Fn(&Face) -> Option<usize>,
-    people: &[usize],
-) -> (Scene, Vec<Picture>) {
-    let long = pause > 60.0;
-    let again_ms = (frames.len() as i64 * 1000) / i64::from(RATE) + (pause * 1e3) as i64;
-    let mut pictures = Vec::new();
-    for (part, start_ms) in [(0, 0), (1, again_ms)] {
-        for (at, faces) in frames.iter().enumerate() {
-            let seen = faces.iter().map(|face| Seen {
-                visit: whose(face).map(|of| of + if long { part * people.len() } else { 0 }),
-                face: face.clone(),
-            });
-            pictures.push(Picture {
-                came_ms: start_ms + at as i64 * 1000 / i64::from(RATE),
-                seen: seen.collect(),
-            });
-        }
-    }
-    let visit = |person: &usize, began_ms| Visit {
-        person: *person,
-        double: false,
-        began_ms,
+/// Tells whose the faces of a picture are: each is of the visit nearest to its place. A photograph
+/// may show a second face beside its person's; that one is nobody's.
+fn whose(there: &[(&Actor, [f32; 3])], faces: Vec<Face>) -> Vec<Seen> {
+    let nearest: Vec<_> = faces.iter().map(|face| nearest(there, face)).collect();
+    let is_beside = |at: usize, (visit, away): (usize, f32)| {
+        let others = nearest.iter().enumerate().filter(|(other, _)| *other != at);
+        let mut others = others.filter_map(|(_, nearest)| *nearest);
+        others.any(|(other, nearer)| other == visit && nearer < away)
     };
-    let mut visits: Vec<_> = people.iter().map(|person| visit(person, 0)).collect();
-    if long {
-        visits.extend(people.iter().map(|person| visit(person, again_ms)));
-    }
-    let scene = Scene {
-        visits,
-        ..Scene::empty(kind, [0, 0], 0)
-    };
-    (scene, pictures)
+    let visits = nearest.iter().enumerate().map(|(at, nearest)| {
+        let nearest = nearest.filter(|nearest| !is_beside(at, *nearest));
+        nearest.map(|(visit, _)| visit)
+    });
+    let seen = faces.into_iter().zip(visits.collect::<Vec<_>>());
+    seen.map(|(face, visit)| Seen { face, visit }).collect()
 }
 
-/// Returns the visit at the place of a face; the nearest in front of others.
-fn nearest(there: &[(&Actor, [f32; 3])], face: &Face) -> Option<usize> {
+/// Returns the visit nearest to a face, and how far away it is, in face sizes and in scale.
+fn nearest(there: &[(&Actor, [f32; 3])], face: &Face) -> Option<(usize, f32)> {
     let bounds = face.bounds;
     let [x, y] = [bounds.left + bounds.right, bounds.top + bounds.bottom].map(|v| v / 2.0);
     let away = |place: &[f32; 3]| {
@@ -498,7 +431,6 @@ fn nearest(there: &[(&Actor, [f32; 3])], face: &Face) -> Option<usize> {
         .map(|(actor, place)| (actor.visit, away(place)))
         .filter(|(_, away)| *away < 0.7)
         .min_by(|a, b| a.1.total_cmp(&b.1))
-        .map(|(visit, _)| visit)
 }
 
 /// Walks in from an edge, comes nearer, stays, and leaves.
@@ -594,59 +526,6 @@ impl Actor {
         let shown = self.sprites.iter().rfind(|(from, _)| *from <= seconds);
         shown.map_or(0, |(_, sprite)| *sprite)
     }
-}
-
-/// Draws a sprite with its face in the middle of a place.
-fn draw(picture: &mut Rgb, sprite: &[u8], [x, y, size]: [f32; 3], mirrored: bool) {
-    let scale = size / FACE;
-    let [width, height] = SHOWN.map(|axis| axis * scale);
-    let columns = ((x - width).max(0.0) as usize)..((x + width).max(0.0) as usize).min(WIDTH);
-    for row in ((y - height).max(0.0) as usize)..((y + height).max(0.0) as usize).min(HEIGHT) {
-        for column in columns.clone() {
-            let (right, down) = ((column as f32 - x) / scale, (row as f32 - y) / scale);
-            let edge = (right / SHOWN[0]).powi(2) + (down / SHOWN[1]).powi(2);
-            let cover = ((1.0 - edge) / 0.1).clamp(0.0, 1.0);
-            if cover == 0.0 {
-                continue;
-            }
-            let right = if mirrored { -right } else { right };
-            let at = [
-                SPRITE[0] as f32 / 2.0 + right,
-                SPRITE[1] as f32 / 2.0 + down,
-            ];
-            let shown = sample(sprite, SPRITE, at);
-            let start = 3 * (row * WIDTH + column);
-            for (pixel, shown) in picture.pixels[start..start + 3].iter_mut().zip(shown) {
-                let mixed = f32::from(*pixel) * (1.0 - cover) + f32::from(shown) * cover;
-                *pixel = mixed as u8;
-            }
-        }
-    }
-}
-
-/// Changes the light and adds a camera's noise.
-fn expose(picture: &mut Rgb, light: f32, rng: &mut Rng) {
-    for pixel in &mut picture.pixels {
-        let noise = f32::from(rng.u8(..9)) - 4.0;
-        *pixel = (f32::from(*pixel) * light + noise).clamp(0.0, 255.0) as u8;
-    }
-}
-
-/// Returns a colour between pixels; black beyond the edges.
-fn sample(pixels: &[u8], [width, height]: [usize; 2], [x, y]: [f32; 2]) -> [u8; 3] {
-    let (left, top) = (x.floor(), y.floor());
-    if left < 0.0 || top < 0.0 || left + 1.0 >= width as f32 || top + 1.0 >= height as f32 {
-        return [0; 3];
-    }
-    let (right, down) = (x - left, y - top);
-    let at = 3 * (top as usize * width + left as usize);
-    [0, 1, 2].map(|colour| {
-        let value = |at: usize| f32::from(pixels[at + colour]);
-        let upper = value(at) * (1.0 - right) + value(at + 3) * right;
-        let below = at + 3 * width;
-        let lower = value(below) * (1.0 - right) + value(below + 3) * right;
-        (upper * (1.0 - down) + lower * down) as u8
-    })
 }
 
 fn read(file: &Path) -> anyhow::Result<Rgb> {

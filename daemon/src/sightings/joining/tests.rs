@@ -98,25 +98,31 @@ fn a_late_picture_joins_a_sighting_that_went_on() {
 }
 
 #[test]
-fn a_place_helps_a_likeness_but_makes_none() {
+fn a_place_helps_a_poor_look_but_makes_no_likeness() {
     let open = [open(1, HERE)];
     let [turned, other] = [0.66, 0.8].map(|distance| face(1, distance));
-    assert_eq!(
-        join_one(&open, look(&turned, HERE, 0.9), 10_500),
-        Joined::To(0)
-    );
-    assert_eq!(
-        join_one(&open, look(&turned, FAR, 0.9), 10_500),
-        Joined::New
-    );
-    assert_eq!(
-        join_one(&open, look(&turned, HERE, 0.9), 20_000),
-        Joined::New
-    );
-    assert_eq!(
-        join_one(&open, look(&other, HERE, 0.9), 10_500),
-        Joined::New
-    );
+    for (look, came_ms, joined) in [
+        (look(&turned, HERE, 0.4), 10_500, Joined::To(0)),
+        (look(&turned, FAR, 0.4), 10_500, Joined::New),
+        (look(&turned, HERE, 0.4), 20_000, Joined::New),
+        (look(&other, HERE, 0.4), 10_500, Joined::Nowhere),
+    ] {
+        assert_eq!(join_one(&open, look, came_ms), joined, "{look:?}");
+    }
+}
+
+#[test]
+fn a_good_look_in_the_place_of_an_unlike_face_is_another() {
+    let mut open = [open(1, HERE)];
+    let [same, after_a_cut] = [0.6, 0.66].map(|distance| face(1, distance));
+    for (face, joined) in [(&same, Joined::To(0)), (&after_a_cut, Joined::New)] {
+        assert_eq!(join_one(&open, look(face, HERE, 0.9), 10_500), joined);
+    }
+    // Of poor looks alone less is known.
+    open[0].template = Template::default();
+    open[0].template.add(&face(1, 0.0), 0.4, 0.5);
+    let good = look(&after_a_cut, HERE, 0.9);
+    assert_eq!(join_one(&open, good, 10_500), Joined::To(0));
 }
 
 #[test]
