@@ -3,7 +3,7 @@
 
 mod streams;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,12 +34,12 @@ pub struct Sightings {
     #[arg(long, default_value_t = 1_000)]
     people: usize,
     /// Scenes; each kind in turn
-    #[arg(long, default_value_t = 250)]
+    #[arg(long, default_value_t = 240)]
     scenes: usize,
     /// Gap between two sightings of one person, in seconds
     #[arg(long, default_value_t = 60)]
     gap: u64,
-    /// Names every visit that is not one sighting or has the wrong name
+    /// Names every visit that is not one sighting or has the wrong name, and in which ways
     #[arg(long)]
     explain: bool,
     /// Answers as JSON
@@ -179,14 +179,19 @@ fn measure(pack: &Pack, vision: Vision, args: &Sightings) -> anyhow::Result<Repo
     let mut rows: Vec<_> = names.map(|name| (name, Counts::default())).collect();
     let all = rows.len() - 1;
     let mut play = |number: usize, scene: &Scene, pictures: &[Picture]| -> anyhow::Result<()> {
+        let mut failed: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (at, way) in ways.iter().enumerate() {
             let (sightings, fates) = bench.simulate(scene, pictures, *way, number as u64)?;
             for row in [at, ways.len() + scene.kind, all] {
                 bench.count(&mut rows[row].1, scene, &sightings, &fates);
             }
-            if args.explain {
-                bench.explain(number, *way, scene, &sightings, &fates);
+            for visit in bench.failed(scene, &sightings, &fates) {
+                failed.entry(visit).or_default().push(way.to_string());
             }
+        }
+        for (visit, ways) in failed.iter().filter(|_| args.explain) {
+            let kind = KINDS[scene.kind];
+            eprintln!("scene {number}, {kind}: {visit} ({})", ways.join("; "));
         }
         Ok(())
     };
@@ -368,15 +373,9 @@ impl Bench<'_> {
         }
     }
 
-    /// Prints the visits that are not one sighting or end with a wrong name.
-    fn explain(
-        &self,
-        number: usize,
-        way: Way,
-        scene: &Scene,
-        sightings: &[Sighting],
-        fates: &[Fate],
-    ) {
+    /// Returns the visits that are not one sighting or end with a wrong name, in words.
+    fn failed(&self, scene: &Scene, sightings: &[Sighting], fates: &[Fate]) -> Vec<String> {
+        let mut failed = Vec::new();
         for (at, (visit, fate)) in scene.visits.iter().zip(fates).enumerate() {
             let person = &self.people[visit.person];
             let whole = whole(at, scene, fates);
@@ -392,17 +391,14 @@ impl Bench<'_> {
             }
             let named = named.map_or("nobody", |named| &self.people[named as usize].name);
             let held = whole.iter().map(|at| &sightings[*at].visits);
-            eprintln!(
-                "scene {number}, {}, {way}: visit {at} of {} ({} enrolled), {} looks, {} usable: \
-                 sightings hold visits {:?}, {outcome} {named}",
-                KINDS[scene.kind],
+            failed.push(format!(
+                "visit {at} of {} ({} enrolled): sightings hold visits {:?}, {outcome} {named}",
                 person.name,
                 person.enrolled,
-                fate.looks,
-                fate.usable,
                 held.collect::<Vec<_>>(),
-            );
+            ));
         }
+        failed
     }
 }
 

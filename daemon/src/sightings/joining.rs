@@ -36,7 +36,7 @@ pub struct Rules {
     /// Below this distance two looks show one face even if they have two names.
     same_below: f32,
     /// Below this one two looks show one face wherever the second is. Of good looks at the same
-    /// place within two seconds 9 999 in 10 000 are, of those at another face there none in 2 000.
+    /// place within two seconds 9 999 in 10 000 are, of those at another face there one in 9 000.
     alike_below: f32,
     /// Below this one they do if one is poor and the second is near the place of the first. Of
     /// these 97 % are, of those at other faces one in twenty.
