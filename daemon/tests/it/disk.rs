@@ -330,6 +330,16 @@ fn large_messages_wait_at_the_broker_while_the_disk_is_full() {
     small.daemon.start();
     part_is_ok(&small.daemon, "mqtt");
     part_is_ok(&small.daemon, "engine");
+    // The connection of the first start may count: a close with unread bytes looks like a loss.
+    let lost = |small: &Small| {
+        let log = small.broker.log();
+        let ended = ["has exceeded timeout", "closed its connection"];
+        ended
+            .iter()
+            .map(|how| log.matches(&format!("kithd-board {how}")).count())
+            .sum::<usize>()
+    };
+    let lost_before = lost(&small);
     // Pictures that are recognised take memory too.
     assert!(small.daemon.kithd(["breaker", "open"]).status.success());
     wait_for("the disk to be refused", || {
@@ -360,17 +370,7 @@ fn large_messages_wait_at_the_broker_while_the_disk_is_full() {
     // Longer than the broker waits for a sign of life.
     std::thread::sleep(std::time::Duration::from_secs(10));
     small.fill(0);
-    let closed = small
-        .broker
-        .log()
-        .matches("kithd-board has exceeded timeout")
-        .count()
-        + small
-            .broker
-            .log()
-            .matches("kithd-board closed its connection")
-            .count();
-    assert_eq!(closed, 0, "{}", small.broker.log());
+    assert_eq!(lost(&small), lost_before, "{}", small.broker.log());
     let most = most_resident_mib(small.daemon.pid());
     println!(
         "{messages} messages of {} MiB wait: {before} MiB before, {most} MiB at most",
