@@ -18,7 +18,7 @@ use super::deliveries::{Acks, Delivery, Inbox, MOST_OWED};
 use super::publish::{Outgoing, PublishError, WINDOW};
 use super::state::{Lost, LostKind, Refusal, Reporter};
 use super::wire::{self, Arrival, Heard};
-use super::{Settings, State, is_filter};
+use super::{Retained, Settings, State, Version, is_filter};
 
 /// Longest waits of a stop: for the acknowledgement of the farewell, and for the Disconnect to be
 /// written.
@@ -132,12 +132,16 @@ impl Connection {
         if broker.session_present {
             outgoing.unsubscribe(&settings.unsubscribe);
         }
-        if filters.is_empty() {
+        // MQTT 3.1.1 has no other way to keep retained messages from coming again.
+        let subscribed = broker.session_present
+            && settings.version == Version::Three
+            && settings.retained == Retained::NewSession;
+        if filters.is_empty() || subscribed {
             reporter
                 .lock()
                 .connected(broker.session_present, refused.clone());
         } else {
-            outgoing.subscribe(&filters);
+            outgoing.subscribe(&filters, settings.retained);
         }
         self.link.send_replace(Some(Arc::clone(&outgoing)));
         let link = Link {

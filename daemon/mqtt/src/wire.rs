@@ -15,7 +15,7 @@ use v5::mqttbytes::{self as five_bytes, QoS};
 
 use super::settings::LEAST_KEEP_ALIVE;
 use super::state::{Lost, LostKind};
-use super::{Message, Settings, Version, tls};
+use super::{Message, Retained, Settings, Version, tls};
 
 const CONNECT_TIMEOUT_SECONDS: u64 = 10;
 /// Receive buffer of the system for a connection.
@@ -203,12 +203,16 @@ fn seconds(duration: Duration) -> u32 {
 }
 
 impl Client {
-    pub fn subscribe(&self, filters: &[String]) -> bool {
+    pub fn subscribe(&self, filters: &[String], retained: Retained) -> bool {
         match self {
             Self::Five(client) => {
-                let filters = filters
-                    .iter()
-                    .map(|filter| five::Filter::new(filter, QoS::AtLeastOnce));
+                let filters = filters.iter().map(|filter| five::Filter {
+                    retain_forward_rule: match retained {
+                        Retained::EachConnection => five::RetainForwardRule::OnEverySubscribe,
+                        Retained::NewSession => five::RetainForwardRule::OnNewSubscribe,
+                    },
+                    ..five::Filter::new(filter, QoS::AtLeastOnce)
+                });
                 client.try_subscribe_many(filters).is_ok()
             }
             Self::Three(client) => {

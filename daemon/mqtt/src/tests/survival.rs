@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::{Delivery, PublishError, Settings, State};
+use super::super::{Delivery, PublishError, Retained, Settings, State, Version};
 use super::broker::Mosquitto;
 use super::line::Line;
 use super::{Client, message, retained, settings};
@@ -98,6 +98,53 @@ async fn after_a_broker_crash_subscriptions_and_messages_are_back() {
 
     let mut watcher = Client::start(settings(broker.port(), "watcher", &["kith/state"]));
     assert_eq!(*watcher.recv().await.payload, *b"online");
+}
+
+#[tokio::test]
+async fn retained_messages_come_once_for_each_session() {
+    for version in [Version::Five, Version::Three] {
+        let mut broker = Mosquitto::running_with("persistence false", &[]);
+        let settings = Settings {
+            version,
+            retained: Retained::NewSession,
+            ..settings(broker.port(), "kith", &["in/+"])
+        };
+        let kept = retained("in/kept", "state");
+        let arrives = async |client: &mut Client, payload: &[u8], retain| {
+            let delivery = client.recv().await;
+            assert_eq!(
+                (&*delivery.payload, delivery.retain),
+                (payload, retain),
+                "{version:?}"
+            );
+            delivery.settle();
+        };
+        let mut client = Client::start(settings.clone());
+        client.connected().await;
+        client.publisher.publish(kept.clone()).await.unwrap();
+        arrives(&mut client, b"state", false).await;
+        client.stop().await;
+        // The session is there: only what was published since comes.
+        let mut client = Client::start(settings.clone());
+        client.connected().await;
+        client.publish("in/new", "event").await;
+        arrives(&mut client, b"event", false).await;
+        // The broker has lost the session and what it retained.
+        broker.kill();
+        client
+            .state(|state| matches!(state, State::Down { .. }))
+            .await;
+        broker.start();
+        client.connected().await;
+        client.publisher.publish(kept).await.unwrap();
+        arrives(&mut client, b"state", false).await;
+        client.stop().await;
+        let other = Settings {
+            client_id: "other".into(),
+            ..settings
+        };
+        arrives(&mut Client::start(other), b"state", true).await;
+    }
 }
 
 #[tokio::test]
