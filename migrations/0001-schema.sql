@@ -350,8 +350,34 @@ CREATE INDEX sightings_outcome ON sightings (outcome, id);
 CREATE INDEX sightings_person ON sightings (person_id, id) WHERE person_id IS NOT NULL;
 CREATE INDEX sightings_stranger ON sightings (stranger_id, id, began_ms) WHERE stranger_id IS NOT NULL;
 CREATE INDEX sightings_day ON sightings (began_ms / 86400000, id);
--- The last sighting of each person.
+-- The last sighting of a person.
 CREATE INDEX sightings_known ON sightings (person_id, id) WHERE outcome = 'known';
+
+-- The newest sighting of each known person, maintained by triggers: presence reads the newest of these,
+-- however many people and sightings there are.
+CREATE TABLE last_seen (
+  person_id   INTEGER PRIMARY KEY REFERENCES person (id) ON DELETE CASCADE,
+  sighting_id INTEGER NOT NULL
+) STRICT;
+CREATE INDEX last_seen_order ON last_seen (sighting_id);
+CREATE TRIGGER sighting_is_last AFTER INSERT ON sightings WHEN new.outcome = 'known' AND new.person_id IS NOT NULL BEGIN
+  INSERT INTO last_seen VALUES (new.person_id, new.id)
+    ON CONFLICT (person_id) DO UPDATE SET sighting_id = max(sighting_id, excluded.sighting_id);
+END;
+CREATE TRIGGER sighting_is_of_another AFTER UPDATE OF outcome, person_id ON sightings
+  WHEN old.outcome <> new.outcome OR old.person_id IS NOT new.person_id BEGIN
+  DELETE FROM last_seen WHERE person_id IN (old.person_id, new.person_id);
+  INSERT INTO last_seen
+    SELECT person_id, max(id) FROM sightings INDEXED BY sightings_known
+     WHERE outcome = 'known' AND person_id IN (SELECT id FROM person WHERE id IN (old.person_id, new.person_id)) GROUP BY person_id;
+END;
+CREATE TRIGGER sighting_is_gone AFTER DELETE ON sightings
+  WHEN EXISTS (SELECT 1 FROM last_seen WHERE person_id = old.person_id AND sighting_id = old.id) BEGIN
+  DELETE FROM last_seen WHERE person_id = old.person_id;
+  INSERT INTO last_seen
+    SELECT person_id, max(id) FROM sightings INDEXED BY sightings_known
+     WHERE outcome = 'known' AND person_id = old.person_id GROUP BY person_id;
+END;
 
 -- A face's place in a sighting.
 CREATE TABLE sighting_faces (

@@ -150,6 +150,10 @@ const WITH: &str = "
 const SEEN: &str = "
     SELECT s.uid, s.source, s.outcome, p.id, p.name, p.topic, s.began_ms, s.last_ms, s.last_came_ms";
 
+const LAST_SEEN: &str = "
+    FROM last_seen l CROSS JOIN sightings s ON s.id = l.sighting_id CROSS JOIN person p ON p.id = l.person_id
+   ORDER BY l.sighting_id DESC";
+
 impl Store {
     /// Returns sightings below the cursor that match the filter, newest first.
     pub async fn find_sightings(
@@ -254,11 +258,7 @@ fn latest(connection: &Connection) -> rusqlite::Result<Latest> {
             "FROM sightings s INDEXED BY sightings_open LEFT JOIN person p ON p.id = s.person_id
               WHERE s.ended_ms IS NULL ORDER BY s.id DESC LIMIT {OPEN}"
         ))?,
-        people: seen(format!(
-            "FROM person p JOIN sightings s ON s.id = (SELECT max(id) FROM sightings INDEXED BY sightings_known
-                                                        WHERE person_id = p.id AND outcome = 'known')
-              ORDER BY s.id DESC LIMIT {PEOPLE}"
-        ))?,
+        people: seen(format!("{LAST_SEEN} LIMIT {PEOPLE}"))?,
         sources: seen(format!(
             "FROM ({NAMED_SOURCES} SELECT source FROM named) n
                JOIN sightings s ON s.id = (SELECT max(id) FROM sightings WHERE source = n.source)
@@ -537,7 +537,9 @@ pub fn seen_stranger(
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{enroll, image, run, sighting, store};
+    use rusqlite::StatementStatus;
+
+    use super::super::fixtures::{enroll, image, rows, run, sighting, store};
     use super::*;
 
     #[tokio::test]
@@ -714,6 +716,85 @@ mod tests {
         let (row, faces) = store.sighting("u1", 9).await.unwrap().unwrap();
         assert_eq!((row.id, row.crop, faces.len()), (1, true, 1));
         assert!(store.sighting("u9", 9).await.unwrap().is_none());
+    }
+
+    /// The steps that SQLite takes for the people of presence.
+    #[tokio::test]
+    async fn presence_costs_no_more_with_more_people() {
+        let mut steps = Vec::new();
+        for people in [1_000, 10_000] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = store(folder.path()).await;
+            let sql = format!(
+                "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {people})
+                   INSERT INTO person (name, created_at_ms) SELECT 'p' || n, 0 FROM n;
+                 WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2 * {people})
+                   INSERT INTO sightings (uid, source, began_ms, last_ms, last_came_ms, ended_ms, outcome,
+                          person_id, looks, space, total, weight, merit, changed)
+                   SELECT 'u' || n, 'front', n, n, n, n, 'known', 1 + n % {people}, 1, 's', x'', 0, 0, n FROM n;"
+            );
+            run(&store, &sql).await;
+            steps.push(
+                store
+                    .read(|connection| {
+                        let mut statement =
+                            connection.prepare(&format!("{SEEN} {LAST_SEEN} LIMIT {PEOPLE}"))?;
+                        let seen = readable(statement.query_map([], seen)?)?;
+                        assert_eq!(seen.len(), 500);
+                        Ok(statement.get_status(StatementStatus::VmStep))
+                    })
+                    .await
+                    .unwrap(),
+            );
+        }
+        assert_eq!(steps[0], steps[1]);
+    }
+
+    #[tokio::test]
+    async fn the_last_sighting_follows_names_merges_and_deletions() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        for name in ["Ann", "Bob"] {
+            run(
+                &store,
+                &format!("INSERT INTO person (name, created_at_ms) VALUES ('{name}', 0)"),
+            )
+            .await;
+        }
+        let seen = |id, outcome, person| sighting(id, "front", 0, outcome, person, None);
+        for (change, expected) in [
+            (seen(1, "known", Some(1)), vec!["1|1"]),
+            (seen(2, "uncertain", Some(1)), vec!["1|1"]),
+            (seen(3, "unknown", None), vec!["1|1"]),
+            (seen(4, "known", Some(1)), vec!["1|4"]),
+            (
+                "UPDATE sightings SET outcome = 'known', person_id = 2 WHERE id = 3".into(),
+                vec!["1|4", "2|3"],
+            ),
+            (
+                "UPDATE sightings SET person_id = 2 WHERE id = 4".into(),
+                vec!["1|1", "2|4"],
+            ),
+            (
+                "UPDATE sightings SET outcome = 'uncertain' WHERE id = 4".into(),
+                vec!["1|1", "2|3"],
+            ),
+            ("DELETE FROM sightings WHERE id = 3".into(), vec!["1|1"]),
+            (
+                "UPDATE sightings SET outcome = 'known' WHERE id = 4".into(),
+                vec!["1|1", "2|4"],
+            ),
+            ("DELETE FROM person WHERE id = 2".into(), vec!["1|1"]),
+            ("DELETE FROM sightings".into(), vec![]),
+        ] {
+            run(&store, &change).await;
+            let last = rows(
+                &store,
+                "SELECT person_id || '|' || sighting_id FROM last_seen ORDER BY person_id",
+            )
+            .await;
+            assert_eq!(last, expected, "{change}");
+        }
     }
 
     /// No query reads all sightings: each searches an index, except the open ones, which are few.
