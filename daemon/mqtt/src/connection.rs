@@ -18,7 +18,7 @@ use super::deliveries::{Acks, Delivery, Inbox, MOST_OWED};
 use super::publish::{Outgoing, PublishError, WINDOW};
 use super::state::{Lost, LostKind, Refusal, Reporter};
 use super::wire::{self, Arrival, Heard};
-use super::{Retained, Settings, State, Version, is_filter};
+use super::{Settings, State, Version, is_filter};
 
 /// Longest waits of a stop: for the acknowledgement of the farewell, and for the Disconnect to be
 /// written.
@@ -119,11 +119,13 @@ impl Connection {
 
         let acks = Arc::new(Acks::new(client.clone()));
         let outgoing = Arc::new(Outgoing::new(client, &broker));
-        let (filters, invalid): (Vec<_>, Vec<_>) = settings
-            .subscriptions
-            .iter()
-            .cloned()
-            .partition(|filter| is_filter(filter));
+        let (filters, mut invalid) = valid(&settings.subscriptions);
+        let (mut once, invalid_once) = valid(&settings.once_a_session);
+        invalid.extend(invalid_once);
+        // MQTT 3.1.1 has no other way to keep retained messages from coming again.
+        if broker.session_present && settings.version == Version::Three {
+            once.clear();
+        }
         let refused = invalid.into_iter().map(|topic| Refusal {
             topic,
             reason: "not a topic filter".to_owned(),
@@ -132,16 +134,13 @@ impl Connection {
         if broker.session_present {
             outgoing.unsubscribe(&settings.unsubscribe);
         }
-        // MQTT 3.1.1 has no other way to keep retained messages from coming again.
-        let subscribed = broker.session_present
-            && settings.version == Version::Three
-            && settings.retained == Retained::NewSession;
-        if filters.is_empty() || subscribed {
+        let asked = [&filters[..], &once].concat();
+        if asked.is_empty() {
             reporter
                 .lock()
                 .connected(broker.session_present, refused.clone());
         } else {
-            outgoing.subscribe(&filters, settings.retained);
+            outgoing.subscribe(&filters, &once);
         }
         self.link.send_replace(Some(Arc::clone(&outgoing)));
         let link = Link {
@@ -174,7 +173,7 @@ impl Connection {
                         let refused = refused
                             .iter()
                             .cloned()
-                            .chain(refusals(&filters, granted))
+                            .chain(refusals(&asked, granted))
                             .collect();
                         reporter.lock().connected(broker.session_present, refused);
                     }
@@ -305,6 +304,14 @@ impl Link<'_> {
             sleep(LOOK_AGAIN).await;
         }
     }
+}
+
+/// Returns the filters, and those that are none.
+fn valid(filters: &[String]) -> (Vec<String>, Vec<String>) {
+    filters
+        .iter()
+        .cloned()
+        .partition(|filter| is_filter(filter))
 }
 
 /// Returns the subscriptions that were not granted as requested.

@@ -49,7 +49,7 @@ pub use address::Address;
 pub use connection::Connection;
 pub use deliveries::{Deliveries, Delivery, Dropped};
 pub use publish::{PublishError, Publisher};
-pub use settings::{Message, Retained, Settings, Version};
+pub use settings::{Message, Settings, Version};
 pub use state::State;
 pub use tls::Files as TlsFiles;
 pub use topic::{is_filter, is_topic, matches};

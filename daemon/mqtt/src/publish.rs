@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use super::wire::{Accepted, Client};
-use super::{Message, Retained, is_topic};
+use super::{Message, is_topic};
 
 /// Most requests the broker may owe an answer to, counted from the oldest unanswered one. Far below
 /// the range of packet ids, so that no id in use is used again: rumqttc stops for good when that
@@ -112,11 +112,11 @@ impl Outgoing {
     }
 
     /// Called once, before anything else, so the window has room.
-    pub(super) fn subscribe(&self, filters: &[String], retained: Retained) {
+    pub(super) fn subscribe(&self, filters: &[String], once_a_session: &[String]) {
         if let Ok(turn) = self.window.try_acquire() {
             turn.forget();
         }
-        let _ = self.send(None, || self.client.subscribe(filters, retained));
+        let _ = self.send(None, || self.client.subscribe(filters, once_a_session));
     }
 
     pub(super) fn unsubscribe(&self, filters: &[String]) {

@@ -18,17 +18,6 @@ pub enum Version {
     Five,
 }
 
-/// When the broker sends the messages that it retains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Retained {
-    /// After every connect.
-    #[default]
-    EachConnection,
-    /// Only when the broker has no session of ours, so that what was received once does not come
-    /// again at every reconnect. In MQTT 3.1.1 nothing is subscribed to while there is a session.
-    NewSession,
-}
-
 /// Settings of a connection; [`Settings::new`] fills in sensible defaults.
 #[derive(Clone)]
 pub struct Settings {
@@ -62,8 +51,10 @@ pub struct Settings {
     /// Topic filters to subscribe to at QoS 1, on every new connection; shared ones as
     /// `$share/<group>/<filter>`.
     pub subscriptions: Vec<String>,
-    /// When retained messages of these topics come.
-    pub retained: Retained,
+    /// The same for topics whose retained messages are wanted only when the broker has no session of
+    /// ours: what was received once does not come again at every connect. In MQTT 3.1.1 they are not
+    /// subscribed to while there is a session, so a client id keeps its filters for ever.
+    pub once_a_session: Vec<String>,
     /// Filters to unsubscribe, which a session kept by the broker may still hold.
     pub unsubscribe: Vec<String>,
     /// Pause after the first failed attempt; doubled after each further one.
@@ -95,7 +86,7 @@ impl Settings {
             birth: Vec::new(),
             farewell: None,
             subscriptions: Vec::new(),
-            retained: Retained::default(),
+            once_a_session: Vec::new(),
             unsubscribe: Vec::new(),
             reconnect_least: Duration::from_secs(1),
             reconnect_most: Duration::from_secs(60),

@@ -15,7 +15,7 @@ use v5::mqttbytes::{self as five_bytes, QoS};
 
 use super::settings::LEAST_KEEP_ALIVE;
 use super::state::{Lost, LostKind};
-use super::{Message, Retained, Settings, Version, tls};
+use super::{Message, Settings, Version, tls};
 
 const CONNECT_TIMEOUT_SECONDS: u64 = 10;
 /// Receive buffer of the system for a connection.
@@ -203,21 +203,27 @@ fn seconds(duration: Duration) -> u32 {
 }
 
 impl Client {
-    pub fn subscribe(&self, filters: &[String], retained: Retained) -> bool {
+    /// Subscribes to these filters, and to those behind them without what is retained, if there is a
+    /// session.
+    pub fn subscribe(&self, filters: &[String], once_a_session: &[String]) -> bool {
         match self {
             Self::Five(client) => {
-                let filters = filters.iter().map(|filter| five::Filter {
-                    retain_forward_rule: match retained {
-                        Retained::EachConnection => five::RetainForwardRule::OnEverySubscribe,
-                        Retained::NewSession => five::RetainForwardRule::OnNewSubscribe,
-                    },
-                    ..five::Filter::new(filter, QoS::AtLeastOnce)
-                });
-                client.try_subscribe_many(filters).is_ok()
+                let filter = |path, retain_forward_rule| five::Filter {
+                    retain_forward_rule,
+                    ..five::Filter::new(path, QoS::AtLeastOnce)
+                };
+                let all = filters
+                    .iter()
+                    .map(|path| filter(path, five::RetainForwardRule::OnEverySubscribe));
+                let once = once_a_session
+                    .iter()
+                    .map(|path| filter(path, five::RetainForwardRule::OnNewSubscribe));
+                client.try_subscribe_many(all.chain(once)).is_ok()
             }
             Self::Three(client) => {
                 let filters = filters
                     .iter()
+                    .chain(once_a_session)
                     .map(|filter| three::SubscribeFilter::new(filter.clone(), QoS3::AtLeastOnce));
                 client.try_subscribe_many(filters).is_ok()
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::{Delivery, PublishError, Retained, Settings, State, Version};
+use super::super::{Delivery, PublishError, Settings, State, Version};
 use super::broker::Mosquitto;
 use super::line::Line;
 use super::{Client, message, retained, settings};
@@ -106,8 +106,8 @@ async fn retained_messages_come_once_for_each_session() {
         let mut broker = Mosquitto::running_with("persistence false", &[]);
         let settings = Settings {
             version,
-            retained: Retained::NewSession,
-            ..settings(broker.port(), "kith", &["in/+"])
+            once_a_session: vec!["in/+".into()],
+            ..settings(broker.port(), "kith", &[])
         };
         let kept = retained("in/kept", "state");
         let arrives = async |client: &mut Client, payload: &[u8], retain| {
