@@ -354,7 +354,8 @@ CREATE INDEX sightings_day ON sightings (began_ms / 86400000, id);
 CREATE INDEX sightings_known ON sightings (person_id, id) WHERE outcome = 'known';
 
 -- The newest sighting of each known person, maintained by triggers: presence reads the newest of these,
--- however many people and sightings there are.
+-- however many people and sightings there are. The triggers look up max(id) of one person at a
+-- time, which is one step into the index: grouped, SQLite would read all sightings of the person.
 CREATE TABLE last_seen (
   person_id   INTEGER PRIMARY KEY REFERENCES person (id) ON DELETE CASCADE,
   sighting_id INTEGER NOT NULL
@@ -368,15 +369,17 @@ CREATE TRIGGER sighting_is_of_another AFTER UPDATE OF outcome, person_id ON sigh
   WHEN old.outcome <> new.outcome OR old.person_id IS NOT new.person_id BEGIN
   DELETE FROM last_seen WHERE person_id IN (old.person_id, new.person_id);
   INSERT INTO last_seen
-    SELECT person_id, max(id) FROM sightings INDEXED BY sightings_known
-     WHERE outcome = 'known' AND person_id IN (SELECT id FROM person WHERE id IN (old.person_id, new.person_id)) GROUP BY person_id;
+    SELECT p.id, s.id FROM person p CROSS JOIN sightings s
+        ON s.id = (SELECT max(id) FROM sightings INDEXED BY sightings_known WHERE outcome = 'known' AND person_id = p.id)
+     WHERE p.id IN (old.person_id, new.person_id);
 END;
 CREATE TRIGGER sighting_is_gone AFTER DELETE ON sightings
   WHEN EXISTS (SELECT 1 FROM last_seen WHERE person_id = old.person_id AND sighting_id = old.id) BEGIN
   DELETE FROM last_seen WHERE person_id = old.person_id;
   INSERT INTO last_seen
-    SELECT person_id, max(id) FROM sightings INDEXED BY sightings_known
-     WHERE outcome = 'known' AND person_id = old.person_id GROUP BY person_id;
+    SELECT p.id, s.id FROM person p CROSS JOIN sightings s
+        ON s.id = (SELECT max(id) FROM sightings INDEXED BY sightings_known WHERE outcome = 'known' AND person_id = p.id)
+     WHERE p.id = old.person_id;
 END;
 
 -- A face's place in a sighting.
