@@ -539,6 +539,7 @@ pub fn seen_stranger(
 mod tests {
     use rusqlite::StatementStatus;
 
+    use super::super::Commit;
     use super::super::fixtures::{enroll, image, rows, run, sighting, store};
     use super::*;
 
@@ -746,6 +747,39 @@ mod tests {
                     .await
                     .unwrap(),
             );
+        }
+        assert_eq!(steps[0], steps[1]);
+    }
+
+    /// The steps that SQLite takes when a person's newest sighting turns out to be another's.
+    #[tokio::test]
+    async fn a_changed_sighting_costs_no_more_with_a_long_history() {
+        let mut steps = Vec::new();
+        for history in [100, 10_000] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = store(folder.path()).await;
+            let sql = format!(
+                "INSERT INTO person (id, name, created_at_ms) VALUES (1, 'Ann', 0), (2, 'Bob', 0);
+                 WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {history})
+                   INSERT INTO sightings (id, uid, source, began_ms, last_ms, last_came_ms, ended_ms, outcome,
+                          person_id, looks, space, total, weight, merit, changed)
+                   SELECT n, 'u' || n, 'front', n, n, n, n, 'known', 1, 1, 's', x'', 0, 0, n FROM n;"
+            );
+            run(&store, &sql).await;
+            let counted = store.write(Commit::Durable, move |connection| {
+                let changes = [
+                    "UPDATE sightings SET person_id = 2 WHERE id = ?1",
+                    "UPDATE sightings SET outcome = 'uncertain' WHERE id = ?1",
+                    "DELETE FROM sightings WHERE id = ?1 - 1",
+                ];
+                let steps = changes.map(|change| {
+                    let mut statement = connection.prepare(change).unwrap();
+                    statement.execute([history]).unwrap();
+                    statement.get_status(StatementStatus::VmStep)
+                });
+                Ok(steps)
+            });
+            steps.push(counted.await.unwrap());
         }
         assert_eq!(steps[0], steps[1]);
     }
