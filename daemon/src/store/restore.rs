@@ -486,7 +486,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::store::fixtures::{blob, enroll, image, rows, run, store};
+    use crate::store::fixtures::{blob, enroll, image, rows, run, sighting, store};
 
     const FAR: [f32; 2] = [0.0, 1.0];
 
@@ -619,6 +619,80 @@ mod tests {
         assert_eq!(rows(&to, "PRAGMA foreign_key_check").await, [""; 0]);
         let counts = "SELECT state || images FROM state_counts WHERE images > 0 ORDER BY state";
         assert_eq!(rows(&to, counts).await, ["pending3", "processed2"]);
+    }
+
+    #[tokio::test]
+    async fn open_sightings_of_a_backup_have_ended_once_restored() {
+        let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (from, to) = (store(there.path()).await, store(here.path()).await);
+        let open = |id: i64| {
+            format!(
+                "UPDATE sightings SET ended_ms = NULL, until_came_ms = NULL, weight = 1, total = x'01',
+                        told = '{{}}' WHERE id = {id};"
+            )
+        };
+        let ann = enroll(&from, "Ann", "a", FAR).await;
+        run(&from, &image(1, "known", Some(ann), &[ann], FAR)).await;
+        // The last is one that this board has too.
+        for (id, at_ms) in [(1, 1000), (2, 100_000), (9, 200_000)] {
+            run(
+                &from,
+                &sighting(id, "front", at_ms, "known", Some(ann), None),
+            )
+            .await;
+        }
+        run(
+            &from,
+            &format!("{} INSERT INTO sighting_faces VALUES (1, 1, 2)", open(2)),
+        )
+        .await;
+        let bob = enroll(&to, "Bob", "b", FAR).await;
+        for (id, at_ms) in [(7, 300_000), (8, 400_000), (9, 500_000)] {
+            run(&to, &sighting(id, "yard", at_ms, "known", Some(bob), None)).await;
+        }
+        // One is told, the end of one waits to be told, one goes on.
+        run(&to, &open(9)).await;
+        run(
+            &to,
+            "INSERT INTO sighting_outbox (sighting_id, at_ms, people, payload) VALUES (8, 1, '[]', '{}')",
+        )
+        .await;
+        let copy = clean(&from, there.path()).await;
+        to.replace_by(copy, Contents::Everything).await.unwrap();
+        let all =
+            "SELECT id || ' ' || source || ' ' || last_ms || ' ' || coalesce(ended_ms, 'open')
+                     FROM sightings ORDER BY id";
+        assert_eq!(
+            rows(&to, all).await,
+            [
+                "1 front 2000 62000",
+                "2 front 101000 101000",
+                "8 yard 401000 461000",
+                "9 yard 501000 open"
+            ]
+        );
+        // Nothing more is told of the one that was open there, and no look joins it.
+        let restored = "SELECT '1' FROM sightings WHERE source = 'front'
+                         AND (weight > 0 OR length(total) > 0 OR told IS NOT NULL OR stale > 0)";
+        assert_eq!(rows(&to, restored).await, [""; 0]);
+        let opened: Vec<i64> = to
+            .open_sightings()
+            .await
+            .unwrap()
+            .iter()
+            .map(|seen| seen.id)
+            .collect();
+        assert_eq!(opened, [9]);
+        let results = "SELECT CAST(max(id) AS TEXT) FROM results";
+        assert_eq!(
+            rows(&to, results).await,
+            [to.sightings_upto().await.unwrap().to_string()]
+        );
+        // The open one of this board is judged again by the people who came.
+        let again = "SELECT id || ' ' || coalesce(person_id, '-') FROM sightings WHERE stale > 0";
+        assert_eq!(rows(&to, again).await, ["9 -"]);
+        let faces = "SELECT image_id || ' ' || sighting_id FROM sighting_faces";
+        assert_eq!(rows(&to, faces).await, ["1 2"]);
     }
 
     #[tokio::test]
