@@ -32,6 +32,11 @@ impl Moment {
             text: format!("{date} {time} UTC"),
         }
     }
+
+    /// The date alone: 2026-11-23.
+    pub fn date(&self) -> &str {
+        self.iso.split('T').next().unwrap_or_default()
+    }
 }
 
 /// Converts a day number since 1970-01-01 to year, month and day, proleptic Gregorian.
@@ -71,6 +76,7 @@ mod tests {
             Moment::from_ms(1_795_418_465_000).text,
             "2026-11-23 07:21:05 UTC"
         );
+        assert_eq!(Moment::from_ms(1_795_418_465_000).date(), "2026-11-23");
         assert_eq!(Moment::from_ms(-1).iso, "1969-12-31T23:59:59.999Z");
         assert_eq!(
             Moment::from_ms(4_107_542_399_000).iso,

@@ -54,6 +54,27 @@ fn the_token_lets_the_page_name_strangers_and_manage_people() {
     );
 }
 
+#[test]
+fn visits_are_under_headings_of_the_reader_s_own_days() {
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    daemon.stop();
+    for (id, began_ms) in [
+        (1, 1_795_442_400_000_i64),
+        (2, 1_795_449_600_000),
+        (3, 1_795_485_600_000),
+    ] {
+        daemon.change(&format!(
+            "INSERT INTO sightings (id, uid, source, began_ms, last_ms, last_came_ms, ended_ms, outcome,
+                                    person_id, looks, space, total, weight, merit, changed)
+               VALUES ({id}, 'u{id}', 'front', {began_ms}, {began_ms} + 5000, 0, {began_ms} + 61000,
+                       'known', {id}, 9, 's', x'', 1, 0.5, {id})"
+        ));
+    }
+    daemon.start();
+    browse("days.mjs", &[&daemon.url("/")]);
+}
+
 /// Runs a script of `tests/browser` to its end.
 pub fn browse(script: &str, arguments: &[&str]) {
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.dev/node_modules");

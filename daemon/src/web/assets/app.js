@@ -25,12 +25,37 @@ function showLocalTimes() {
   const time = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
   const date = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
   const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
-  for (const element of document.querySelectorAll("time[datetime]:not(.age)")) {
+  for (const element of document.querySelectorAll("time[datetime]:not(.age, .day)")) {
     const moment = new Date(element.dateTime);
-    const text = (moment.toDateString() === today ? time : date).format(moment);
+    // Below the heading of its day, a moment is a time of day.
+    const short = moment.toDateString() === today || element.closest(".days");
+    const text = (short ? time : date).format(moment);
     if (element.textContent !== text) element.textContent = text;
     element.title = full.format(moment);
   }
+}
+
+/** Puts sightings under headings of the reader's own days; those of the server are days of UTC. */
+function showOwnDays() {
+  const days = document.querySelector("#timeline .days:not([data-own])");
+  if (!days) return;
+  days.dataset.own = "";
+  const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
+  const parts = [];
+  let day = null;
+  for (const visited of [...days.querySelectorAll(".visited")]) {
+    const moment = new Date(visited.querySelector("time:not(.age)").dateTime);
+    if (moment.toDateString() !== day) {
+      day = moment.toDateString();
+      const heading = document.createElement("h2");
+      heading.textContent = full.format(moment);
+      const list = document.createElement("ol");
+      list.className = "timeline";
+      parts.push(heading, list);
+    }
+    parts.at(-1).append(visited);
+  }
+  days.replaceChildren(...parts);
 }
 
 /** Formats an age as the server does: "now", "12 s", "3 min", "5 h", "2 d". */
@@ -126,6 +151,7 @@ function show(fresh) {
       const freshPart = fresh.getElementById(part.id);
       if (freshPart && !(waiting && part.id === "images")) replacePart(part, freshPart);
     }
+    showOwnDays();
   });
   ahead = Number(fresh.documentElement.dataset.now) - Date.now();
   showLocalTimes();
@@ -236,6 +262,7 @@ function searchOn() {
 searchOn();
 rememberRows();
 for (const part of document.querySelectorAll("[data-live]")) sent.set(part, shape(part.innerHTML));
+showOwnDays();
 showLocalTimes();
 showAges();
 setInterval(showAges, AGES_EVERY_MS);

@@ -32,14 +32,15 @@ struct TimelinePage {
     /// Presence; only above the newest sightings.
     here: Option<Here>,
     ongoing: Vec<Visited>,
-    sightings: Vec<Visited>,
+    /// The sightings that have ended, by the day on which they began.
+    days: Vec<Day>,
     asked: Asked,
     /// The people to choose from.
     people: Vec<(PersonId, String)>,
     /// The sources to choose from.
     sources: Vec<String>,
     /// Addresses of the days beside the one that is asked for.
-    days: Option<(String, String)>,
+    beside: Option<(String, String)>,
     /// Set on older pages, which do not update themselves.
     before: Option<SightingId>,
     newest: String,
@@ -56,6 +57,12 @@ struct Here {
     /// Sources with faces that are not known: the source, and the faces in words.
     others: Vec<(String, String)>,
     away: Vec<(PersonPresence, Ago)>,
+}
+
+/// A day with its sightings, in the zone that was asked for; the script makes it the reader's own.
+struct Day {
+    date: String,
+    visits: Vec<Visited>,
 }
 
 /// A sighting as it is shown.
@@ -103,6 +110,7 @@ pub async fn show(
     let Query(asked) =
         asked.map_err(|_| Problem::bad_request("Each field of the search can be given once."))?;
     let filter = asked.filter()?;
+    let zone_ms = asked.zone_ms()?;
     let before = word::<SightingId>("cursor", &asked.cursor)?.filter(|id| *id > 0);
     let frame = frame(&view, visit, "sightings");
     let first = before.is_none();
@@ -128,10 +136,10 @@ pub async fn show(
     let page = TimelinePage {
         here,
         ongoing: ongoing.into_iter().map(shown).collect(),
-        sightings: found.sightings.into_iter().map(shown).collect(),
+        days: by_day(found.sightings, zone_ms, shown),
         people: view.store.person_names().await?,
         sources,
-        days: asked.days_beside(),
+        beside: asked.days_beside(),
         newest: asked.address(None),
         older: found.next.map(|next| asked.address(Some(next))),
         unfinished: found.unfinished,
@@ -197,11 +205,16 @@ impl Asked {
         at(date.previous_day()).zip(at(date.next_day()))
     }
 
-    fn filter(&self) -> Result<SightingFilter, Problem> {
+    /// Returns by how much the zone of the days is ahead of UTC.
+    fn zone_ms(&self) -> Result<i64, Problem> {
         let zone = word::<i64>("zone", &self.zone)?.unwrap_or(0);
+        Ok(zone.clamp(-ZONE, ZONE) * 60_000)
+    }
+
+    fn filter(&self) -> Result<SightingFilter, Problem> {
         let since_ms = match self.day.as_str() {
             "" => None,
-            day => Some(moment(day)? - zone.clamp(-ZONE, ZONE) * 60_000),
+            day => Some(moment(day)? - self.zone_ms()?),
         };
         Ok(SightingFilter {
             person: word("person", &self.person)?,
@@ -281,6 +294,28 @@ impl Visited {
             crop: row.crop,
         }
     }
+}
+
+/// Groups sightings by the day on which they began, in their order: where the board's clock was set
+/// back, a day may come twice.
+fn by_day(
+    rows: Vec<SightingRow>,
+    zone_ms: i64,
+    shown: impl Fn(SightingRow) -> Visited,
+) -> Vec<Day> {
+    let mut days = Vec::<Day>::new();
+    for row in rows {
+        let began = Moment::from_ms(row.began_ms.saturating_add(zone_ms));
+        let visit = shown(row);
+        match days.last_mut().filter(|day| day.date == began.date()) {
+            Some(day) => day.visits.push(visit),
+            None => days.push(Day {
+                date: began.date().to_owned(),
+                visits: vec![visit],
+            }),
+        }
+    }
+    days
 }
 
 /// Returns the faces that are no person for sure, in words; `None` if there are none.

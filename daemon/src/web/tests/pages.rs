@@ -483,7 +483,7 @@ async fn the_timeline_shows_who_is_here_and_who_was() {
     for part in [
         "<h2 id=\"presence-title\">Here now</h2>",
         "<h2>Going on</h2>",
-        "<h2>Ended</h2>",
+        "<h2><time class=\"day\" datetime=\"2026-11-23\">2026-11-23</time> <small>UTC</small></h2>",
         "<span class=\"perhaps\">perhaps</span>",
         "Stranger 12</a> <span class=\"badge unknown\">",
         "second time this week, before that",
@@ -519,6 +519,41 @@ async fn the_timeline_shows_who_is_here_and_who_was() {
         let (status, _) = site.get(&format!("/sightings{wrong}")).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn the_timeline_has_a_heading_for_each_day() {
+    let site = with_sightings().await;
+    // An hour before midnight of UTC, and the day before that.
+    run(
+        &site.web.store,
+        "UPDATE sightings SET began_ms = 1795474800000, last_ms = 1795474801000 WHERE id IN (3, 4);
+         UPDATE sightings SET began_ms = 1795388400000, last_ms = 1795388401000 WHERE id IN (1, 2)",
+    )
+    .await;
+    let headings = |page: &str| {
+        let mut found = Vec::new();
+        for part in page.split("<h2><time class=\"day\"").skip(1) {
+            let day = part.split('>').nth(1).unwrap_or_default();
+            let day = day.trim_end_matches("</time").to_owned();
+            found.push((day, part.matches("class=\"visited\"").count()));
+        }
+        found
+    };
+    let (_, page) = site.get("/sightings").await;
+    let days = [("2026-11-23".into(), 2), ("2026-11-22".into(), 2)];
+    assert_eq!(headings(&page), days, "{page}");
+    // The entries are in a list of their day, in the order of the timeline.
+    let place = |part: &str| page.find(part).unwrap();
+    assert!(place("Going on") < place("datetime=\"2026-11-23\""));
+    assert!(place("id=\"sighting-u3\"") < place("datetime=\"2026-11-22\""));
+    assert!(place("datetime=\"2026-11-22\"") < place("id=\"sighting-u2\""));
+    // Two hours further east it is the next day already.
+    let (_, east) = site.get("/sightings?day=2026-11-24&zone=120").await;
+    assert_eq!(headings(&east), [("2026-11-24".into(), 2)], "{east}");
+    assert!(!east.contains("<small>UTC</small></h2>"));
+    let (_, nothing) = site.get("/sightings?source=nowhere").await;
+    assert_eq!(headings(&nothing), []);
 }
 
 #[tokio::test]
