@@ -201,6 +201,26 @@ impl Origin {
         (1..=Self::LONGEST).contains(&text.len()) && text.chars().all(allowed)
     }
 
+    /// Takes what is missing from another origin.
+    pub fn or(self, other: &Self) -> Self {
+        Self {
+            camera: self.camera.or_else(|| other.camera.clone()),
+            event: self.event.or_else(|| other.event.clone()),
+        }
+    }
+
+    /// Returns a sentence about the first invalid part.
+    pub fn objection(&self) -> Option<String> {
+        let parts = [("camera", &self.camera), ("event", &self.event)];
+        let is_invalid =
+            |part: &Option<String>| part.as_ref().is_some_and(|it| !Self::is_valid(it));
+        let (what, _) = parts.into_iter().find(|(_, part)| is_invalid(part))?;
+        Some(format!(
+            "the picture's \"{what}\" must be 1 to {} letters, digits, dots, - or _",
+            Self::LONGEST
+        ))
+    }
+
     /// Drops invalid parts, and returns a sentence about each.
     pub fn drop_invalid(&mut self) -> Vec<String> {
         let parts = [("camera", &mut self.camera), ("event", &mut self.event)];

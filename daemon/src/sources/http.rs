@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 use super::paths::{self, NoPaths};
 use super::upload::{Brought, Uploads, no_file, without_mark};
 use super::{Intake, IntakeError, PathSubmission};
-use crate::domain::{Accepted, ImageId, PictureBytes, Source};
+use crate::domain::{Accepted, ImageId, Origin, PictureBytes, Source};
 use crate::problem::Problem;
 use kith_pictures::kind::{NotAPicture, not_a_picture, sniff};
 
@@ -43,6 +43,12 @@ pub struct OnePath {
     /// Path below a configured root.
     #[schema(min_length = 1, max_length = 4096, example = "/unknown_images/a.jpg")]
     path: String,
+    /// The camera that took it, by its name.
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$", example = "front")]
+    camera: Option<String>,
+    /// The event that it belongs to.
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    event: Option<String>,
 }
 
 /// Several pictures by path.
@@ -52,6 +58,12 @@ pub struct ManyPaths {
     /// Paths, accepted all or none.
     #[schema(min_items = 1)]
     paths: Vec<OnePath>,
+    /// The camera that took those that name none.
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$", example = "front")]
+    camera: Option<String>,
+    /// The event of those that name none.
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    event: Option<String>,
 }
 
 /// Ids of images that are on disk now.
@@ -78,33 +90,37 @@ struct IdempotencyKey {
 
 // The content type is ignored: `curl -d` declares a form, and clients of facerecog never set one.
 /// Queues one picture by its path: the route of the system kithd descends from.
-#[utoipa::path(post, path = "/image/post", tag = "images", params(IdempotencyKey), request_body = OnePath,
+#[utoipa::path(post, path = "/image/post", tag = "images", params(OriginQuery, IdempotencyKey), request_body = OnePath,
     responses((status = 202, body = Ids), Problem))]
 async fn one_path(
     State(uploads): State<Uploads>,
+    query: Result<Query<OriginQuery>, QueryRejection>,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Problem> {
+    let origin = query_of(query)?.origin()?;
     let body = uploads.receive_json(request).await?;
     let paths = paths_in(&body.bytes, ONE)?;
-    accept_paths(uploads.intake(), &headers, paths).await
+    accept_paths(uploads.intake(), &headers, paths, &origin).await
 }
 
 /// Queues pictures by their paths, all or none: the route of the system kithd descends from.
-#[utoipa::path(post, path = "/images/post", tag = "images", params(IdempotencyKey), request_body = ManyPaths,
-    responses((status = 202, body = Ids), Problem))]
+#[utoipa::path(post, path = "/images/post", tag = "images", params(OriginQuery, IdempotencyKey),
+    request_body = ManyPaths, responses((status = 202, body = Ids), Problem))]
 async fn many_paths(
     State(uploads): State<Uploads>,
+    query: Result<Query<OriginQuery>, QueryRejection>,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Problem> {
+    let origin = query_of(query)?.origin()?;
     let body = uploads.receive_json(request).await?;
     let paths = paths_in(&body.bytes, r#"{"paths":[{"path":"/folder/picture.jpg"}]}"#)?;
-    accept_paths(uploads.intake(), &headers, paths).await
+    accept_paths(uploads.intake(), &headers, paths, &origin).await
 }
 
 /// Returns the paths in a body.
-fn paths_in(body: &[u8], example: &str) -> Result<Vec<String>, Problem> {
+fn paths_in(body: &[u8], example: &str) -> Result<Vec<paths::Named>, Problem> {
     paths::in_json(body).map_err(|why| match why {
         NoPaths::NotJson(error) => not_json(body, example, error),
         why => Problem::bad_request(format!("the body must be JSON like {example}: it {why}")),
@@ -129,21 +145,25 @@ fn not_json(body: &[u8], example: &str, error: String) -> Problem {
 async fn accept_paths(
     intake: &Intake,
     headers: &HeaderMap,
-    paths: Vec<String>,
+    paths: Vec<paths::Named>,
+    origin: &Origin,
 ) -> Result<Response, Problem> {
     let key = idempotency_key(headers)?;
     let alone = paths.len() == 1;
     let paths = paths
         .into_iter()
         .enumerate()
-        .map(|(n, path)| PathSubmission {
-            path,
-            // A header may cover a whole list: each path derives its own key from it.
-            idempotency_key: key
-                .as_ref()
-                .map(|key| if alone { key.clone() } else { list_key(key, n) }),
+        .map(|(n, (path, own))| {
+            Ok(PathSubmission {
+                path,
+                origin: checked(own.or(origin))?,
+                // A header may cover a whole list: each path derives its own key from it.
+                idempotency_key: key
+                    .as_ref()
+                    .map(|key| if alone { key.clone() } else { list_key(key, n) }),
+            })
         })
-        .collect();
+        .collect::<Result<_, Problem>>()?;
     Ok(accepted(&intake.paths(Source::Http, paths).await?))
 }
 
@@ -153,6 +173,43 @@ struct PictureQuery {
     /// Name of the picture when the body is its bytes.
     #[param(max_length = 255)]
     name: Option<String>,
+    /// The camera that took the picture, by its name. A body that names one has precedence.
+    #[param(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    camera: Option<String>,
+    /// The event that it belongs to, by the sender's id.
+    #[param(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    event: Option<String>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct OriginQuery {
+    /// The camera that took the pictures, by its name. A body that names one has precedence.
+    #[param(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    camera: Option<String>,
+    /// The event that they belong to, by the sender's id.
+    #[param(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    event: Option<String>,
+}
+
+impl OriginQuery {
+    fn origin(self) -> Result<Origin, Problem> {
+        let Self { camera, event } = self;
+        checked(Origin { camera, event })
+    }
+}
+
+fn query_of<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+    let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
+    Ok(query)
+}
+
+/// Refuses an origin that is not valid.
+fn checked(origin: Origin) -> Result<Origin, Problem> {
+    match origin.objection() {
+        Some(why) => Err(Problem::bad_request(why)),
+        None => Ok(origin),
+    }
 }
 
 /// Queues a picture: its bytes, a form with files, or paths as JSON.
@@ -165,7 +222,7 @@ async fn picture(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let query = query_of(query)?;
     if query
         .name
         .as_ref()
@@ -175,6 +232,8 @@ async fn picture(
             "\"name\" has at most {LONGEST_NAME} letters."
         )));
     }
+    let (camera, event) = (query.camera, query.event);
+    let origin = checked(Origin { camera, event })?;
     let (intake, key) = (uploads.intake(), idempotency_key(&headers)?);
     // Checked before the whole body is read.
     intake.check_capacity().await?;
@@ -186,11 +245,12 @@ async fn picture(
     } = uploads.receive(request, query.name).await?;
     if let Some(json) = json {
         let paths = paths_in(&json.bytes, ONE)?;
-        return accept_paths(intake, &headers, paths).await;
+        return accept_paths(intake, &headers, paths, &origin).await;
     }
     if pictures.is_empty() {
         return Err(no_file(&fields));
     }
+    let origin = checked(in_fields(&fields).or(&origin))?;
     let key = |n| {
         key.as_ref().map(|key| {
             if is_form {
@@ -203,8 +263,22 @@ async fn picture(
     let pictures = pictures
         .into_iter()
         .enumerate()
-        .map(|(n, picture)| (picture, key(n)));
+        .map(|(n, picture)| (picture.of(origin.clone()), key(n)));
     Ok(accepted(&intake.pictures(pictures.collect()).await?))
+}
+
+/// Returns the origin that the text fields of a form name; a field that was left empty names none.
+fn in_fields(fields: &[(String, String)]) -> Origin {
+    let field = |wanted: &str| {
+        let mut found = fields
+            .iter()
+            .filter(|(name, text)| name == wanted && !text.is_empty());
+        found.next().map(|(_, text)| text.clone())
+    };
+    Origin {
+        camera: field("camera"),
+        event: field("event"),
+    }
 }
 
 /// Returns the key of one picture of a list. No header can contain the separator, so it cannot

@@ -35,6 +35,13 @@ pub struct Spooled {
     pub torn: bool,
 }
 
+impl Spooled {
+    /// Sets the camera and the event that it comes from, which are valid.
+    pub(super) fn of(self, origin: Origin) -> Self {
+        Self { origin, ..self }
+    }
+}
+
 /// A file in the spool that is deleted on drop, unless a row names it by then.
 pub(super) struct Unaccepted {
     state_dir: Arc<Path>,

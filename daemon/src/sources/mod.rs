@@ -60,6 +60,9 @@ pub struct Intake {
 pub struct PathSubmission {
     /// Path as sent.
     pub path: String,
+    /// The camera and the event that its picture comes from; invalid parts are dropped with a
+    /// warning.
+    pub origin: Origin,
     /// Key chosen by the sender: the same key yields the same image.
     pub idempotency_key: Option<String>,
 }
@@ -132,9 +135,13 @@ impl Intake {
     ) -> Result<Vec<Accepted>, IntakeError> {
         let images = paths
             .into_iter()
-            .map(|submission| {
+            .map(|mut submission| {
                 let path = paths::plain(&submission.path).map_err(IntakeError::Refused)?;
+                for sentence in submission.origin.drop_invalid() {
+                    tracing::warn!("{path}: {sentence}");
+                }
                 Ok(NewImage {
+                    origin: submission.origin,
                     idempotency_key: submission.idempotency_key,
                     unless_unfinished: source == Source::Mqtt,
                     ..NewImage::path(source, self.checked(&path)?)

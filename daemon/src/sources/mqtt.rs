@@ -188,8 +188,9 @@ impl Door {
             .find(|subscription| matches(topic, &subscription.filter));
         match meant.map(|subscription| subscription.kind) {
             Some(Kind::Paths) => {
-                let path = |path| PathSubmission {
+                let path = |(path, origin)| PathSubmission {
                     path,
+                    origin,
                     idempotency_key: None,
                 };
                 Ok(Meaning::Paths(
@@ -242,7 +243,7 @@ pub fn picture(payload: &Bytes, max_bytes: usize) -> Result<Bytes, String> {
 }
 
 /// Returns the paths in a message; the error is a sentence for the operator.
-fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
+fn paths_in(payload: &[u8]) -> Result<Vec<paths::Named>, String> {
     if let Ok((format, _)) = wrapping(payload) {
         return Err(format!(
             "the message is a picture ({format}), and this topic takes paths; publish it to …/image"
@@ -261,7 +262,7 @@ fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
         }
         let path = paths::plain(text)?;
         return match path.starts_with('/') {
-            true => Ok(vec![path]),
+            true => Ok(vec![(path, Origin::default())]),
             false => Err(format!(
                 "the message is not JSON, and no absolute path: {path:?}; {EXPECTED}"
             )),

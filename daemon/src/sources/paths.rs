@@ -7,6 +7,8 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use crate::domain::Origin;
+
 /// Reasons why JSON names no paths. The text continues a sentence after "the message" or "it".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoPaths {
@@ -29,10 +31,15 @@ pub enum NoPaths {
     Buffer,
 }
 
+/// A path, and the camera and the event that its picture comes from.
+pub type Named = (String, Origin);
+
 /// Returns the paths in JSON, one at least: `{"path":"…"}`, `{"paths":[…]}`, a list or a string;
 /// each entry of a list is a string or `{"path":"…"}`. JSON with paths in several places is
-/// refused, so that none is dropped unsaid. `null` counts as absent, and other keys are ignored.
-pub fn in_json(text: &[u8]) -> Result<Vec<String>, NoPaths> {
+/// refused, so that none is dropped unsaid. `camera` and `event` beside a path are its origin, those
+/// beside a list are that of each entry without its own; they may be no valid ones. `null` counts as
+/// absent, and other keys are ignored.
+pub fn in_json(text: &[u8]) -> Result<Vec<Named>, NoPaths> {
     let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0;
     let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
     let end = text.iter().rposition(|byte| !blank(byte));
@@ -70,7 +77,7 @@ enum Level {
 
 /// Collects the paths in a part of the JSON; returns false for `null` in place of a list.
 struct Found<'a> {
-    paths: &'a mut Vec<String>,
+    paths: &'a mut Vec<Named>,
     level: Level,
 }
 
@@ -100,7 +107,7 @@ impl<'de> Visitor<'de> for Found<'_> {
         if self.level == Level::List {
             return Err(E::custom(NONE));
         }
-        self.paths.push(path.into());
+        self.paths.push((path.into(), Origin::default()));
         Ok(true)
     }
 
@@ -121,12 +128,13 @@ impl<'de> Visitor<'de> for Found<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<bool, A::Error> {
         let (mut given, mut buffer) = (false, false);
+        let (mut origin, first) = (Origin::default(), self.paths.len());
         while let Some(key) = object.next_key::<String>()? {
             let gives = match key.as_str() {
                 "path" => match object.next_value()? {
                     Value::Null => false,
                     Value::String(path) => {
-                        self.paths.push(path);
+                        self.paths.push((path, Origin::default()));
                         true
                     }
                     _ => return Err(A::Error::custom(NONE)),
@@ -135,6 +143,14 @@ impl<'de> Visitor<'de> for Found<'_> {
                     paths: self.paths,
                     level: Level::List,
                 })?,
+                "camera" => {
+                    origin.camera = name(object.next_value()?);
+                    false
+                }
+                "event" => {
+                    origin.event = name(object.next_value()?);
+                    false
+                }
                 "type" => {
                     buffer = object.next_value::<Value>()? == "Buffer";
                     false
@@ -149,11 +165,23 @@ impl<'de> Visitor<'de> for Found<'_> {
             }
             given |= gives;
         }
+        for (_, own) in &mut self.paths[first..] {
+            *own = std::mem::take(own).or(&origin);
+        }
         match (given, self.level) {
             (true, Level::Whole | Level::Entry) => Ok(true),
             _ if buffer => Err(A::Error::custom(BUFFER)),
             _ => Err(A::Error::custom(NONE)),
         }
+    }
+}
+
+/// Returns the name in a value. What is no text becomes a name that is not valid.
+fn name(value: Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(name) => Some(name),
+        other => Some(format!("{other} (no text)")),
     }
 }
 
@@ -265,7 +293,37 @@ mod tests {
             (r#"{"type":"Buffer","path":"/a","data":[1]}"#, &["/a"]),
             ("\u{feff} {\"path\":\"/a\"}\r\n\0", &["/a"]),
         ] {
-            assert_eq!(in_json(json.as_bytes()).unwrap(), paths, "{json}");
+            let found = in_json(json.as_bytes()).unwrap();
+            let found: Vec<_> = found.into_iter().map(|(path, _)| path).collect();
+            assert_eq!(found, paths, "{json}");
+        }
+    }
+
+    #[test]
+    fn an_origin_in_json_belongs_to_its_path_or_to_all() {
+        for (json, expected) in [
+            (
+                r#"{"path":"/a","camera":"front","event":"e-1"}"#,
+                "front e-1",
+            ),
+            (r#"{"event":"7","camera":null,"path":"/a"}"#, "- 7"),
+            (r#"{"path":"/a","camera":7}"#, "7 (no text) -"),
+            (
+                r#"{"camera":"front","paths":["/a",{"path":"/b","camera":"yard","event":"e"}]}"#,
+                "front -,yard e",
+            ),
+            (
+                r#"{"paths":["/a",{"path":"/b","camera":"yard"}],"event":"e"}"#,
+                "- e,yard e",
+            ),
+            (r#"[{"path":"/a","camera":"front"},"/b"]"#, "front -,- -"),
+        ] {
+            let found = in_json(json.as_bytes()).unwrap();
+            let part = |part: &Option<String>| part.clone().unwrap_or("-".into());
+            let origins = found
+                .iter()
+                .map(|(_, it)| format!("{} {}", part(&it.camera), part(&it.event)));
+            assert_eq!(origins.collect::<Vec<_>>().join(","), expected, "{json}");
         }
     }
 

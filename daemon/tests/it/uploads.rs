@@ -460,6 +460,128 @@ fn fields_of_a_form_are_text_whatever_their_bytes() {
 }
 
 #[test]
+fn a_picture_by_http_may_name_its_camera_and_event() {
+    let mut daemon = TestDaemon::new();
+    daemon.start_with_everybody();
+    let jpeg = std::fs::read(photo("obama_2.jpg")).unwrap();
+    let picture = || part(b"; name=\"picture\"; filename=\"a.jpg\"", &jpeg);
+    let field =
+        |name: &str, text: &str| part(format!("; name=\"{name}\"").as_bytes(), text.as_bytes());
+    let path = daemon.put("obama_2.jpg", "a.jpg");
+    let other = daemon.put("obama_2.jpg", "b.jpg");
+    let one = json!({"path": path, "camera": "gate", "event": "7"});
+    let many = json!({"camera": "hall", "paths": [path, {"path": other, "camera": "yard"}]});
+    let alone = json!({ "path": path });
+    let raw = [("content-type", "image/jpeg")];
+    let json = [("content-type", "application/json")];
+    let queued: [(&str, &[_], Vec<u8>, Vec<&str>); 7] = [
+        (
+            "/v1/images?camera=front&event=e-1",
+            &raw[..],
+            jpeg.clone(),
+            vec!["front e-1"],
+        ),
+        (
+            "/v1/images",
+            &[FORM],
+            form(&[field("event", ""), picture(), field("camera", "door")]),
+            vec!["door -"],
+        ),
+        // What the body says goes before the address.
+        (
+            "/v1/images?camera=front&event=e-2",
+            &[FORM],
+            form(&[field("camera", "door"), picture(), picture()]),
+            vec!["door e-2", "door e-2"],
+        ),
+        ("/v1/images", &json, one.to_string().into(), vec!["gate 7"]),
+        ("/image/post", &[], one.to_string().into(), vec!["gate 7"]),
+        (
+            "/images/post",
+            &[],
+            many.to_string().into(),
+            vec!["hall -", "yard -"],
+        ),
+        (
+            "/image/post?camera=front",
+            &[],
+            alone.to_string().into(),
+            vec!["front -"],
+        ),
+    ];
+    for (route, headers, body, expected) in queued {
+        let (status, answer) = daemon.post(route, headers, &body);
+        assert_eq!(status, 202, "{route}: {answer}");
+        let ids = &answer["ids"];
+        let origins = daemon.sql(&format!(
+            "SELECT coalesce(camera, '-') || ' ' || coalesce(event, '-') FROM images
+              WHERE id IN (SELECT value FROM json_each('{ids}')) ORDER BY id"
+        ));
+        assert_eq!(origins, expected, "{route}");
+        for id in ids.as_array().unwrap() {
+            daemon.ended(id.as_i64().unwrap());
+        }
+    }
+    let sources = "SELECT source FROM sightings ORDER BY source";
+    wait_for("a sighting of each camera", || {
+        let expected = ["door", "front", "gate", "hall", "yard"];
+        (daemon.sql(sources) == expected).then_some(())
+    });
+    let images = daemon.get("/v1/images?camera=gate");
+    assert_eq!(images["images"].as_array().unwrap().len(), 2, "{images}");
+
+    let count = daemon.sql("SELECT count(*) FROM images");
+    let long = "a".repeat(65);
+    let wrong_one = json!({"path": path, "event": "a/b"});
+    let wrong_other = json!({"paths": [path, {"path": other, "camera": 5}]});
+    let refused: [(String, &[_], Vec<u8>, &str); 6] = [
+        (
+            "/v1/images?camera=a%20b".into(),
+            &raw,
+            jpeg.clone(),
+            "camera",
+        ),
+        (
+            format!("/v1/images?event={long}"),
+            &raw,
+            jpeg.clone(),
+            "event",
+        ),
+        (
+            "/v1/images".into(),
+            &[FORM],
+            form(&[picture(), field("camera", "Front Door")]),
+            "camera",
+        ),
+        (
+            "/v1/images".into(),
+            &json,
+            wrong_one.to_string().into(),
+            "event",
+        ),
+        (
+            "/images/post".into(),
+            &[],
+            wrong_other.to_string().into(),
+            "camera",
+        ),
+        (
+            "/image/post?camera=".into(),
+            &[],
+            alone.to_string().into(),
+            "camera",
+        ),
+    ];
+    for (route, headers, body, part) in refused {
+        let (status, problem) = daemon.post(&route, headers, &body);
+        assert_eq!(status, 400, "{route}: {problem}");
+        let said = format!("\"{part}\" must be 1 to 64 letters, digits, dots, - or _");
+        assert!(detail(&problem).contains(&said), "{route}: {problem}");
+    }
+    assert_eq!(daemon.sql("SELECT count(*) FROM images"), count);
+}
+
+#[test]
 fn a_form_is_queued_whole_or_not_at_all() {
     let mut daemon = TestDaemon::new();
     daemon.set("intake.max_pending", "5");

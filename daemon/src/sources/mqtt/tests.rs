@@ -6,7 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 use super::*;
 
 fn paths(payload: impl AsRef<[u8]>) -> Result<Vec<String>, String> {
-    paths_in(payload.as_ref())
+    let found = paths_in(payload.as_ref())?;
+    Ok(found.into_iter().map(|(path, _)| path).collect())
 }
 
 #[test]
