@@ -22,3 +22,5 @@ pub use crate::domain::{Outcome, PersonId};
 pub use crate::people::Matcher;
 pub use crate::sightings::{identity, joining};
 pub use crate::store::GalleryRow;
+// Boards of a simulated fleet.
+pub use crate::fleet::{clock, record, standing};

@@ -1,5 +1,4 @@
-//! kithd: pictures in, names out, nothing lost. Parses arguments, starts the log, loads the
-//! configuration, runs, and sets the exit code.
+//! kithd: pictures in, names out, nothing lost. Parses arguments, runs, and sets the exit code.
 //! A library so that packages can compile it for size and link `main.rs` for speed.
 #![forbid(unsafe_code)]
 
@@ -18,6 +17,7 @@ mod domain;
 mod engine_process;
 mod engines;
 mod files;
+mod fleet;
 pub mod for_bench;
 mod http_client;
 mod http_server;
