@@ -23,4 +23,4 @@ pub use crate::people::Matcher;
 pub use crate::sightings::{identity, joining};
 pub use crate::store::GalleryRow;
 // Boards of a simulated fleet.
-pub use crate::fleet::{clock, record, standing};
+pub use crate::fleet::{clock, code, record, seal, standing};

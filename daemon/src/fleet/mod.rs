@@ -5,5 +5,10 @@
 //! with a code (`code`). Not for tables or messages.
 
 pub mod clock;
+pub mod code;
 pub mod record;
+pub mod seal;
 pub mod standing;
+
+#[cfg(test)]
+mod histories;

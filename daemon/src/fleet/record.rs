@@ -118,7 +118,7 @@ pub enum RecordError {
         size: usize,
         /// The largest size.
         limit: usize,
-        /// What is counted.
+        /// The unit of both.
         unit: &'static str,
     },
     /// No record.
@@ -160,7 +160,7 @@ pub struct PersonBody {
 }
 
 impl PersonBody {
-    /// Makes the record of somebody enrolled by the edit `stamp`.
+    /// Makes the content of a person enrolled by the edit `stamp`.
     pub fn new(stamp: Stamp, name: String) -> Self {
         Self {
             created: stamp,
@@ -294,13 +294,13 @@ pub struct BoardBody {
 /// The content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
-    /// Of a person.
+    /// The content of a person's record.
     Person(PersonBody),
-    /// Of a picture.
+    /// The content of a picture's record.
     Picture(PictureBody),
-    /// Of a counter-example.
+    /// The content of a counter-example's record.
     Counter(CounterBody),
-    /// Of a board.
+    /// The content of a board's record.
     Board(BoardBody),
 }
 
@@ -382,7 +382,7 @@ fn limit_merges(merged: &mut BTreeMap<Uid, Stamp>) {
     }
 }
 
-/// One version of a record: what a board knows of a person, a picture, a counter-example or a board.
+/// A version of a record: what a board knows of a person, a picture, a counter-example or a board.
 ///
 /// Made by [`Record::new`], [`Record::tombstone`], [`Record::join`] and [`Record::decode`], which
 /// keep it within the limits.
@@ -643,3 +643,6 @@ fn at_most(
         unit,
     })
 }
+
+#[cfg(test)]
+mod tests;

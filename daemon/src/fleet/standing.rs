@@ -7,12 +7,13 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::clock::Stamp;
 use super::record::{Kind, NAME_CHARS, Record, Uid};
+use crate::domain::hex;
 use crate::names;
 
 /// Lengths, in bytes of the uid, of what tells people of one name apart: the shortest that is free.
 const TOLD_APART: [usize; 4] = [2, 4, 8, 16];
 
-/// What became of a person.
+/// The fate of a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Who {
     /// A person of the gallery.
@@ -35,7 +36,7 @@ pub enum Who {
 #[derive(Debug, Clone, Default)]
 pub struct Standing {
     known: HashMap<Uid, Known>,
-    /// The people merged into each; also into those of whom there is no record yet.
+    /// The people merged into each; also into those who have no record yet.
     merged_from: HashMap<Uid, BTreeSet<Uid>>,
     who: HashMap<Uid, Who>,
     /// People who are here by their folded names, the oldest first.
@@ -46,7 +47,7 @@ pub struct Standing {
     tried_for: HashMap<String, Vec<String>>,
 }
 
-/// What a record says of a person.
+/// The part of a person's record that matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Known {
     Erased,
@@ -94,28 +95,25 @@ impl Standing {
         standing
     }
 
-    /// Takes the newest version of a person's record and returns those of whom [`Standing::who`] now
+    /// Takes the newest version of a person's record and returns those for which [`Standing::who`] now
     /// says something else. The result is as if all records were taken anew.
     ///
-    /// Time and memory grow with the number of people connected with that one by merges, and of
-    /// their namesakes.
+    /// Time grows with the number of people merged into that one, and of their namesakes.
     pub fn take(&mut self, record: &Record) -> BTreeSet<Uid> {
         let (uid, known) = (*record.uid(), Known::of(record));
         if record.kind() != Kind::Person || self.known.get(&uid) == Some(&known) {
             return BTreeSet::new();
         }
         let former = self.known.insert(uid, known.clone());
-        let mut connected = BTreeSet::from([uid]);
         for (_, into) in former.iter().flat_map(Known::merged) {
             if let Some(from) = self.merged_from.get_mut(into) {
                 from.remove(&uid);
             }
-            connected.insert(*into);
         }
         for (_, into) in known.merged() {
             self.merged_from.entry(*into).or_default().insert(uid);
         }
-        self.connect(&mut connected);
+        let affected = self.with_those_merged_into(uid);
         let mut changed = BTreeSet::new();
         let mut names = BTreeSet::new();
         // The name that it had before: the new version may have another.
@@ -128,8 +126,8 @@ impl Standing {
         {
             self.leave(&folded, (created, uid), &mut names);
         }
-        let erased = self.erased_among(&connected);
-        for uid in connected {
+        let erased = self.erased_among(&affected);
+        for uid in affected {
             self.judge(uid, &erased, &mut names, &mut changed);
         }
         self.name_anew(names, &mut changed);
@@ -151,7 +149,7 @@ impl Standing {
         }
     }
 
-    /// Returns everybody of whom there is a record, in no order.
+    /// Returns everybody who has a record, in no order.
     pub fn people(&self) -> impl Iterator<Item = (&Uid, &Who)> {
         self.who.iter()
     }
@@ -167,38 +165,42 @@ impl Standing {
         questions
     }
 
-    /// Adds everybody who is connected by merges, in either direction.
-    fn connect(&self, connected: &mut BTreeSet<Uid>) {
-        let mut open: Vec<Uid> = connected.iter().copied().collect();
-        while let Some(uid) = open.pop() {
-            let into = self.known.get(&uid).into_iter().flat_map(Known::merged);
-            let from = self.merged_from.get(&uid).into_iter().flatten();
-            for next in into.map(|(_, into)| into).chain(from) {
-                if connected.insert(*next) {
-                    open.push(*next);
-                }
-            }
-        }
+    /// Returns a person and all who were ever merged into them, by however many steps: nobody else's
+    /// standing depends on their record.
+    fn with_those_merged_into(&self, uid: Uid) -> BTreeSet<Uid> {
+        let mut affected = BTreeSet::from([uid]);
+        self.add_those_merged_into(&mut affected);
+        affected
     }
 
-    /// Returns who of the connected people is erased: those with a tombstone, and all who were ever
-    /// merged into one who is.
-    fn erased_among(&self, connected: &BTreeSet<Uid>) -> BTreeSet<Uid> {
-        let has_tombstone = |uid: &&Uid| self.known.get(*uid) == Some(&Known::Erased);
-        let mut open: Vec<Uid> = connected.iter().filter(has_tombstone).copied().collect();
-        let mut erased: BTreeSet<Uid> = open.iter().copied().collect();
+    fn add_those_merged_into(&self, people: &mut BTreeSet<Uid>) {
+        let mut open: Vec<Uid> = people.iter().copied().collect();
         while let Some(uid) = open.pop() {
             for from in self.merged_from.get(&uid).into_iter().flatten() {
-                if erased.insert(*from) {
+                if people.insert(*from) {
                     open.push(*from);
                 }
             }
         }
+    }
+
+    /// Returns who of the affected people is erased: those with a tombstone, and all who were ever
+    /// merged into one who is. What the others are is known.
+    fn erased_among(&self, affected: &BTreeSet<Uid>) -> BTreeSet<Uid> {
+        let is_erased = |uid: &&Uid| match self.known.get(*uid) {
+            Some(Known::Erased) => true,
+            Some(Known::Alive { merged, .. }) => merged.iter().any(|(_, into)| {
+                !affected.contains(into) && self.who.get(into) == Some(&Who::Erased)
+            }),
+            None => false,
+        };
+        let mut erased = affected.iter().filter(is_erased).copied().collect();
+        self.add_those_merged_into(&mut erased);
         erased
     }
 
-    /// Returns the person that one is by merges: each time the latest merge into a person of whom
-    /// there is a record. Where that leads in a circle, the smallest uid of the circle.
+    /// Returns the person that one is by merges: each time the latest merge into a person who
+    /// has a record. Where that leads in a circle, the smallest uid of the circle.
     fn follow(&self, uid: Uid) -> Uid {
         let mut way = vec![uid];
         loop {
@@ -215,7 +217,7 @@ impl Standing {
         }
     }
 
-    /// Says who one of the connected people is; those who are here are shown under their own names
+    /// Says who one of the affected people is; those who are here are shown under their own names
     /// until [`Standing::name_anew`].
     fn judge(
         &mut self,
@@ -231,10 +233,7 @@ impl Standing {
             ..
         }) = self.known.get(&uid)
         else {
-            // Without a record there is nothing to say.
-            if self.known.contains_key(&uid)
-                && self.who.insert(uid, Who::Erased) != Some(Who::Erased)
-            {
+            if self.who.insert(uid, Who::Erased) != Some(Who::Erased) {
                 changed.insert(uid);
             }
             return;
@@ -340,7 +339,7 @@ impl Standing {
             .into_iter()
             .filter(|length| fits(*length) && alone(*length))
             .map(|length| hex(&uid[..length]));
-        // Somebody may have been given that very name; numbers never end.
+        // Another may have been given that very name; numbers never end.
         let long = (1..).map(|number: u64| format!("{}-{number}", hex(uid)));
         for mark in short.chain([hex(uid)]).chain(long) {
             let kept = NAME_CHARS - mark.len() - 3;
@@ -361,6 +360,5 @@ impl Standing {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,9 @@ struct RecordWire {
     counter: Option<CounterWire>,
     #[prost(message, optional, tag = "8")]
     board: Option<BoardWire>,
+    /// Instead of a content, so that a record without its end is no tombstone.
+    #[prost(bool, tag = "9")]
+    erased: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -150,7 +153,7 @@ pub fn encode(record: &Record) -> Vec<u8> {
         Some(Body::Picture(body)) => wire.picture = Some(picture_to_wire(body)),
         Some(Body::Counter(body)) => wire.counter = Some(counter_to_wire(body)),
         Some(Body::Board(body)) => wire.board = Some(board_to_wire(&body.state)),
-        None => {}
+        None => wire.erased = true,
     }
     wire.encode_to_vec()
 }
@@ -174,6 +177,9 @@ pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
     let body = bodies.next();
     if body.as_ref().is_some_and(|body| body.kind() != kind) || bodies.next().is_some() {
         return Err(RecordError::Malformed("its content is of another kind"));
+    }
+    if body.is_some() == wire.erased {
+        return Err(RecordError::Malformed("it is neither there nor erased"));
     }
     Ok(Record {
         kind,
