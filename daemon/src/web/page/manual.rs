@@ -16,7 +16,7 @@ macro_rules! texts {
     };
 }
 
-const TEXTS: [(&str, &str); 27] = texts![
+const TEXTS: [(&str, &str); 28] = texts![
     "docs/":
     "install",
     "configuration",
@@ -45,6 +45,7 @@ const TEXTS: [(&str, &str); 27] = texts![
     "design/bench",
     "design/sightings",
     "design/notifications",
+    "design/fleet",
 ];
 
 /// Pages outside `docs/` that those link to: how the figures were reached, packages, images,
