@@ -28,7 +28,8 @@ pub enum Who {
         /// The person they are now, who is here.
         into: Uid,
     },
-    /// Erased, or merged into a person who is.
+    /// Erased, or ever merged into a person who is. The keeper of the records replaces those of such a
+    /// person, their pictures and counter-examples by [`Record::erased`].
     Erased,
 }
 

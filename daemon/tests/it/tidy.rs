@@ -128,6 +128,10 @@ fn the_arrows_of_the_design_hold() {
             "camera_process",
             "store queue sources engines people pipeline sinks api web",
         ),
+        (
+            "fleet",
+            "queue sources engines people pipeline engine_process sinks api web kith_pictures::decode",
+        ),
         ("engines", "sources people pipeline sinks api web kith_mqtt"),
         ("people", "sources pipeline sinks api web kith_mqtt"),
         ("pipeline", "sources sinks api web kith_mqtt"),
