@@ -1,5 +1,6 @@
--- The whole schema of `kithd.db`, in the order data flows: people, images and their faces, results,
--- strangers, what is remembered about files and messages, and the board itself.
+-- The whole schema of `kithd.db`, in the order data flows: people and the fleet that shares them,
+-- images and their faces, results, strangers, what is remembered about files and messages, and the
+-- board itself.
 --
 -- Times ending in _ms are wall clock, in milliseconds since 1970: for people to read, never for
 -- order. Only due_ms, missing_since_ms and those that end in came_ms are queue clock: milliseconds
@@ -47,7 +48,8 @@ CREATE INDEX person_images_name ON person_images (image_name);
 -- picture is lost and only its embedding is left.
 CREATE TABLE enrolment_pictures (
   person_image_id INTEGER PRIMARY KEY REFERENCES person_images (id) ON DELETE CASCADE,
-  picture         BLOB    NOT NULL
+  picture         BLOB    NOT NULL,
+  cut             INTEGER NOT NULL DEFAULT 0     -- 1: the face with its surroundings, cut out for the fleet; not the bytes of sha256
 ) STRICT;
 
 -- The embedding of such a picture in one embedding space: a new space is filled beside the old one
@@ -82,6 +84,128 @@ CREATE TABLE merged (
   into_uid  BLOB NOT NULL,
   person_id INTEGER                              -- under which past results name them; NULL: known from a backup only
 ) STRICT, WITHOUT ROWID;
+
+-- Fleet: people shared with other boards. docs/design/fleet.md
+
+-- This board's membership: one row, or none. Not in backups: a membership is the board's.
+CREATE TABLE fleet (
+  id           INTEGER PRIMARY KEY CHECK (id = 1),
+  name         TEXT    NOT NULL,
+  prefix       TEXT    NOT NULL,                 -- of its topics
+  broker       TEXT    NOT NULL,                 -- address at which its boards meet
+  secret       BLOB    NOT NULL CHECK (length(secret) = 32),
+  board        BLOB    NOT NULL CHECK (length(board) = 8),  -- random; names this board in stamps
+  -- Hybrid logical clock: the last stamp that was given or seen.
+  clock_ms     INTEGER NOT NULL DEFAULT 0,
+  clock_count  INTEGER NOT NULL DEFAULT 0,
+  changes      INTEGER NOT NULL DEFAULT 0,       -- of records so far; what is in memory is of one such number
+  joined_at_ms INTEGER NOT NULL
+) STRICT;
+
+-- This board's copy of the fleet's records, from which the tables above follow. Not in backups: an
+-- old backup must not undo what the fleet knows.
+CREATE TABLE fleet_records (
+  id          INTEGER PRIMARY KEY,
+  kind        INTEGER NOT NULL CHECK (kind BETWEEN 1 AND 4),  -- person, picture, counter-example, board
+  uid         BLOB    NOT NULL CHECK (length(uid) = 16),
+  incarnation INTEGER NOT NULL,
+  alive       INTEGER NOT NULL,                  -- 0: a tombstone
+  person      BLOB,                              -- uid of the person of a picture or counter-example that is alive
+  unsent      INTEGER NOT NULL,                  -- 1: the broker does not have it as it is here
+  digest      BLOB    NOT NULL,                  -- first 16 bytes of the sha256 of `record`
+  record      BLOB    NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX fleet_records_uid ON fleet_records (kind, uid);
+CREATE INDEX fleet_records_unsent ON fleet_records (kind, id) WHERE unsent = 1;
+-- What is of a person, and how many pictures there are.
+CREATE INDEX fleet_records_person ON fleet_records (person, kind, uid) WHERE person IS NOT NULL;
+
+-- What changed in the tables above and is not compared with the records yet. The key is a person's
+-- uid (kind 1), a picture's sha256 (kind 2), or the uid of a person whose counter-examples changed
+-- (kind 3); empty for a person without one.
+CREATE TABLE fleet_changes (
+  kind INTEGER NOT NULL,
+  key  ANY     NOT NULL,
+  PRIMARY KEY (kind, key)
+) STRICT, WITHOUT ROWID;
+-- Whatever the statement that fires them does about conflicts, these do nothing.
+CREATE TRIGGER fleet_person_came AFTER INSERT ON person
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes VALUES (1, coalesce(new.uid, x''))
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_person_changed AFTER UPDATE OF name, uid ON person
+  WHEN EXISTS (SELECT 1 FROM fleet) AND (old.name <> new.name OR old.uid IS NOT new.uid) BEGIN
+  INSERT INTO fleet_changes VALUES (1, coalesce(old.uid, x'')), (1, coalesce(new.uid, x''))
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_person_left AFTER DELETE ON person
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes VALUES (1, coalesce(old.uid, x''))
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_picture_came AFTER INSERT ON person_images
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes VALUES (2, new.sha256)
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_picture_moved AFTER UPDATE OF person_id ON person_images
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes VALUES (2, new.sha256)
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_picture_left AFTER DELETE ON person_images
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes VALUES (2, old.sha256)
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_bytes_came AFTER INSERT ON enrolment_pictures
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes SELECT 2, sha256 FROM person_images WHERE id = new.person_image_id
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_embedding_came AFTER INSERT ON person_embeddings
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes SELECT 2, sha256 FROM person_images WHERE id = new.person_image_id
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_counter_example_came AFTER INSERT ON counter_examples
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes SELECT 3, uid FROM person WHERE id = new.person_id AND uid IS NOT NULL
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_counter_example_changed AFTER UPDATE ON counter_examples
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes SELECT 3, uid FROM person WHERE id = old.person_id AND uid IS NOT NULL
+    ON CONFLICT DO NOTHING;
+  INSERT INTO fleet_changes SELECT 3, uid FROM person WHERE id = new.person_id AND uid IS NOT NULL
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_counter_example_left AFTER DELETE ON counter_examples
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes SELECT 3, uid FROM person WHERE id = old.person_id AND uid IS NOT NULL
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_erased AFTER INSERT ON erased
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes VALUES (1, new.uid)
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_merged AFTER INSERT ON merged
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes VALUES (1, new.uid)
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_merge_changed AFTER UPDATE ON merged
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes VALUES (1, new.uid)
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER fleet_unmerged AFTER DELETE ON merged
+  WHEN EXISTS (SELECT 1 FROM fleet) BEGIN
+  INSERT INTO fleet_changes VALUES (1, old.uid)
+    ON CONFLICT DO NOTHING;
+END;
 
 -- Images
 

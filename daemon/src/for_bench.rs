@@ -22,5 +22,8 @@ pub use crate::domain::{Outcome, PersonId};
 pub use crate::people::Matcher;
 pub use crate::sightings::{identity, joining};
 pub use crate::store::GalleryRow;
-// Boards of a simulated fleet.
+// Boards of a simulated fleet, and their databases.
 pub use crate::fleet::{clock, code, record, seal, standing};
+pub use crate::store::{
+    Captured, Did, FleetCounts, Membership, Now, Question, RecordSum, Store, Taken, Unsent,
+};

@@ -116,6 +116,24 @@ impl Store {
     }
 }
 
+/// SQL for counter-examples that are a face of this person.
+const SHOWS_THEM: &str = "vector IN (SELECT vector FROM person_embeddings
+            WHERE person_image_id IN (SELECT id FROM person_images WHERE person_id = ?1))
+        OR (length(crop) > 0 AND crop IN (SELECT crop FROM person_images WHERE person_id = ?1))";
+
+/// Returns the counter-examples of others that go when a person is erased: whose, and the crop.
+pub(super) fn counter_examples_showing(
+    connection: &Connection,
+    person: PersonId,
+) -> rusqlite::Result<Vec<(PersonId, Vec<u8>)>> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT person_id, crop FROM counter_examples WHERE person_id <> ?1 AND ({SHOWS_THEM})"
+        ))?
+        .query_map([person], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
+}
+
 /// Removes a person from the gallery and leaves tombstones. Returns the numbers by which past
 /// results name them.
 pub(super) fn erase_person(
@@ -159,9 +177,7 @@ pub(super) fn erase_person(
     // Counter-examples made from this person's face (rejected as someone else) belong to them and
     // go too. Crops are compared as well as vectors: a crop survives a change of model pack.
     connection.execute(
-        "DELETE FROM counter_examples WHERE vector IN (SELECT vector FROM person_embeddings
-                WHERE person_image_id IN (SELECT id FROM person_images WHERE person_id = ?1))
-            OR (length(crop) > 0 AND crop IN (SELECT crop FROM person_images WHERE person_id = ?1))",
+        &format!("DELETE FROM counter_examples WHERE {SHOWS_THEM}"),
         [person],
     )?;
     for person in &people {

@@ -529,11 +529,12 @@ fn check_embedding(bytes: &[u8], empty: bool) -> Result<(), String> {
     }
 }
 
-/// Drops picture bytes that do not match their enrolled sha256; the embeddings stay.
+/// Drops picture bytes that do not match their enrolled sha256; the embeddings stay. A cut-out has
+/// none to match.
 pub(super) fn check_pictures(own: &Connection, left_out: &mut LeftOut) -> Result<(), StoreError> {
     let mut pictures = own.prepare(
         "SELECT person_image_id, sha256, image_name, picture FROM enrolment_pictures
-           JOIN person_images ON person_images.id = person_image_id",
+           JOIN person_images ON person_images.id = person_image_id WHERE NOT cut",
     )?;
     let mut rows = pictures.query([])?;
     let mut wrong = HashMap::new();

@@ -12,6 +12,7 @@ mod erase;
 mod faces;
 mod facts;
 mod find;
+mod fleet;
 mod folders;
 mod foreign;
 mod frigate;
@@ -55,6 +56,7 @@ pub use clustering::{Joined, Joining, UngroupedFace};
 pub use damaged::{Waiting, empty_copy, people_of_damaged, waiting_of_damaged};
 pub use faces::{CounterExample, PersonBeside, Relabel, StoredFace, counter_examples};
 pub use find::ImageFilter;
+pub use fleet::{Captured, Did, FleetCounts, Membership, Now, Question, RecordSum, Taken, Unsent};
 pub use folders::EndedFile;
 pub use foreign::{ForeignError, LeftOut};
 pub use frigate::Unlabelled;
@@ -234,6 +236,8 @@ pub struct Store {
     damage: watch::Sender<Option<String>>,
     /// Number of live [`ClaimsHeld`] guards.
     holding: Arc<AtomicUsize>,
+    /// Who is who in the fleet, once it was asked for.
+    fleet: Arc<Mutex<Option<fleet::Known>>>,
 }
 
 /// Guard that blocks claims while it lives.
@@ -309,6 +313,7 @@ impl Store {
             cameras: Arc::default(),
             damage: watch::Sender::default(),
             holding: Arc::default(),
+            fleet: Arc::default(),
         };
         Ok((store, banner))
     }

@@ -425,38 +425,11 @@ impl Store {
             return Ok(PersonChange::Refused("they are one person already".into()));
         }
         self.write(Commit::Durable, move |connection| {
-            let uid = |id: PersonId| -> rusqlite::Result<Option<Vec<u8>>> {
-                connection.query_row("SELECT uid FROM person WHERE id = ?1", [id], |row| row.get(0)).optional()
-            };
-            let (Some(from_uid), Some(into_uid)) = (uid(id)?, uid(into)?) else { return Ok(PersonChange::NotFound) };
-            // Drop counter-examples that say one of the two is not the other. Compare crops as well
-            // as vectors: a crop survives a change of model pack.
-            for (whose, other) in [(into, id), (id, into)] {
-                connection.execute(
-                    "DELETE FROM counter_examples WHERE person_id = ?1 AND (
-                        EXISTS (SELECT 1 FROM person_images pi JOIN person_embeddings e ON e.person_image_id = pi.id
-                                 WHERE pi.person_id = ?2 AND e.vector = counter_examples.vector)
-                        OR EXISTS (SELECT 1 FROM faces
-                                    WHERE faces.person_id = ?2 AND faces.embedding = counter_examples.vector)
-                        OR (length(crop) > 0 AND crop IN (SELECT crop FROM person_images WHERE person_id = ?2
-                                                          UNION ALL SELECT crop FROM faces WHERE person_id = ?2)))",
-                    [whose, other],
-                )?;
+            if !are_there(connection, id, into)? {
+                return Ok(PersonChange::NotFound);
             }
-            connection.execute("UPDATE person_images SET person_id = ?2 WHERE person_id = ?1", [id, into])?;
-            connection.execute("UPDATE counter_examples SET person_id = ?2 WHERE person_id = ?1", [id, into])?;
-            // Before the faces, so that ended sightings agree with their faces' new person.
-            sightings::merge_people(connection, id, into)?;
-            connection.execute("UPDATE faces SET person_id = ?2 WHERE person_id = ?1", [id, into])?;
-            notifications::merge_people(connection, id, into)?;
-            connection.execute(
-                "INSERT OR REPLACE INTO merged (uid, into_uid, person_id) VALUES (?1, ?2, ?3)",
-                params![from_uid, into_uid, id],
-            )?;
-            connection.execute("DELETE FROM person WHERE id = ?1", [id])?;
-            let mut merging = merging(connection)?;
-            merging.push((id, into));
-            store_fact(connection, MERGING, &serde_json::json!(merging).to_string())?;
+            drop_contradicted(connection, id, into)?;
+            merge_rows(connection, id, into)?;
             Ok(PersonChange::Done)
         })
         .await
@@ -508,6 +481,67 @@ impl Store {
         })
         .await
     }
+}
+
+/// Returns whether both people are here.
+fn are_there(connection: &Connection, id: PersonId, other: PersonId) -> rusqlite::Result<bool> {
+    let mut there = connection.prepare_cached("SELECT 1 FROM person WHERE id = ?1")?;
+    Ok(there.exists([id])? && there.exists([other])?)
+}
+
+/// Drops counter-examples that say one of two people is not the other. Compares crops as well as
+/// vectors: a crop survives a change of model pack.
+fn drop_contradicted(
+    connection: &Connection,
+    id: PersonId,
+    into: PersonId,
+) -> rusqlite::Result<()> {
+    for (whose, other) in [(into, id), (id, into)] {
+        connection.execute(
+            "DELETE FROM counter_examples WHERE person_id = ?1 AND (
+                EXISTS (SELECT 1 FROM person_images pi JOIN person_embeddings e ON e.person_image_id = pi.id
+                         WHERE pi.person_id = ?2 AND e.vector = counter_examples.vector)
+                OR EXISTS (SELECT 1 FROM faces
+                            WHERE faces.person_id = ?2 AND faces.embedding = counter_examples.vector)
+                OR (length(crop) > 0 AND crop IN (SELECT crop FROM person_images WHERE person_id = ?2
+                                                  UNION ALL SELECT crop FROM faces WHERE person_id = ?2)))",
+            [whose, other],
+        )?;
+    }
+    Ok(())
+}
+
+/// Makes the rows of a person those of another one, and the first a merged person.
+/// [`Store::follow_merges`] does the rest.
+pub(super) fn merge_rows(
+    connection: &Connection,
+    id: PersonId,
+    into: PersonId,
+) -> rusqlite::Result<()> {
+    connection.execute(
+        "UPDATE person_images SET person_id = ?2 WHERE person_id = ?1",
+        [id, into],
+    )?;
+    connection.execute(
+        "UPDATE counter_examples SET person_id = ?2 WHERE person_id = ?1",
+        [id, into],
+    )?;
+    // Before the faces, so that ended sightings agree with their faces' new person.
+    sightings::merge_people(connection, id, into)?;
+    connection.execute(
+        "UPDATE faces SET person_id = ?2 WHERE person_id = ?1",
+        [id, into],
+    )?;
+    notifications::merge_people(connection, id, into)?;
+    connection.execute(
+        "INSERT OR REPLACE INTO merged (uid, into_uid, person_id)
+         SELECT uid, (SELECT uid FROM person WHERE id = ?2), id FROM person WHERE id = ?1",
+        [id, into],
+    )?;
+    connection.execute("DELETE FROM person WHERE id = ?1", [id])?;
+    let mut merging = merging(connection)?;
+    merging.push((id, into));
+    store_fact(connection, MERGING, &serde_json::json!(merging).to_string())
 }
 
 fn merging(connection: &Connection) -> rusqlite::Result<Vec<(PersonId, PersonId)>> {
@@ -627,25 +661,20 @@ pub(super) fn insert_picture(
     person: PersonId,
     picture: &EnrolledPicture,
 ) -> rusqlite::Result<bool> {
-    let added = connection
-        .prepare_cached(
-            "INSERT OR IGNORE INTO person_images
-                    (person_id, image_name, sha256, bounds, quality, created_at_ms, crop)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?
-        .execute(params![
-            person,
-            picture.image_name,
-            picture.sha256,
-            serde_json::json!(picture.bounds).to_string(),
-            picture.quality,
-            wall_clock_ms(),
-            picture.crop
-        ])?;
-    if added > 0 {
-        let row = connection.last_insert_rowid();
+    let row = PictureRow {
+        person,
+        image_name: &picture.image_name,
+        sha256: &picture.sha256,
+        bounds: picture.bounds,
+        quality: picture.quality,
+        created_at_ms: wall_clock_ms(),
+        crop: &picture.crop,
+    };
+    if let Some(row) = insert_picture_row(connection, &row)? {
         connection
-            .prepare_cached("INSERT INTO enrolment_pictures VALUES (?1, ?2)")?
+            .prepare_cached(
+                "INSERT INTO enrolment_pictures (person_image_id, picture) VALUES (?1, ?2)",
+            )?
             .execute(params![row, picture.picture])?;
         insert_embedding(connection, row, &picture.space, &picture.embedding)?;
     }
@@ -661,6 +690,40 @@ pub(super) fn insert_picture(
             .execute(params![person, picture.crop, picture.space, vector_to_blob(&picture.embedding)])?;
     }
     Ok(theirs)
+}
+
+/// An enrolled picture without its bytes and embeddings.
+pub(super) struct PictureRow<'a> {
+    pub person: PersonId,
+    pub image_name: &'a str,
+    pub sha256: &'a str,
+    pub bounds: [f32; 4],
+    pub quality: f32,
+    pub created_at_ms: i64,
+    pub crop: &'a [u8],
+}
+
+/// Adds the row of an enrolled picture, unless one with these bytes is there. Returns the new row.
+pub(super) fn insert_picture_row(
+    connection: &Connection,
+    picture: &PictureRow<'_>,
+) -> rusqlite::Result<Option<i64>> {
+    let added = connection
+        .prepare_cached(
+            "INSERT OR IGNORE INTO person_images
+                    (person_id, image_name, sha256, bounds, quality, created_at_ms, crop)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            picture.person,
+            picture.image_name,
+            picture.sha256,
+            serde_json::json!(picture.bounds).to_string(),
+            picture.quality,
+            picture.created_at_ms,
+            picture.crop
+        ])?;
+    Ok((added > 0).then(|| connection.last_insert_rowid()))
 }
 
 fn insert_embedding(
@@ -719,7 +782,11 @@ pub(super) fn person_row(
 }
 
 /// Writes a person's name and its derived columns. Returns the number of changed rows.
-fn write_name(connection: &Connection, id: PersonId, name: &str) -> rusqlite::Result<usize> {
+pub(super) fn write_name(
+    connection: &Connection,
+    id: PersonId,
+    name: &str,
+) -> rusqlite::Result<usize> {
     // A level derived from a name alone never contains two hyphens, so this suffix is unique.
     let level = names::topic_level(name);
     let (level, alone) = if level.is_empty() {

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::backup::{Contents, GALLERY, PAST, blocking, copy_rows, copy_rows_or};
 use super::foreign::LeftOut;
-use super::{CANDIDATES, Commit, Store, StoreError, erase, folders, people, sightings};
+use super::{CANDIDATES, Commit, Store, StoreError, erase, fleet, folders, people, sightings};
 use crate::domain::PersonId;
 use crate::names;
 
@@ -111,18 +111,24 @@ impl Store {
         clean: PathBuf,
         contents: Contents,
     ) -> Result<Replaced, StoreError> {
+        let known = self.fleet.clone();
         self.write(Commit::Durable, move |here| {
             let clean = Connection::open(&clean)?;
-            replace(here, &clean, contents)
+            let replaced = replace(here, &clean, contents)?;
+            fleet::records_win(here, &known)?;
+            Ok(replaced)
         })
         .await
     }
 
     /// Adds the people of a clean copy to those on this board.
     pub async fn add_people(&self, clean: PathBuf) -> Result<(Added, LeftOut), StoreError> {
+        let known = self.fleet.clone();
         self.write(Commit::Durable, move |here| {
             let clean = Connection::open(&clean)?;
-            add(here, &clean)
+            let added = add(here, &clean)?;
+            fleet::records_win(here, &known)?;
+            Ok(added)
         })
         .await
     }

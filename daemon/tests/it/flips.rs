@@ -81,7 +81,7 @@ fn add_people(database: &Path, random: &mut fastrand::Rng) {
         let row = connection.last_insert_rowid();
         connection
             .execute(
-                "INSERT INTO enrolment_pictures VALUES (?1, ?2)",
+                "INSERT INTO enrolment_pictures (person_image_id, picture) VALUES (?1, ?2)",
                 (row, picture),
             )
             .unwrap();
