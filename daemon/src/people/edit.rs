@@ -122,6 +122,12 @@ impl People {
             return Ok(PersonChange::NotFound);
         }
         self.refresh().await?;
+        self.forget_removed().await?;
+        Ok(PersonChange::Done)
+    }
+
+    /// Erases the copies of what was taken out of the gallery.
+    pub(super) async fn forget_removed(&self) -> anyhow::Result<()> {
         self.delete_copies_before()?;
         self.renew_backup().await?;
         if !self.store.empty_journal().await? {
@@ -129,7 +135,7 @@ impl People {
                 "the journal that still holds a picture taken out of the gallery is being read"
             );
         }
-        Ok(PersonChange::Done)
+        Ok(())
     }
 
     /// Erases a person by name: embeddings, pictures, crops, thumbnails, kept bytes, unsent
@@ -215,7 +221,7 @@ impl People {
         }
     }
 
-    async fn finish_forgetting(&self) -> anyhow::Result<()> {
+    pub(super) async fn finish_forgetting(&self) -> anyhow::Result<()> {
         let people = self.store.erasing().await?;
         if people.is_empty() {
             return Ok(());
@@ -270,7 +276,7 @@ impl People {
         aside
     }
 
-    async fn refresh(&self) -> anyhow::Result<()> {
+    pub(super) async fn refresh(&self) -> anyhow::Result<()> {
         match self.matcher() {
             Ok(matcher) => refresh(&self.store, &matcher).await,
             Err(GalleryNotLoaded) => Ok(()),
@@ -318,6 +324,8 @@ impl People {
         // No result matched against the old gallery may be stored until the new one is in memory.
         let held = self.store.hold_claims();
         let replaced = self.store.replace_by(received.clean(), contents).await?;
+        // The fleet may know people of the backup as one by now.
+        self.store.follow_merges().await?;
         self.restores.send_modify(|restores| *restores += 1);
         self.erasures.send_modify(|erasures| *erasures += 1);
         self.refresh().await?;
@@ -357,6 +365,7 @@ impl People {
             (matcher, snapshot)
         });
         let (added, more) = self.store.add_people(received.clean()).await?;
+        self.store.follow_merges().await?;
         self.refresh().await?;
         let resembling = match before {
             Some((matcher, before)) => {

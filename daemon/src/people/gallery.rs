@@ -15,7 +15,7 @@ use crate::people::enroll::refresh;
 use crate::people::{Matcher, People};
 use crate::queue::{Again, Failure};
 use crate::status::health::{Condition, Health};
-use crate::store::{Store, Unembedded};
+use crate::store::{Store, StoreError, Unembedded};
 
 /// Longest wait for an engine that embeds a picture.
 const RETRY: Duration = Duration::from_secs(30);
@@ -63,15 +63,27 @@ impl People {
             tracing::error!("the gallery could not be read once more: {error:#}");
         }
         drop(held);
+        let space = || matcher.space().to_string();
+        let mut elsewhere = self.elsewhere(space()).await.unwrap_or_default();
         loop {
             matcher.replaced().await;
-            // Damaged rows may have been set aside since, and left-out pictures enrolled again or
-            // deleted.
-            let without = self.store.unembedded(matcher.space().into()).await;
-            if without.is_ok_and(|without| without != left_out) {
+            // Damaged rows may have been set aside since, left-out pictures enrolled again or
+            // deleted, and faces have come from a board with another model pack.
+            let without = self.store.unembedded(space()).await;
+            let examples = self.elsewhere(space()).await;
+            if without.is_ok_and(|without| without != left_out)
+                || examples.is_ok_and(|examples| examples != elsewhere)
+            {
                 left_out = fill(&matcher, &self.engines, &self.store, health).await;
+                elsewhere = self.elsewhere(space()).await.unwrap_or_default();
             }
         }
+    }
+
+    /// Returns the counter-examples without an embedding in this space.
+    async fn elsewhere(&self, space: String) -> Result<Vec<i64>, StoreError> {
+        let elsewhere = self.store.counter_examples_elsewhere(space).await?;
+        Ok(elsewhere.into_iter().map(|(id, _)| id).collect())
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod calibration;
 pub mod edit;
 pub mod enroll;
+pub mod fleet;
 pub mod folder_names;
 pub mod gallery;
 pub mod matcher;
