@@ -22,8 +22,8 @@ pub const SPACE: &str = "s";
 #[derive(Default)]
 pub struct Broker {
     pub kept: BTreeMap<(Kind, Uid), Vec<u8>>,
-    /// Messages that were published, in order.
-    pub published: usize,
+    /// All messages ever published, in order.
+    pub sent: Vec<Vec<u8>>,
 }
 
 /// A board with its database.
@@ -112,10 +112,9 @@ impl Board {
             let mut marks = Vec::new();
             for unsent in unsent {
                 let record = unsent.record;
-                broker
-                    .kept
-                    .insert((record.kind(), *record.uid()), record.encode());
-                broker.published += 1;
+                let key = (record.kind(), *record.uid());
+                broker.kept.insert(key, record.encode());
+                broker.sent.push(record.encode());
                 marks.push((record.kind(), *record.uid(), unsent.digest));
                 sent.push(record);
             }
@@ -130,6 +129,18 @@ impl Board {
             .values()
             .map(|bytes| Record::decode(bytes).unwrap());
         for taken in self.take(kept.collect()).await {
+            assert!(!matches!(taken, Taken::Refused(_)), "{taken:?}");
+        }
+    }
+
+    /// Takes some of all messages ever sent, in an order by the seed.
+    pub async fn hear(&self, broker: &Broker, seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut some: Vec<&Vec<u8>> = broker.sent.iter().collect();
+        random.shuffle(&mut some);
+        some.truncate(random.usize(0..=some.len()));
+        let records = some.into_iter().map(|bytes| Record::decode(bytes).unwrap());
+        for taken in self.take(records.collect()).await {
             assert!(!matches!(taken, Taken::Refused(_)), "{taken:?}");
         }
     }
