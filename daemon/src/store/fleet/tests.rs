@@ -185,6 +185,25 @@ async fn the_erased_stay_erased_whatever_backup_is_restored() {
 }
 
 #[tokio::test]
+async fn an_erased_face_is_nobodys_counter_example_anywhere() {
+    let (boards, mut broker) = fleet_of(2).await;
+    boards[0].enroll("Ann", "a").await;
+    let bob = boards[0].enroll("Bob", "b").await;
+    for face in ["a", "x"] {
+        boards[0].not_them(bob, face).await;
+    }
+    meet(&boards, &mut broker).await;
+    let ann = boards[1].person("Ann").await.unwrap();
+    boards[1].forget(ann).await;
+    meet(&boards, &mut broker).await;
+    let faces = "SELECT hex(crop) FROM counter_examples";
+    let left = [hex(&crop("x")).to_uppercase()];
+    assert_eq!(rows(&boards[0].store, faces).await, left);
+    let records = "SELECT '1' FROM fleet_records WHERE kind = 3 AND alive";
+    assert_eq!(rows(&boards[0].store, records).await, ["1"]);
+}
+
+#[tokio::test]
 async fn a_clock_a_year_off_loses_no_edit_made_after_others() {
     let boards = [
         Board::with_clock(1, YEAR_MS),
