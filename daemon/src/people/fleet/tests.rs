@@ -47,7 +47,8 @@ async fn send(from: &People, to: &People) {
     from.store.fleet_records_sent(sent.collect()).await.unwrap();
     let records = unsent.into_iter().map(|unsent| unsent.record).collect();
     for taken in to.take_fleet_records(records).await.unwrap() {
-        assert_eq!(taken, Taken::New);
+        // A tombstone of a person's picture may follow from that of the person.
+        assert!(matches!(taken, Taken::New | Taken::Same), "{taken:?}");
     }
 }
 
