@@ -13,6 +13,8 @@ import onnxruntime
 
 def session(path, threads=1):
     options = onnxruntime.SessionOptions()
+    # Without VNNI, onnxruntime's fast 8-bit products saturate and embeddings move by 0.18.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
