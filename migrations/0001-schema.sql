@@ -94,6 +94,7 @@ CREATE TABLE fleet (
   prefix       TEXT    NOT NULL,                 -- of its topics
   broker       TEXT    NOT NULL,                 -- address at which its boards meet
   secret       BLOB    NOT NULL CHECK (length(secret) = 32),
+  former       BLOB    CHECK (length(former) = 32),  -- secret under which the broker still holds records that this board removes
   board        BLOB    NOT NULL CHECK (length(board) = 8),  -- random; names this board in stamps
   -- Hybrid logical clock: the last stamp that was given or seen.
   clock_ms     INTEGER NOT NULL DEFAULT 0,

@@ -22,8 +22,8 @@ pub use crate::domain::{Outcome, PersonId};
 pub use crate::people::Matcher;
 pub use crate::sightings::{identity, joining};
 pub use crate::store::GalleryRow;
-// Boards of a simulated fleet, and their databases.
-pub use crate::fleet::{clock, code, record, seal, standing};
+// Boards of a simulated fleet, their databases and their exchange with a broker.
+pub use crate::fleet::{clock, code, handle, record, seal, standing, sync};
 pub use crate::store::{
     Captured, Did, FleetCounts, Membership, Now, Question, RecordSum, Store, Taken, Unsent,
 };

@@ -2,14 +2,10 @@
 //! captured. After each, the gallery in memory equals the database.
 
 use crate::domain::wall_clock_ms;
-use crate::fleet::record::Record;
+use crate::fleet::record::{BoardState, Record};
 use crate::people::People;
 use crate::store::{Captured, Did, Membership, Now, Taken};
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the task that speaks with the broker calls these")
-)]
 impl People {
     /// Makes this board a member of a fleet: its people are to be captured. False if it is in a
     /// fleet already.
@@ -42,6 +38,11 @@ impl People {
         let (taken, did) = self.store.take_fleet_records(records, self.now()).await?;
         self.follow(did).await?;
         Ok(taken)
+    }
+
+    /// Says in the fleet how this board is.
+    pub async fn say_in_fleet(&self, state: BoardState) -> anyhow::Result<()> {
+        Ok(self.store.set_fleet_board(state, self.now()).await?)
     }
 
     fn now(&self) -> Now {

@@ -200,6 +200,66 @@ impl Store {
         .await
     }
 
+    /// Gives a member the fleet's new key: everything is to be sent under it. `clear`: what the
+    /// broker holds under the former one is to be removed by this board.
+    pub async fn rekey_fleet(&self, secret: [u8; 32], clear: bool) -> Result<(), StoreError> {
+        self.write(Commit::Durable, move |connection| {
+            connection.execute(
+                "UPDATE fleet SET former = iif(?2, secret, former), secret = ?1 WHERE secret <> ?1",
+                params![secret, clear],
+            )?;
+            connection.execute("UPDATE fleet_records SET unsent = 1", [])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Returns the secret under which the broker still holds records that this board removes.
+    pub async fn former_fleet_secret(&self) -> Result<Option<[u8; 32]>, StoreError> {
+        self.read_latest(|connection| {
+            let former = connection
+                .prepare_cached("SELECT former FROM fleet")?
+                .query_row([], |row| row.get(0))
+                .optional()?;
+            Ok(former.flatten())
+        })
+        .await
+    }
+
+    /// Notes that the broker holds nothing under the former secret.
+    pub async fn forget_former_fleet_secret(&self) -> Result<(), StoreError> {
+        self.write(Commit::Durable, |connection| {
+            connection
+                .execute("UPDATE fleet SET former = NULL", [])
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Returns whether something changed here that is not captured yet.
+    pub async fn fleet_has_changes(&self) -> Result<bool, StoreError> {
+        self.read_latest(|connection| {
+            connection
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM fleet_changes)")?
+                .query_row([], |row| row.get(0))
+        })
+        .await
+    }
+
+    /// Returns when the newest result was made, wall clock.
+    pub async fn last_result_ms(&self) -> Result<Option<i64>, StoreError> {
+        self.read(|connection| {
+            let newest = "SELECT i.finished_at_ms FROM results r JOIN images i ON i.id = r.image_id
+                           ORDER BY r.id DESC LIMIT 1";
+            let ended = connection
+                .prepare_cached(newest)?
+                .query_row([], |row| row.get(0))
+                .optional()?;
+            Ok(ended.flatten())
+        })
+        .await
+    }
+
     /// Makes records of what changed here, of pictures a bounded number.
     pub async fn capture_fleet(&self, now: Now) -> Result<Captured, StoreError> {
         let known = self.fleet.clone();

@@ -130,7 +130,7 @@ fn the_arrows_of_the_design_hold() {
         ),
         (
             "fleet",
-            "queue sources engines people pipeline engine_process sinks api web kith_pictures::decode",
+            "queue sources pipeline engine_process sinks api web kith_pictures::decode",
         ),
         ("engines", "sources people pipeline sinks api web kith_mqtt"),
         ("people", "sources pipeline sinks api web kith_mqtt"),
