@@ -4,6 +4,7 @@ use kith_vision::Pack;
 use rusqlite::{Connection, params};
 
 use super::*;
+use crate::config::Judging;
 use crate::domain::{ImageId, SightingMessage, SightingState};
 use crate::store::{GalleryRow, vector_to_blob};
 
@@ -31,12 +32,21 @@ type Shown = (usize, usize, f32, f32);
 impl Fixture {
     /// Opens a database; people 1 and 2 are enrolled as Ann and Bob.
     async fn new() -> Self {
+        Self::of(false).await
+    }
+
+    /// A fixture of a place with or without mirrors.
+    async fn of(mirrors: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         let pack =
             Pack::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn").as_ref())
                 .unwrap();
-        let matcher = Arc::new(Matcher::new(&pack, Default::default()));
+        let judging = Judging {
+            mirrors,
+            ..Judging::default()
+        };
+        let matcher = Arc::new(Matcher::new(&pack, judging));
         let fixture = Self {
             maker: Maker {
                 store,
@@ -44,7 +54,7 @@ impl Fixture {
                     matcher.matching(),
                     matcher.known_from(),
                     Duration::from_millis(GAP_MS as u64),
-                    false,
+                    mirrors,
                 ),
                 matcher,
                 gap_ms: GAP_MS,
@@ -375,6 +385,52 @@ async fn a_face_that_is_done_again_leaves_its_sighting() {
     front.run(&redo(1));
     front.round(14).await;
     assert_eq!(front.steps()[2..], ["1 end Ann"]);
+}
+
+#[tokio::test]
+async fn a_double_is_another_visitor_and_a_mirror_image_is_none() {
+    let mut told = Vec::new();
+    for mirrors in [false, true] {
+        let mut hall = Fixture::of(mirrors).await;
+        for second in 0..3 {
+            let picture = second as usize;
+            hall.picture(
+                second,
+                &[(1, picture, 0.0, 0.9), (1, picture + 50, 400.0, 0.9)],
+            );
+            hall.round(second).await;
+        }
+        hall.round(100).await;
+        told.push((hall.steps(), hall.looks()));
+    }
+    // The nearer face has the name, and is told to be another no sooner than it goes.
+    assert_eq!(
+        told[0].0,
+        [
+            "1 begin Ann",
+            "2 begin uncertain",
+            "1 end Ann",
+            "2 end uncertain"
+        ]
+    );
+    assert_eq!(told[0].1, ["3", "3"]);
+    // The first image in the mirror founds nothing, the next ones are looks at the same visitor.
+    assert_eq!(told[1].0, ["1 begin Ann", "1 end Ann"]);
+    assert_eq!(told[1].1, ["5"]);
+}
+
+#[tokio::test]
+async fn a_clearly_better_face_is_told_and_a_slightly_better_not() {
+    let mut front = Fixture::new().await;
+    for (second, quality) in [(0, 0.7), (1, 0.8), (2, 0.95)] {
+        front.picture(second, &[(1, second as usize, 0.0, quality)]);
+        front.round(second).await;
+    }
+    front.round(100).await;
+    assert_eq!(front.steps(), ["1 begin Ann", "1 update Ann", "1 end Ann"]);
+    let told = front.told();
+    let face = |at: usize| told[at].after.face.as_ref().map(|face| face.image_id);
+    assert_eq!((face(0), face(1)), (Some(1), Some(3)));
 }
 
 #[tokio::test]
