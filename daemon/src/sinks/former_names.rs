@@ -62,7 +62,10 @@ pub async fn board_number(store: &Store) -> Result<String, StoreError> {
         Some(number) => number,
         None => {
             let number = uuid::Uuid::now_v7().simple().to_string();
-            store.set_fact(NUMBER, number.clone()).await?;
+            // On a full disk the next start draws another.
+            if let Err(error) = store.set_fact(NUMBER, number.clone()).await {
+                tracing::warn!("this board's number is not stored: {error}");
+            }
             number
         }
     };
@@ -91,15 +94,19 @@ fn hardware() -> Option<String> {
 /// Stores the current name and returns the former ones.
 pub async fn remember(store: &Store, prefix: &str, device: &str) -> Result<Vec<Name>, StoreError> {
     let known = names(store).await?;
-    let former: Vec<_> = known
-        .into_iter()
-        .filter(|name| (name.prefix.as_str(), name.device.as_str()) != (prefix, device))
-        .collect();
     let now = Name {
         prefix: prefix.into(),
         device: device.into(),
     };
-    save(store, former.iter().cloned().chain([now]).collect()).await?;
+    let mut former = known.clone();
+    former.retain(|name| *name != now);
+    let all: Vec<_> = former.iter().cloned().chain([now]).collect();
+    // On a full disk the board works under its name all the same, and the next start stores it.
+    if all != known
+        && let Err(error) = save(store, all).await
+    {
+        tracing::warn!("this board's name is not stored: {error}");
+    }
     Ok(former)
 }
 
